@@ -1,0 +1,115 @@
+"""The networks a task can name. Each builder takes `(channels, size, classes)` of square images."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from data.errors import UserError
+
+if TYPE_CHECKING:
+    from data.task import Task
+
+Builder = Callable[[int, int, int], nn.Module]
+
+
+def small_cnn(channels: int, size: int, classes: int) -> nn.Module:
+    """Three 3x3 convolutions (8, 16, 16 channels) with batch normalisation, the second of stride 2, and an average.
+
+    For small grey images. Averaging over the image leaves only 16 features, so training goes on to fit each
+    image by moving the features, not the last layer: on 8x8 digits it memorises more than wider networks do.
+    """
+
+    def block(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+        convolution = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        return [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+
+    average = nn.AvgPool2d((size + 1) // 2)  # over all that the stride leaves
+    layers = [*block(channels, 8, 1), *block(8, 16, 2), *block(16, 16, 1), average]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, classes))
+
+
+def all_cnn(channels: int, size: int, classes: int) -> nn.Module:
+    """All-CNN-C of Springenberg et al. (arXiv 1412.6806, table 1): convolutions only, striding instead of pooling.
+
+    With batch normalisation in place of the paper's dropout, as the unlearning literature uses it.
+    """
+    layers: list[nn.Module] = []
+    widths = [
+        (96, 3, 1),
+        (96, 3, 1),
+        (96, 3, 2),
+        (192, 3, 1),
+        (192, 3, 1),
+        (192, 3, 2),
+        (192, 3, 1),
+        (192, 1, 1),
+    ]
+    inputs = channels
+    for outputs, kernel, stride in widths:
+        convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+        inputs = outputs
+    return nn.Sequential(*layers, nn.Conv2d(192, classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def mlp(channels: int, size: int, classes: int) -> nn.Module:
+    """Two layers with 5 hidden units: 784-5-10 on MNIST, 3,985 parameters, as in certified unlearning.
+
+    Source: Koloskova et al., "Certified Unlearning for Neural Networks", ICML 2025 (arXiv 2506.06985).
+    """
+    hidden = nn.Linear(channels * size * size, 5)
+    return nn.Sequential(nn.Flatten(), hidden, nn.ReLU(), nn.Linear(5, classes))
+
+
+def resnet18(channels: int, size: int, classes: int) -> nn.Module:
+    """torchvision's ResNet-18, untrained, as in the competition: 7x7 stem of stride 2 and max pooling."""
+    from torchvision import models
+
+    network: nn.Module = models.resnet18(weights=None, num_classes=classes)
+    if channels != 3:
+        _replace_stem(network, nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False))
+    return network
+
+
+def resnet18_3x3(channels: int, size: int, classes: int) -> nn.Module:
+    """ResNet-18 for 32x32 images: 3x3 stem of stride 1, no max pooling (He et al., arXiv 1512.03385, 4.2)."""
+    from torchvision import models
+
+    network: nn.Module = models.resnet18(weights=None, num_classes=classes)
+    _replace_stem(network, nn.Conv2d(channels, 64, 3, padding=1, bias=False))
+    network.maxpool = nn.Identity()
+    return network
+
+
+def _replace_stem(network: nn.Module, stem: nn.Conv2d) -> None:
+    # torchvision initialises every convolution of its ResNets this way.
+    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
+    network.conv1 = stem
+
+
+NETWORKS: dict[str, Builder] = {
+    builder.__name__: builder for builder in (small_cnn, all_cnn, mlp, resnet18, resnet18_3x3)
+}
+
+
+def build_network(task: Task, seed: int | None = None) -> nn.Module:
+    """A freshly initialised network of `task`, on the CPU; a function of `seed` alone when one is given.
+
+    Raises:
+        UserError: the task names a network that is not in `NETWORKS`, or its images are not square.
+    """
+    if task.network not in NETWORKS:
+        close = difflib.get_close_matches(task.network, NETWORKS, n=3) or sorted(NETWORKS)
+        raise UserError(f"There is no network {task.network!r}; did you mean {', '.join(close)}?")
+    _, channels, height, width = task.train.images.shape
+    if height != width:
+        raise UserError(f"Networks take square images, but those of {task.name} are {height}x{width}.")
+    with torch.random.fork_rng(devices=[]):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return NETWORKS[task.network](channels, height, len(task.classes))

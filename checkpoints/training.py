@@ -1,0 +1,180 @@
+"""Training from scratch by a task's recipe: many models at once, and one by one (the slow, obvious way)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from checkpoints.grouped import GroupedNetwork, State
+from checkpoints.networks import build_network
+from data.loaders import ExampleDataset, TensorLoader
+
+if TYPE_CHECKING:
+    from data.task import Recipe, Task
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What the two ways share: learning rate, optimiser, class weights, the order of the examples
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """The learning rate of epoch `epoch` (from 0): `lr * (1 + cos(pi * epoch / epochs)) / 2`, or constant."""
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    return recipe.learning_rate * (1 + math.cos(math.pi * epoch / recipe.epochs)) / 2
+
+
+def make_optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """The recipe's optimiser. Both work element by element, so that a grouped network needs no special one."""
+    parameters = list(network.parameters())
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    momentum, decay = recipe.momentum, recipe.weight_decay
+    return torch.optim.SGD(parameters, lr=recipe.learning_rate, momentum=momentum, weight_decay=decay)
+
+
+def class_weights(task: Task) -> Tensor | None:
+    """1 / count of each class in the whole training split, `(classes,)`, or None when the recipe has no weights."""
+    if not task.recipe.class_weights:
+        return None
+    counts = torch.bincount(task.train.labels, minlength=len(task.classes))
+    return 1 / counts.clamp(min=1).float()
+
+
+def shuffled(examples: int, generator: torch.Generator) -> Tensor:
+    """The order of one epoch: what `DataLoader(shuffle=True, generator=generator)` would visit, int64 `(examples,)`.
+
+    A DataLoader first draws a seed for its worker processes, then the permutation.
+    """
+    torch.empty((), dtype=torch.int64).random_(generator=generator)
+    return torch.randperm(examples, generator=generator)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Many at once
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class GroupTrainer:
+    """Trains one model per seed on `task.train[indices]`, all together; an epoch at a time.
+
+    Model m starts from `build_network(task, seeds[m])` and sees the examples in the order that a DataLoader
+    with a generator of seed `seeds[m]` gives, so that it is the model that `train_one` makes, up to rounding.
+    `snapshot()` and `restore()` carry everything that the next epoch depends on.
+    """
+
+    def __init__(self, task: Task, indices: np.ndarray, seeds: Sequence[int]) -> None:
+        device = task.train.images.device
+        self.recipe = task.recipe
+        self.epoch = 0
+        self.images = task.train.images[torch.as_tensor(indices, device=device)]  # (examples, C, H, W)
+        self.labels = task.train.labels[torch.as_tensor(indices, device=device)]  # (examples,)
+        self.weights = class_weights(task)
+        self.network = GroupedNetwork([build_network(task, seed) for seed in seeds]).to(device)
+        self.optimizer = make_optimizer(task.recipe, self.network)
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the recipe's epochs are done."""
+        return self.epoch == self.recipe.epochs
+
+    def train_epoch(self) -> None:
+        """One pass of every model over its examples."""
+        self.network.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, self.epoch)
+        for chosen in self._batches():  # (models, batch)
+            logits = self.network(self.images[chosen])  # (models, batch, classes)
+            loss = self._losses(logits, self.labels[chosen]).sum()
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+        self.epoch += 1
+
+    def _batches(self) -> Iterator[Tensor]:
+        order = torch.stack([shuffled(len(self.labels), generator) for generator in self.generators])
+        yield from order.to(self.labels.device).split(self.recipe.batch_size, dim=1)
+
+    def _losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Each model's (weighted) mean cross-entropy over its own batch, `(models,)`."""
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(labels.shape)
+        if self.weights is None:
+            return losses.mean(dim=1)
+        weights = self.weights[labels]  # (models, batch)
+        return (weights * losses).sum(dim=1) / weights.sum(dim=1)
+
+    def states(self) -> list[State]:
+        """The `state_dict` of each model, on the CPU."""
+        return [{name: value.cpu() for name, value in state.items()} for state in self.network.states()]
+
+    def snapshot(self) -> dict[str, object]:
+        """Everything that the remaining epochs depend on."""
+        return {
+            "epoch": self.epoch,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generators": [generator.get_state() for generator in self.generators],
+        }
+
+    def restore(self, snapshot: dict[str, object]) -> None:
+        """Go on from a `snapshot()` of a trainer with the same arguments."""
+        self.epoch = snapshot["epoch"]  # type: ignore[assignment]
+        self.network.load_state_dict(snapshot["network"])  # type: ignore[arg-type]
+        self.optimizer.load_state_dict(snapshot["optimizer"])  # type: ignore[arg-type]
+        for generator, state in zip(self.generators, snapshot["generators"], strict=True):  # type: ignore[call-overload]
+            generator.set_state(state)
+
+
+@torch.no_grad()
+def group_logits(network: GroupedNetwork, images: Tensor) -> Tensor:
+    """Logits of every model on the same `images` `(examples, C, H, W)`, in eval mode: `(models, examples, classes)`."""
+    network.eval()
+    batch_size = max(1, 1000 // network.models)  # a thousand images at a time keep a ResNet under 2 GB
+    batches = [batch.expand(network.models, *batch.shape) for batch in images.split(batch_size)]
+    return torch.cat([network(batch) for batch in batches], dim=1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# One by one
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def train_one(task: Task, indices: np.ndarray, seed: int) -> nn.Module:
+    """Train one model on `task.train[indices]` with an ordinary loop over an ordinary loader.
+
+    The reference for `GroupTrainer`, and what "the time that retraining takes" means: no unlearning method
+    trains sixteen models at once.
+    """
+    network = build_network(task, seed)
+    for network in training_steps(task, indices, seed):  # noqa: B007
+        pass
+    return network
+
+
+def training_steps(task: Task, indices: np.ndarray, seed: int) -> Iterator[nn.Module]:
+    """The steps of `train_one`, one at a time: the network after each."""
+    device = task.train.images.device
+    network = build_network(task, seed).to(device)
+    optimizer = make_optimizer(task.recipe, network)
+    generator = torch.Generator().manual_seed(seed)
+    dataset = ExampleDataset(task.train, indices)
+    loader = TensorLoader(dataset, batch_size=task.recipe.batch_size, shuffle=True, generator=generator)
+    weights = class_weights(task)
+    network.train()
+    for epoch in range(task.recipe.epochs):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(task.recipe, epoch)
+        for sample in loader:
+            loss = F.cross_entropy(network(sample["image"]), sample["age_group"], weight=weights)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            yield network

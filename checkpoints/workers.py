@@ -1,0 +1,115 @@
+"""Processes that do the heavy work: training groups of models, and runs of unlearning methods.
+
+Each lives through many jobs, so that the seconds it takes to import PyTorch are paid once; one that dies (killed for
+exceeding the budget, out of memory) is replaced and only its own job fails. The pool itself is `pebble`'s.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import lru_cache
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any
+
+from pebble import ProcessPool
+
+if TYPE_CHECKING:
+    from data import Task, TaskSpec
+
+_progress: Any = None  # in a worker: the shared counter of its pool
+
+
+class Workers:
+    """A pool of `count` processes that compute on `device`. A context manager; leaving it stops the processes."""
+
+    def __init__(self, count: int, device: str = "cpu") -> None:
+        self.count = count
+        self.device = device
+        context = _context()
+        self._progress = context.Value("d", 0.0)
+        self._pool = ProcessPool(
+            max_workers=count, initializer=_start, initargs=(self._progress, device), context=context
+        )
+
+    def submit(self, job: Callable[..., Any], *args: object) -> Future[Any]:
+        """Queue `job(*args)`, a module-level function. A worker that dies gives `pebble.ProcessExpired`."""
+        future: Future[Any] = self._pool.schedule(job, args=args)
+        return future
+
+    @property
+    def progress(self) -> float:
+        """The sum of all `add_progress` calls made in the workers so far."""
+        return float(self._progress.value)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._pool.stop()
+        self._pool.join()
+
+
+def add_progress(amount: float) -> None:
+    """Called inside a job: report that `amount` (in the unit of the caller's choice) of its work is done."""
+    if _progress is not None:
+        with _progress.get_lock():
+            _progress.value += amount
+
+
+@lru_cache(maxsize=1)
+def load_task(spec: TaskSpec, device: str) -> Task:
+    """The task on `device`, loaded once per process."""
+    import data
+
+    return data.load(spec, device)
+
+
+def default_workers(device: str) -> int:
+    """As many as there are cores this process may use; on a GPU, at most four share it."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores if device == "cpu" else min(cores, 4)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed every global random generator that a method may draw from."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def be_deterministic() -> None:
+    """Make PyTorch give the same bits whenever it is given the same work, however many workers there are."""
+    import torch
+
+    # The number of threads changes the order of sums; and one thread per worker uses all cores best.
+    torch.set_num_threads(1)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.benchmark = False
+
+
+def _start(progress: Any, device: str) -> None:
+    global _progress
+    _progress = progress
+    # Ctrl-C is for the main process, which stops the workers; they would only print their own tracebacks.
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    be_deterministic()
+
+
+def _context() -> BaseContext:
+    """On Linux, workers are forked from a server that has imported PyTorch: a replacement starts at once."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "torch.optim", "checkpoints.training"])
+    return context

@@ -1,0 +1,136 @@
+"""Decoded data sets on disk, so that 60,000 small files are decoded once.
+
+The folder is `data/cache/` of this repository, or the one that the environment variable `UNLEARNING_CACHE`
+names. A cache file is a NumPy archive (uncompressed zip, no pickles) of the arrays of a `RawData` and the key
+they were built for. The zip format carries a checksum of every array, which is compared on reading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import UserError
+from data.raw import RawData
+
+_FORMAT = 1
+"""Raised by one whenever the contents of a cache file change their meaning: older files are then rebuilt."""
+
+_log = logging.getLogger(__name__)
+
+
+def cache_dir() -> Path:
+    """The cache folder: `UNLEARNING_CACHE` if it is set, else `data/cache/` of the repository."""
+    chosen = os.environ.get("UNLEARNING_CACHE")
+    return Path(chosen).expanduser() if chosen else Path(__file__).parent / "cache"
+
+
+def cached(name: str, key: str, build: Callable[[], RawData]) -> RawData:
+    """The data set `name`: from the cache if it was built for the same `key`, else built and kept.
+
+    `key` stands for all that decides the contents (the files with their sizes and times, for example). A file
+    with another key, or a damaged one, is built again. Several processes may call this at once: one builds,
+    the others wait for it. Raises `UserError` when the cache folder cannot be written.
+    """
+    path = cache_dir() / f"{name}.npz"
+    raw = _read(path, key)
+    if raw is not None:
+        return raw
+    with cache_lock(name):
+        raw = _read(path, key, warn=True)  # another process may have built it while this one waited
+        if raw is None:
+            raw = build()
+            _write(path, key, raw)
+        return raw
+
+
+def short_digest(text: str) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of `text`, for names of cache files."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def stat_key(root: Path, names: Iterable[str]) -> str:
+    """A text that changes when a file is added, removed, resized or written to; names are relative to `root`."""
+    folder = str(root.resolve())
+    stats = ((name, os.stat(f"{folder}/{name}")) for name in names)  # text: pathlib takes seconds for 60,000 files
+    listing = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+    return f"{folder} {hashlib.sha256(listing.encode()).hexdigest()}"
+
+
+@contextmanager
+def cache_lock(name: str) -> Iterator[None]:
+    """Only one process at a time is inside for the same `name`; a process that dies lets go of it."""
+    from filelock import FileLock
+
+    path = cache_dir() / f"{name}.lock"
+    lock = FileLock(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"The cache file {path} cannot be written ({error.strerror or error}): mend that, or set the "
+        "environment variable UNLEARNING_CACHE to a folder with room that you may write to."
+    )
+
+
+def _write(path: Path, key: str, raw: RawData) -> None:
+    """Write beside and rename, so that a reader finds the old file, the new file or none."""
+    arrays = {
+        "format": np.array(_FORMAT),
+        "key": np.array(key),
+        "content_sha256": np.array(raw.content_sha256),
+        "pixels": raw.pixels,
+        "labels": raw.labels,
+        "image_ids": raw.image_ids,
+        "parts": raw.parts,
+        "classes": np.array(raw.classes),
+        "column_names": np.array(list(raw.columns), dtype=np.str_),
+    }
+    arrays |= {f"column_{i}": column for i, column in enumerate(raw.columns.values())}
+    unfinished = path.with_suffix(".part")  # one name is enough: the caller holds the lock
+    try:
+        with open(unfinished, "wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        os.replace(unfinished, path)
+    except OSError as error:
+        raise _cannot_write(path, error) from error
+
+
+def _read(path: Path, key: str, warn: bool = False) -> RawData | None:
+    """The data set in the file; None if there is no file, it has another key, or it is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if stored["format"] != _FORMAT or stored["key"] != key:
+                return None
+            names = stored["column_names"].tolist()
+            return RawData(
+                pixels=stored["pixels"],
+                labels=stored["labels"],
+                image_ids=stored["image_ids"],
+                parts=stored["parts"],
+                classes=tuple(stored["classes"].tolist()),
+                content_sha256=str(stored["content_sha256"]),
+                columns={name: stored[f"column_{i}"] for i, name in enumerate(names)},
+            )
+    # A damaged file can fail in as many ways as zip and npy have fields; the mend is always the same.
+    except Exception as error:
+        if warn:
+            _log.warning("The cache file %s is damaged (%s): it is built again.", path, error)
+        return None

@@ -1,0 +1,196 @@
+"""Forget requests: from what a user writes to the training images that are to be forgotten.
+
+| request | forgets |
+|---|---|
+| `random:0.1`, `random:60` | a share, or a number, of the training images, drawn uniformly at random |
+| `class:3`, `class:airplane` | all images of a class, by name or index (a name comes first, if both fit) |
+| `class:3:0.5`, `class:3:20` | a share, or a number, of the images of a class, at random |
+| `group:person_id:15` | all images of 15 whole groups of a metadata column |
+| `where:camera == "A" and year <= 2016` | the images for which an expression over the metadata is true |
+| `file:indices.npy` | the training indices in a NumPy file |
+
+Random requests depend on a fixed seed alone. They draw among what earlier requests have left, so that the
+same request can arrive twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.errors import UserError, unknown_name
+from data.task import Request, Split
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FORGET_SEED = 43
+"""Seed of the random requests. A constant, like that of the splits."""
+
+_NOTHING = np.empty(0, dtype=np.int64)
+
+
+def parse_requests(texts: Sequence[str], train: Split, classes: Sequence[str]) -> tuple[Request, ...]:
+    """Requests that arrive in this order; no two of them may name the same image.
+
+    Raises `UserError` as `parse_request` does.
+    """
+    requests: list[Request] = []
+    forgotten = _NOTHING
+    for text in texts:
+        requests.append(parse_request(text, train, classes, forgotten))
+        forgotten = np.concatenate([forgotten, requests[-1].indices])
+    return tuple(requests)
+
+
+def parse_request(text: str, train: Split, classes: Sequence[str], forgotten: np.ndarray = _NOTHING) -> Request:
+    """One request, after those that have `forgotten` some training indices, int64 `(n,)`, already.
+
+    Raises `UserError` when the text cannot be understood, when it names no image, an image that does not
+    exist or one that is forgotten already, or when nothing would be left to retain.
+    """
+    kind, _, argument = text.partition(":")
+    if kind not in _KINDS:
+        raise unknown_name("kind of forget request", kind, _KINDS)
+    try:
+        if not argument.strip():
+            raise UserError(f"something must follow '{kind}:'.")
+        indices = np.sort(_KINDS[kind](argument.strip(), train, classes, forgotten)).astype(np.int64)
+        _check(indices, len(train), forgotten)
+    except UserError as error:
+        raise UserError(f"Forget request {text!r}: {error}") from error
+    return Request(text, indices)
+
+
+def _check(indices: np.ndarray, train_size: int, forgotten: np.ndarray) -> None:
+    if len(indices) == 0:
+        raise UserError("it names no training image; widen it.")
+    again = np.intersect1d(indices, forgotten)
+    if len(again):
+        raise UserError(
+            f"{len(again)} of its {len(indices)} images are forgotten by an earlier request already "
+            f"(index {again[0]} for example); requests must not overlap."
+        )
+    if len(indices) + len(forgotten) >= train_size:
+        raise UserError("nothing would be left to retain; forget less.")
+
+
+def _random(argument: str, train: Split, classes: Sequence[str], forgotten: np.ndarray) -> np.ndarray:
+    return _draw(np.arange(len(train)), argument, forgotten)
+
+
+def _class(argument: str, train: Split, classes: Sequence[str], forgotten: np.ndarray) -> np.ndarray:
+    labels = train.labels.cpu().numpy()
+    name, colon, share = argument.rpartition(":")
+    if not colon or _is_class(argument, classes):
+        return np.flatnonzero(labels == _label(argument, classes))
+    return _draw(np.flatnonzero(labels == _label(name, classes)), share, forgotten)
+
+
+def _is_class(name: str, classes: Sequence[str]) -> bool:
+    return name in classes or (name.isascii() and name.isdigit() and int(name) < len(classes))
+
+
+def _label(name: str, classes: Sequence[str]) -> int:
+    """The label of a class that is given by name or, if there is no such name, by index."""
+    if not _is_class(name, classes):
+        raise unknown_name("class", name, [*classes, *(str(label) for label in range(len(classes)))])
+    return list(classes).index(name) if name in classes else int(name)
+
+
+def _draw(candidates: np.ndarray, how_many: str, forgotten: np.ndarray) -> np.ndarray:
+    """Some of the candidates that are not forgotten yet, uniformly at random."""
+    count = _count(how_many, len(candidates))
+    # RandomState rather than default_rng: NumPy promises that its streams never change.
+    order = np.random.RandomState(FORGET_SEED).permutation(candidates)
+    free = order[~np.isin(order, forgotten)]
+    if count > len(free):
+        raise UserError(f"{count} images are asked for and {len(free)} are there; ask for fewer.")
+    return free[:count]
+
+
+def _count(how_many: str, total: int) -> int:
+    """A whole number is a number of images; anything else is a share of them, rounded."""
+    try:
+        if how_many.isascii() and how_many.isdigit():
+            return int(how_many)
+        share = float(how_many)
+    except ValueError:
+        share = float("nan")
+    if not 0 < share <= 1:
+        raise UserError(f"{how_many!r} is neither a number of images, such as 60, nor a share of them, such as 0.1.")
+    return round(share * total)
+
+
+def _group(argument: str, train: Split, classes: Sequence[str], forgotten: np.ndarray) -> np.ndarray:
+    """The first groups in sorted order of their ids, as in the competition.
+
+    There, the forget set was the first split of scikit-learn's `LeavePGroupsOut(n_groups=15)`: the 15 persons
+    with the smallest ids. Images without an id (an empty cell) belong to no group.
+    """
+    column, colon, count = argument.rpartition(":")
+    columns = metadata_columns(train, classes)
+    if not colon or not (count.isascii() and count.isdigit()):
+        raise UserError("write the column and the number of groups, such as group:person_id:15.")
+    if column not in columns:
+        raise unknown_name("metadata column", column, columns)
+    ids = columns[column]
+    known = (ids != "") if ids.dtype.kind == "U" else (ids == ids)  # NaN is not equal to itself
+    groups = np.unique(ids[known])
+    if int(count) > len(groups):
+        raise UserError(f"{count} groups are asked for and the training images have {len(groups)}; ask for fewer.")
+    return np.flatnonzero(np.isin(ids, groups[: int(count)]) & known)
+
+
+def metadata_columns(train: Split, classes: Sequence[str]) -> dict[str, np.ndarray]:
+    """What a request can be about: the metadata, `label`, `class_name` and `image_id`, `(train,)` each."""
+    labels = train.labels.cpu().numpy()
+    own = {"label": labels, "class_name": np.array(classes)[labels], "image_id": train.image_ids}
+    return {**train.columns, **own}
+
+
+def _where(argument: str, train: Split, classes: Sequence[str], forgotten: np.ndarray) -> np.ndarray:
+    """The rows for which an expression is true, in the language of `pandas.DataFrame.query`."""
+    import pandas as pd
+
+    columns = metadata_columns(train, classes)
+    table = pd.DataFrame(columns)
+    try:
+        # No variables of this program are to be seen from the expression (with @): hence the empty dicts.
+        answer: pd.Series = table.eval(argument, engine="python", local_dict={}, global_dict={})
+    # The expression is the user's; so is whatever goes wrong in it, and pandas has many words for that.
+    except Exception as error:
+        reason = str(error).strip() or type(error).__name__
+        raise UserError(
+            f"the expression cannot be evaluated ({reason}); the columns are {', '.join(columns)}."
+        ) from error
+    if not isinstance(answer, pd.Series) or answer.dtype != bool:
+        raise UserError(f"the expression is not true or false for each image; the columns are {', '.join(columns)}.")
+    return np.flatnonzero(answer.to_numpy())
+
+
+def _file(argument: str, train: Split, classes: Sequence[str], forgotten: np.ndarray) -> np.ndarray:
+    try:
+        indices = np.load(argument, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"the file cannot be read as a NumPy array ({error}); write it with numpy.save.") from error
+    if not isinstance(indices, np.ndarray) or indices.ndim != 1 or indices.dtype.kind not in "iu":
+        raise UserError("the file must hold one array of whole numbers with one axis, the training indices.")
+    outside = indices[(indices < 0) | (indices >= len(train))]
+    if len(outside):
+        raise UserError(f"index {outside[0]} is not one of the {len(train)} training images (0 to {len(train) - 1}).")
+    values, counts = np.unique(indices, return_counts=True)
+    if len(values) < len(indices):
+        raise UserError(f"index {values[counts > 1][0]} is in the file more than once.")
+    return indices
+
+
+_KINDS: dict[str, Callable[[str, Split, Sequence[str], np.ndarray], np.ndarray]] = {
+    "random": _random,
+    "class": _class,
+    "group": _group,
+    "where": _where,
+    "file": _file,
+}

@@ -1,0 +1,157 @@
+"""What a task is: images, labels, splits, network, recipe and forget requests, all frozen."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained from scratch. Originals and retrained models share it; only the seed differs.
+
+    The learning rate is set at the start of each epoch, as in the competition's training code
+    (`CosineAnnealingLR` with `T_max = epochs`, stepped per epoch).
+    """
+
+    optimizer: str = "sgd"
+    """"sgd" (with `momentum`) or "adam"."""
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    """Momentum of SGD; Adam keeps PyTorch's betas."""
+    weight_decay: float = 5e-4
+    schedule: str = "cosine"
+    """"cosine" (to zero, per epoch) or "constant"."""
+    epochs: int = 60
+    batch_size: int = 64
+    class_weights: bool = False
+    """Weight the cross-entropy of a class by 1 / its count in the whole training split (as on Kaggle)."""
+    models_together: int = 16
+    """Models trained as one batched network. Part of the recipe because it decides the last bits."""
+
+    def __post_init__(self) -> None:
+        choices = {"optimizer": ("sgd", "adam"), "schedule": ("cosine", "constant")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"recipe: {name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
+        for name in ("learning_rate", "epochs", "batch_size", "models_together"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"recipe: {name} must be greater than 0, not {getattr(self, name)}.")
+        for name in ("momentum", "weight_decay"):
+            if not getattr(self, name) >= 0:
+                raise UserError(f"recipe: {name} must not be negative, not {getattr(self, name)}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Some examples, as tensors on one device.
+
+    `images` float32 `(n, C, H, W)`, `labels` int64 `(n,)`, `image_ids` str `(n,)`, and `columns`: the
+    metadata of each example by column name, `(n,)` each.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    image_ids: np.ndarray
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: str | torch.device) -> Split:
+        """The same examples with their tensors on `device`."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """One request to forget: the text it came from and the sorted training indices, int64 `(n,)`."""
+
+    text: str
+    indices: np.ndarray
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a user says to choose a task; small, picklable, and written into `config.yaml`.
+
+    `forget` empty means the task's own default; `network` and `recipe` (field name -> value) override the
+    task's own.
+    """
+
+    name: str = "digits"
+    forget: tuple[str, ...] = ()
+    train_size: int | None = None
+    data_dir: str | None = None
+    network: str | None = None
+    recipe: tuple[tuple[str, float | int | str | bool], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A data set, its splits, its network and training recipe, and its forget requests (see `TaskSpec`)."""
+
+    spec: TaskSpec
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...]
+    network: str
+    recipe: Recipe
+    requests: tuple[Request, ...]
+    data_sha256: str
+    """Digest of the images, labels and splits."""
+
+    @property
+    def name(self) -> str:
+        """The task's name, `digits` for example."""
+        return self.spec.name
+
+    @property
+    def forget_indices(self) -> np.ndarray:
+        """Training indices to forget, sorted int64 `(forget,)`: those of the first request."""
+        return self.requests[0].indices
+
+    @property
+    def retain_indices(self) -> np.ndarray:
+        """Training indices to keep, sorted int64 `(retain,)`."""
+        return np.setdiff1d(np.arange(len(self.train)), self.forget_indices)
+
+    @property
+    def all_indices(self) -> np.ndarray:
+        """Every training index, int64 `(train,)`."""
+        return np.arange(len(self.train))
+
+    def training_fingerprint(self, indices: np.ndarray) -> str:
+        """Hash of all that decides the models trained on `train[indices]`, seeds apart."""
+        described = {"data": self.data_sha256, "network": self.network, "recipe": asdict(self.recipe)}
+        return _digest(described, indices)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of all that decides the bank: data, splits, network, recipe, forget requests in order."""
+        described = {"data": self.data_sha256, "network": self.network, "recipe": asdict(self.recipe)}
+        return _digest(described, *(request.indices for request in self.requests))
+
+    def to(self, device: str | torch.device) -> Task:
+        """The same task with its tensors on `device`."""
+        splits = {name: getattr(self, name).to(device) for name in ("train", "validation", "test")}
+        return replace(self, **splits)
+
+
+def _digest(described: Mapping[str, object], *arrays: np.ndarray) -> str:
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for array in arrays:
+        digest.update(len(array).to_bytes(8, "little") + np.ascontiguousarray(array, dtype=np.int64).tobytes())
+    return digest.hexdigest()[:12]

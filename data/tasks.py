@@ -1,0 +1,228 @@
+"""The tasks by name, and `load`, which makes a `Task` of what a user said."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from data import sources
+from data.errors import UserError, unknown_name
+from data.folder import read_folder
+from data.forget import parse_requests
+from data.raw import RawData
+from data.splits import SplitRows, split_parts, split_undivided
+from data.task import Recipe, Split, Task, TaskSpec
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """How pixels become float32 images: `(pixel / maximum - mean) / std`, for each channel.
+
+    `mean` and `std` have one number for each channel, or one for all.
+    """
+
+    maximum: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task that can be loaded by name, and its defaults, which a `TaskSpec` can override.
+
+    `summary` is one line; `forget` a forget request (see `data.forget`); `network` None means "small_cnn" for
+    grey and "resnet18_3x3" for coloured images; `train_size` None means all training images. `read(data_dir,
+    progress)` returns the source's images.
+    """
+
+    name: str
+    summary: str
+    forget: str
+    network: str | None
+    recipe: Recipe
+    train_size: int | None
+    normalisation: Normalisation
+    read: Callable[[str | None, bool], RawData]
+
+
+_LONG_RECIPE = Recipe(learning_rate=0.1, epochs=30)
+
+_TASKS = (
+    TaskInfo(
+        name="digits",
+        summary="1,797 handwritten digits, 8x8 grey, 10 classes; inside scikit-learn, nothing to download",
+        forget="random:0.15",
+        network="small_cnn",
+        recipe=Recipe(learning_rate=0.05, epochs=60),
+        train_size=400,
+        normalisation=Normalisation(maximum=16, mean=(0.3053,), std=(0.3760,)),
+        read=sources.read_digits,
+    ),
+    TaskInfo(
+        name="mnist",
+        summary="70,000 handwritten digits, 28x28 grey, 10 classes; 12 MB to download",
+        forget="random:0.1",
+        network="small_cnn",
+        recipe=_LONG_RECIPE,
+        train_size=None,
+        normalisation=Normalisation(maximum=255, mean=(0.1307,), std=(0.3081,)),
+        read=partial(sources.read_download, sources.MNIST),
+    ),
+    TaskInfo(
+        name="fashion_mnist",
+        summary="70,000 pictures of clothes, 28x28 grey, 10 classes; 31 MB to download",
+        forget="random:0.1",
+        network="small_cnn",
+        recipe=_LONG_RECIPE,
+        train_size=None,
+        normalisation=Normalisation(maximum=255, mean=(0.2860,), std=(0.3530,)),
+        read=partial(sources.read_download, sources.FASHION_MNIST),
+    ),
+    TaskInfo(
+        name="svhn",
+        summary="99,289 house numbers, 32x32 colour, 10 classes; 246 MB to download",
+        forget="random:0.1",
+        network="resnet18_3x3",
+        recipe=_LONG_RECIPE,
+        train_size=None,
+        normalisation=Normalisation(maximum=255, mean=(0.4377, 0.4438, 0.4728), std=(0.1980, 0.2010, 0.1970)),
+        read=partial(sources.read_download, sources.SVHN),
+    ),
+    TaskInfo(
+        name="cifar10",
+        summary="60,000 photographs, 32x32 colour, 10 classes; 170 MB to download",
+        forget="random:0.1",
+        network="resnet18_3x3",
+        recipe=_LONG_RECIPE,
+        train_size=None,
+        normalisation=Normalisation(maximum=255, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
+        read=partial(sources.read_download, sources.CIFAR10),
+    ),
+    TaskInfo(
+        name="cifar100",
+        summary="60,000 photographs, 32x32 colour, 100 classes; 169 MB to download",
+        forget="random:0.1",
+        network="resnet18_3x3",
+        recipe=_LONG_RECIPE,
+        train_size=None,
+        normalisation=Normalisation(maximum=255, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
+        read=partial(sources.read_download, sources.CIFAR100),
+    ),
+    TaskInfo(
+        name="folder",
+        summary="your own images, in train/<class>/ and test/<class>/ of a data directory",
+        forget="random:0.1",
+        network=None,
+        recipe=_LONG_RECIPE,
+        train_size=None,
+        normalisation=Normalisation(maximum=255, mean=(0.5,), std=(0.5,)),
+        read=read_folder,
+    ),
+)
+
+
+def all_tasks() -> dict[str, TaskInfo]:
+    """Every task by name, the default task first."""
+    return {info.name: info for info in _TASKS}
+
+
+def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = True) -> Task:
+    """The task that `spec` describes, with its tensors on `device`.
+
+    The same spec gives the same task everywhere, bit for bit. The first time, images are decoded or
+    downloaded into the cache (see `data.cache`); `progress` False shows no bar meanwhile. Raises `UserError`.
+    """
+    tasks = all_tasks()
+    if spec.name not in tasks:
+        raise unknown_name("task", spec.name, tasks)
+    info = tasks[spec.name]
+    recipe = override_recipe(info.recipe, spec.recipe)
+    raw = info.read(spec.data_dir, progress)
+    rows = _split(raw, info.train_size if spec.train_size is None else spec.train_size)
+    train, validation, test = (_select(raw, part, info.normalisation) for part in rows)
+    task = Task(
+        spec=spec,
+        train=train,
+        validation=validation,
+        test=test,
+        classes=raw.classes,
+        network=spec.network or info.network or _network_for(raw),
+        recipe=recipe,
+        requests=parse_requests(spec.forget or (info.forget,), train, raw.classes),
+        data_sha256=_digest(raw, info.normalisation, rows),
+    )
+    return task.to(device)
+
+
+def override_recipe(recipe: Recipe, overrides: tuple[tuple[str, float | int | str | bool], ...]) -> Recipe:
+    """`recipe` with some fields replaced; values may be texts, as they come from a command line.
+
+    Raises `UserError` for a field that does not exist and for a value that does not fit it.
+    """
+    names = [field.name for field in fields(Recipe)]
+    changes: dict[str, Any] = {}
+    for name, value in overrides:
+        if name not in names:
+            raise unknown_name("recipe value", name, names)
+        changes[name] = _parse_value(name, value, type(getattr(recipe, name)))
+    return replace(recipe, **changes)
+
+
+def _parse_value(name: str, value: float | int | str | bool, kind: type) -> float | int | str | bool:
+    """The value as `kind`, which is bool, int, float or str."""
+    text = str(value).strip()
+    truths = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    try:
+        if kind is bool:
+            return truths[text.lower()]
+        parsed = kind(text)
+        if kind is float and not math.isfinite(parsed):
+            raise ValueError
+    except (ValueError, KeyError):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise UserError(f"recipe: {name} must be {wanted}, not {value!r}.") from None
+    return parsed
+
+
+def _split(raw: RawData, train_size: int | None) -> SplitRows:
+    if "test" in raw.parts:
+        return split_parts(raw.labels, raw.parts, train_size)
+    if train_size is None:
+        raise ValueError("the registry must give a source without a test set a train_size")
+    return split_undivided(raw.labels, train_size)
+
+
+def _select(raw: RawData, rows: np.ndarray, normalisation: Normalisation) -> Split:
+    """Some rows of the source as a split on the CPU (where the arithmetic is the same for every device)."""
+    import torch
+
+    images = torch.from_numpy(raw.pixels[rows]).float().div_(normalisation.maximum)  # (n, C, H, W)
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (normalisation.mean, normalisation.std))
+    return Split(
+        images=images.sub_(mean).div_(std),
+        labels=torch.from_numpy(raw.labels[rows]),
+        image_ids=raw.image_ids[rows],
+        columns={name: column[rows] for name, column in raw.columns.items()},
+    )
+
+
+def _network_for(raw: RawData) -> str:
+    return "small_cnn" if raw.pixels.shape[1] == 1 else "resnet18_3x3"
+
+
+def _digest(raw: RawData, normalisation: Normalisation, rows: SplitRows) -> str:
+    """SHA-256, in hexadecimal, of the images (pixels and normalisation), the labels and the splits."""
+    digest = hashlib.sha256(f"{raw.content_sha256} {sorted(asdict(normalisation).items())}".encode())
+    for part in rows:
+        digest.update(f" {len(part)} ".encode())
+        digest.update(part.astype("<i8").tobytes())
+    return digest.hexdigest()

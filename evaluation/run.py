@@ -1,0 +1,266 @@
+"""One run of a method: what a worker process does, from the original's weights to outputs on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from torch import nn
+
+from checkpoints.bank import Pool, synchronize
+from checkpoints.grouped import State
+from checkpoints.networks import build_network
+from checkpoints.outputs import Outputs, record_outputs
+from checkpoints.workers import be_deterministic, load_task, seed_everything
+from data import Task, TaskSpec
+from data.files import write_arrays
+from data.loaders import run_loaders
+from data.seeds import derive_seed
+from methods import all_method_handlers
+from methods.BaseMethod import BaseMethod
+
+REHEARSAL_SECONDS = 60.0
+"""What the first, uncounted call in a process may take beyond the budget: PyTorch loads parts of itself then."""
+
+
+class MethodError(Exception):
+    """The method broke its contract; the message says how."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the runs of one grading share. Picklable; goes to the workers."""
+
+    task: TaskSpec
+    device: str
+    method: str
+    hyper_parameters: tuple[tuple[str, Any], ...]
+    seed: int
+    budget_seconds: float | None
+    """Seconds after which a run is killed; None for methods that are exempt."""
+    folder: Path
+    """Where `runs/` is."""
+
+
+def run_path(folder: Path, original: int, run: int, ending: str) -> Path:
+    """The file of a run in a grading's folder: `.npz` for what it left, `.log` for what it said."""
+    return folder / "runs" / f"original-{original:03d}-run-{run:04d}{ending}"
+
+
+@dataclass(frozen=True, eq=False)
+class Unlearned:
+    """What one or more runs left."""
+
+    outputs: Outputs
+    seconds: np.ndarray
+    """Seconds of each run, float64 `(runs,)`."""
+    peak_memory: np.ndarray
+    """Bytes of each run, int64 `(runs,)`."""
+
+    def __len__(self) -> int:
+        return len(self.seconds)
+
+    def __getitem__(self, runs: slice) -> Unlearned:
+        return Unlearned(self.outputs[runs], self.seconds[runs], self.peak_memory[runs])
+
+    @staticmethod
+    def join(parts: Sequence[Unlearned]) -> Unlearned:
+        """The runs of all parts, in order."""
+        return Unlearned(
+            Outputs.join([part.outputs for part in parts]),
+            np.concatenate([part.seconds for part in parts]),
+            np.concatenate([part.peak_memory for part in parts]),
+        )
+
+    def save(self, path: Path) -> None:
+        """Write an `.npz` file, whole or not at all."""
+        arrays = {**self.outputs.arrays(), "seconds": self.seconds, "peak_memory": self.peak_memory}
+        write_arrays(path, arrays)
+
+    @staticmethod
+    def load(path: Path) -> Unlearned | None:
+        """Read what `save` wrote; None if it is not there, or damaged."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            seconds, memory = arrays.pop("seconds"), arrays.pop("peak_memory")
+            return Unlearned(Outputs(**arrays), seconds, memory)
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+            return None
+
+
+def run_seed(settings: RunSettings, original: int, run: int) -> int:
+    """The seed of a run: of its global random generators, and of the order of its batches."""
+    return derive_seed("run", settings.seed, original, run)
+
+
+def perform(settings: RunSettings, original: int, run: int) -> str | None:
+    """Do one run and save what it leaves. A job for a worker.
+
+    Returns None, or one line that says what the method did wrong (the traceback is in the run's log). A run that
+    exceeds the budget gives no answer at all: the operating system kills the process.
+    """
+    task = load_task(settings.task, settings.device)
+    limit = settings.budget_seconds
+    with _log(run_path(settings.folder, original, run, ".log")) as log:
+        try:
+            if _needs_rehearsal(settings):
+                _call(settings, task, original, seed=0, limit=None if limit is None else limit + REHEARSAL_SECONDS)
+            net, seconds, memory = _call(settings, task, original, run_seed(settings, original, run), limit)
+            outputs = record_outputs([fresh_network(task, net, settings.method)], task)
+        except Exception as error:  # whatever a method raises is its own failure, not the grader's
+            traceback.print_exc(file=log)
+            return f"{type(error).__name__}: {error}"
+    left = Unlearned(outputs, np.array([seconds]), np.array([memory]))
+    left.save(run_path(settings.folder, original, run, ".npz"))
+    return None
+
+
+def _call(
+    settings: RunSettings, task: Task, original: int, seed: int, limit: float | None
+) -> tuple[nn.Module, float, int]:
+    """Call the method's `run` once; the network it leaves, the seconds it took, and the peak memory in bytes."""
+    method = make_method(settings.method, dict(settings.hyper_parameters))
+    net = build_network(task)
+    net.load_state_dict(_original_state(task, original))
+    net = net.to(settings.device).eval()  # on Kaggle, all calls but the first get the net in eval mode
+    loaders = run_loaders(task, seed)
+    reset_globals(seed)
+    _reset_peak_memory(settings.device)
+    synchronize(settings.device)
+    began = time.perf_counter()
+    with _killed_after(limit):
+        method.run(net, *loaders)
+        synchronize(settings.device)
+        seconds = time.perf_counter() - began
+    memory = _peak_memory(settings.device)
+    reset_globals(seed)
+    return net, seconds, memory
+
+
+def make_method(name: str, hyper_parameters: dict[str, Any]) -> BaseMethod:
+    """The registered method `name` with these hyper-parameters."""
+    return all_method_handlers()[name](**hyper_parameters)
+
+
+@lru_cache(maxsize=4)
+def _original_state(task: Task, original: int) -> State:
+    return Pool(task, "original").state(original)
+
+
+_rehearsed: set[tuple[Any, ...]] = set()
+
+
+def _needs_rehearsal(settings: RunSettings) -> bool:
+    """True once per method and process: the first call pays for imports and warm-ups that are not the method's."""
+    key = (settings.task, settings.method, settings.hyper_parameters)
+    first = key not in _rehearsed
+    _rehearsed.add(key)
+    return first
+
+
+def reset_globals(seed: int) -> None:
+    """Seed all global generators and undo what an earlier run may have changed in PyTorch."""
+    be_deterministic()
+    torch.set_grad_enabled(True)
+    torch.set_default_dtype(torch.float32)
+    seed_everything(seed)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The contract
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def fresh_network(task: Task, net: nn.Module, method: str) -> nn.Module:
+    """A fresh network with the weights of `net`, which a method has left: only the weights count.
+
+    Raises:
+        MethodError: the architecture is no longer what it was, or a weight is NaN or infinite.
+    """
+    fresh = build_network(task)
+    _check_structure(fresh, net, method)
+    state, expected = net.state_dict(), fresh.state_dict()
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            raise MethodError(f"{method} left NaN or infinite values in {name}.")
+        if value.shape != expected[name].shape:
+            shapes = f"{tuple(value.shape)} instead of {tuple(expected[name].shape)}"
+            raise MethodError(f"{method} changed the shape of {name}: {shapes}.")
+    fresh.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()})
+    return fresh.to(task.train.images.device)
+
+
+def _check_structure(fresh: nn.Module, net: nn.Module, method: str) -> None:
+    """Hooks, replaced modules and replaced `forward`s would be lost with the network, so they are refused."""
+    expected = {name: type(module) for name, module in fresh.named_modules()}
+    modules = dict(net.named_modules())
+    if {name: type(module) for name, module in modules.items()} != expected:
+        changed = sorted(name or "the network itself" for name in expected.keys() ^ modules.keys()) or sorted(
+            name for name in expected if type(modules[name]) is not expected[name]
+        )
+        raise MethodError(f"{method} changed the architecture ({', '.join(changed[:3])}); only weights may change.")
+    if net.state_dict().keys() != fresh.state_dict().keys():
+        changed = sorted(net.state_dict().keys() ^ fresh.state_dict().keys())
+        raise MethodError(f"{method} added or removed weights ({', '.join(changed[:3])}); undo that before the end.")
+    for name, module in modules.items():
+        if "forward" in vars(module):
+            raise MethodError(f"{method} replaced forward() of {name or 'the network'}; only weights are taken over.")
+        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        if any(getattr(module, kind, None) for kind in hooks):
+            raise MethodError(f"{method} left a hook on {name or 'the network'}; remove it before the end.")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Time, memory, log
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _killed_after(seconds: float | None) -> Iterator[None]:
+    """Have the operating system kill this process after so many seconds, whatever it is doing then."""
+    if seconds is None:
+        yield
+        return
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _reset_peak_memory(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def _peak_memory(device: str) -> int:
+    """Bytes: on a GPU the most that PyTorch had allocated during the run, else the process's largest resident set."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024  # macOS counts bytes, Linux kilobytes
+
+
+@contextlib.contextmanager
+def _log(path: Path) -> Iterator[TextIO]:
+    """Collect what is printed in a file, line by line (the process may be killed); no file if nothing is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        yield log
+    if path.stat().st_size == 0:
+        os.unlink(path)

@@ -1,0 +1,119 @@
+"""The class that every unlearning method inherits from."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import inspect
+import textwrap
+from dataclasses import dataclass
+from typing import Any, ClassVar, get_type_hints
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+Loader = DataLoader[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class HyperParameter:
+    """One hyper-parameter of a method: its type, its default value, and a line that explains it."""
+
+    name: str
+    type: type
+    default: Any
+    explanation: str
+
+
+class BaseMethod:
+    """An unlearning method. Inherit, give it hyper-parameters and a `run`, and register it in `methods/__init__.py`.
+
+    Hyper-parameters are class attributes with a type, a default and a docstring of their own:
+
+        class MyMethod(BaseMethod):
+            learning_rate: float = 0.001
+            \"\"\"Step size of SGD.\"\"\"
+
+    They can be overridden by keyword, `MyMethod(learning_rate=0.01)`, and from the command line,
+    `--set learning_rate=0.01`; in `run` they are `self.learning_rate`.
+
+    Raises:
+        ValueError: on an unknown hyper-parameter, or a value that is not of its type.
+    """
+
+    exempt_from_budget: ClassVar[bool] = False
+    """True for references (retraining from scratch) that may take as long as they like, and are marked so."""
+    follows_recipe: ClassVar[bool] = False
+    """True if hyper-parameters that the task's training recipe has too, by name, take the recipe's values."""
+
+    def __init__(self, **overrides: Any) -> None:
+        known = self.hyper_parameters()
+        for name, value in overrides.items():
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=3) or list(known) or ["none at all"]
+                raise ValueError(f"{type(self).__name__} has no hyper-parameter {name!r}; it has {', '.join(close)}.")
+            setattr(self, name, _convert(name, value, known[name].type))
+
+    def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
+        """Make `net` forget, in place.
+
+        Args:
+            net: the original model, trained on the retain and the forget set; in eval mode, on its device.
+            retain_loader: what is to be kept. Batches are dicts, `sample["image"]` float32 `(B, C, H, W)` and
+                `sample["age_group"]` int64 `(B,)`: the class label, by the name it had in the competition.
+            forget_loader: what is to be forgotten.
+            val_loader: images that the original was not trained on.
+
+        The return value is ignored. Only `net.state_dict()` is taken; the architecture must stay as it is.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a run() method.")
+
+    @classmethod
+    def hyper_parameters(cls) -> dict[str, HyperParameter]:
+        """The hyper-parameters by name, in the order of the file, those of base classes first."""
+        types = get_type_hints(cls)
+        found = {}
+        for base in reversed(cls.__mro__):
+            explanations = _attribute_docstrings(base) if base not in (object, BaseMethod) else {}
+            for name, explanation in explanations.items():
+                if name in vars(base) and not name.startswith("_"):
+                    found[name] = HyperParameter(name, types[name], getattr(cls, name), explanation)
+        return found
+
+    def settings(self) -> dict[str, Any]:
+        """The values in force, by name."""
+        return {name: getattr(self, name) for name in self.hyper_parameters()}
+
+
+def _attribute_docstrings(cls: type) -> dict[str, str]:
+    """The annotated attributes of a class that have a value, and the string that follows each (or "")."""
+    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
+    assert isinstance(tree, ast.ClassDef)
+    annotations = inspect.get_annotations(cls)
+    found = {}
+    for statement, following in zip(tree.body, [*tree.body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
+            is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+            found[statement.target.id] = inspect.cleandoc(following.value.value) if is_text else ""
+    return {name: text for name, text in found.items() if "ClassVar" not in str(annotations[name])}
+
+
+def _convert(name: str, value: Any, wanted: type) -> Any:
+    """`value`, which may be a text from the command line, as the type of the hyper-parameter."""
+    if wanted is bool and isinstance(value, str):
+        choices = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if value.lower() in choices:
+            return choices[value.lower()]
+    elif wanted is bool and isinstance(value, bool):
+        return value
+    elif wanted in (int, float, str) and not isinstance(value, bool):
+        try:
+            converted = wanted(value)
+        except (TypeError, ValueError):
+            pass
+        else:
+            if wanted is not int or isinstance(value, str) or converted == value:
+                return converted
+    elif isinstance(value, wanted if isinstance(wanted, type) else object):
+        return value
+    raise ValueError(f"{name} takes a value of type {getattr(wanted, '__name__', wanted)}, not {value!r}.")

@@ -1,0 +1,19 @@
+"""Hand the original back: the floor that every method has to rise above."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from methods.BaseMethod import BaseMethod, Loader
+
+
+class DoNothing(BaseMethod):
+    """Leave the original as it is.
+
+    All runs from one original are equal, so every forget example can be told apart from retraining: F is 0.
+    """
+
+    exempt_from_budget = True
+
+    def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
+        """See `BaseMethod.run`."""

@@ -1,0 +1,297 @@
+"""The task `folder`: images of the user's own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import data
+from data import Task, TaskSpec, UserError
+
+SHARED = Path(data.__file__).parents[2] / "shared"
+
+
+def load(folder: Path, **changes: Any) -> Task:
+    """The task folder over `folder`."""
+    return data.load(TaskSpec("folder", data_dir=str(folder), **changes), progress=False)
+
+
+def save(file: Path, mode: str = "RGB", size: tuple[int, int] = (7, 5), colour: Any = 0) -> Path:
+    """An image of one colour."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, size, colour).save(file)
+    return file
+
+
+def assert_pixels_are_those_of_the_files(folder: Path, task: Task) -> None:
+    """Every image of every split, found by its id, against Pillow."""
+    for split in (task.train, task.validation, task.test):
+        for image, label, name in zip(split.images, split.labels, split.image_ids, strict=True):
+            expected = np.asarray(Image.open(folder / name)).astype(np.float32)
+            expected = expected[np.newaxis] if expected.ndim == 2 else expected.transpose(2, 0, 1)
+            np.testing.assert_array_equal(image, (expected / np.float32(255) - np.float32(0.5)) / np.float32(0.5))
+            assert Path(name).parent.name == task.classes[label]
+
+
+@pytest.mark.parametrize(("mode", "channels", "network"), [("RGB", 3, "resnet18_3x3"), ("L", 1, "small_cnn")])
+def test_images_labels_and_splits(make_folder: Any, mode: str, channels: int, network: str) -> None:
+    """Catches rows and columns exchanged, channels in the wrong place, and labels of another image."""
+    folder = make_folder(mode=mode)
+    task = load(folder)
+    assert task.train.images.shape == (33, channels, 5, 7)
+    assert [len(split) for split in (task.train, task.validation, task.test)] == [33, 3, 12]
+    assert task.classes == ("cat", "dog", "owl")
+    assert task.network == network
+    assert_pixels_are_those_of_the_files(folder, task)
+    assert all(name.startswith("test/") for name in task.test.image_ids)
+    assert all(name.startswith("train/") for name in [*task.train.image_ids, *task.validation.image_ids])
+
+
+def test_grey_and_coloured_images_together_are_coloured(make_folder: Any) -> None:
+    """One coloured image makes the task coloured, wherever it comes; grey is then equal in all channels."""
+    folder = make_folder(mode="L")
+    save(folder / "train" / "owl" / "11.png", "RGB", colour=(10, 20, 30))
+    for mode, name in (("RGBA", "a"), ("P", "p"), ("1", "b"), ("LA", "l")):
+        save(folder / "test" / "cat" / f"{name}.png", mode)
+    task = load(folder, train_size=30)
+    assert task.train.images.shape == (30, 3, 5, 7)
+    grey = [i for i, name in enumerate(task.train.image_ids) if name != "train/owl/11.png"]
+    assert (task.train.images[grey][:, 0] == task.train.images[grey][:, 2]).all()
+
+
+def test_numbered_classes_are_in_the_order_of_their_numbers(make_folder: Any) -> None:
+    """So that class "10" has label 10, not 2."""
+    task = load(make_folder(classes=(*map(str, range(11)), "other"), train=3, test=1))
+    assert task.classes == (*map(str, range(11)), "other")
+
+
+def test_a_validation_folder_is_used(make_folder: Any) -> None:
+    """Then no training image is set aside."""
+    folder = make_folder()
+    save(folder / "validation" / "dog" / "x.png")
+    task = load(folder)
+    assert len(task.train) == 36
+    assert task.validation.image_ids.tolist() == ["validation/dog/x.png"]
+
+
+def test_hidden_files_are_ignored(make_folder: Any) -> None:
+    """What file managers leave behind is no image."""
+    folder = make_folder()
+    (folder / "train" / "cat" / ".DS_Store").write_text("")
+    (folder / "train" / "cat" / "Thumbs.db").write_text("")
+    (folder / "train" / ".hidden").mkdir()
+    (folder / "train" / "readme.txt").write_text("")
+    assert len(load(folder).train) == 33
+
+
+def test_images_are_decoded_once(make_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second load opens no image; after a change of one file (size or time), all are decoded again."""
+    folder = make_folder()
+    before = load(folder)
+    opened = Mock(wraps=data.folder._decode)
+    monkeypatch.setattr(data.folder, "_decode", opened)
+    assert load(folder).fingerprint == before.fingerprint
+    assert opened.call_count == 0
+    file = folder / "train" / "cat" / "0.png"
+    os.utime(file, ns=(1, 1))
+    assert load(folder).fingerprint == before.fingerprint
+    assert opened.call_count == 48
+    save(file)
+    assert load(folder).fingerprint != before.fingerprint
+    assert opened.call_count == 96
+
+
+def test_data_digest_covers_pixels_and_labels(make_folder: Any) -> None:
+    """A pixel, and an image that moves to another class, change the digest; metadata does not."""
+    folder = make_folder()
+    digests = [load(folder).data_sha256]
+    write_metadata(folder)
+    assert load(folder).data_sha256 == digests[0]
+    (folder / "metadata.csv").unlink()
+    file = folder / "test" / "dog" / "3.png"
+    pixels = np.array(Image.open(file))
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(file)
+    digests.append(load(folder).data_sha256)
+    file.rename(folder / "test" / "cat" / "3x.png")
+    digests.append(load(folder).data_sha256)
+    assert len(set(digests)) == 3
+
+
+def write_metadata(folder: Path) -> list[str]:
+    """A row for each image, in an order of its own; `person` is 7 for cats, 8 for dogs and 9 for owls."""
+    names = sorted((file.relative_to(folder).as_posix() for file in folder.glob("*/*/*.png")), key=lambda n: n[::-1])
+    person = {"cat": 7, "dog": 8, "owl": 9}
+    rows = [f"{name},{person[name.split('/')[1]]},{len(name)}.5,NA,{name.split('/')[1]} x,True" for name in names]
+    (folder / "metadata.csv").write_text("\n".join(["path,person,length,code,kind,old", *rows, ""]))
+    return names
+
+
+def test_metadata_columns_are_joined_by_path(make_folder: Any) -> None:
+    """Each image gets its own row, typed by column; a cell "NA" is a text, not a gap."""
+    folder = make_folder()
+    write_metadata(folder)
+    task = load(folder, forget=("group:person:1", 'where:kind == "owl x" and length > 0'))
+    for split in (task.train, task.validation, task.test):
+        assert list(split.columns) == ["person", "length", "code", "kind", "old"]
+        for i, name in enumerate(split.image_ids):
+            kind = name.split("/")[1]
+            assert split.columns["person"][i] == {"cat": 7, "dog": 8, "owl": 9}[kind]
+            assert split.columns["length"][i] == len(name) + 0.5
+            assert split.columns["kind"][i] == f"{kind} x"
+    columns = task.train.columns
+    assert [column.dtype.kind for column in columns.values()] == ["i", "f", "U", "U", "b"]
+    assert set(columns["code"]) == {"NA"}
+    cats, owls = (request.indices for request in task.requests)
+    assert {task.classes[label] for label in task.train.labels[cats]} == {"cat"}
+    assert {task.classes[label] for label in task.train.labels[owls]} == {"owl"}
+
+
+def test_gaps_in_metadata(make_folder: Any) -> None:
+    """An empty cell is NaN among numbers and "" among texts."""
+    folder = make_folder(train=12)
+    names = write_metadata(folder)
+    rows = [f"{name},{'' if 'cat' in name else 3},{'' if 'dog' in name else 'left'}" for name in names]
+    (folder / "metadata.csv").write_text("\n".join(["path,age,side", *rows]))
+    train = load(folder).train
+    is_cat = np.array(["cat" in name for name in train.image_ids])
+    assert np.isnan(train.columns["age"][is_cat]).all()
+    assert (train.columns["age"][~is_cat] == 3).all()
+    assert set(train.columns["side"]) == {"", "left"}
+
+
+def test_changed_metadata_is_noticed(make_folder: Any) -> None:
+    """The cache must not serve yesterday's columns."""
+    folder = make_folder()
+    write_metadata(folder)
+    load(folder)
+    text = (folder / "metadata.csv").read_text()
+    (folder / "metadata.csv").write_text(text.replace(",7,", ",7777,"))
+    assert 7777 in load(folder).train.columns["person"]
+
+
+def spoil(folder: Path, what: str) -> None:
+    """Make one mistake in a good folder."""
+    metadata = folder / "metadata.csv"
+    if what.startswith("metadata"):
+        write_metadata(folder)
+    text = metadata.read_text() if metadata.is_file() else ""
+    match what:
+        case "no training images":
+            shutil.rmtree(folder / "train")
+        case "no test images":
+            shutil.rmtree(folder / "test")
+        case "one class":
+            shutil.rmtree(folder / "train" / "cat")
+            shutil.rmtree(folder / "train" / "dog")
+        case "class only in test":
+            shutil.rmtree(folder / "train" / "owl")
+        case "folder in a class folder":
+            (folder / "train" / "cat" / "more").mkdir()
+        case "another size":
+            save(folder / "train" / "dog" / "3.png", size=(5, 7))
+        case "no image":
+            (folder / "train" / "dog" / "notes.txt").write_text("hello")
+        case "image cut short":
+            file = folder / "test" / "owl" / "2.png"
+            file.write_bytes(file.read_bytes()[:60])
+        case "16 bits":
+            save(folder / "train" / "dog" / "3.png", "I;16")
+        case "metadata without path":
+            metadata.write_text("file,age\nx,3")
+        case "metadata with a taken name":
+            metadata.write_text(text.replace("kind", "label", 1))
+        case "metadata row without image":
+            metadata.write_text(text.replace("\ntest", "\ntets", 1))
+        case "metadata twice":
+            metadata.write_text(text + "test/cat/1.png,1,1,1,1,1")
+        case "metadata missing for an image":
+            save(folder / "train" / "cat" / "new.png")
+        case "metadata with ragged rows":
+            metadata.write_text(text + "a,b,c,d,e,f,g,h")
+        case "metadata empty":
+            metadata.write_text("")
+
+
+MESSAGES = {
+    "no training images": r"no images in .*train",
+    "no test images": r"no images in .*test",
+    "one class": r"one class only",
+    "class only in test": r"test/owl/0\.png is of the class owl",
+    "folder in a class folder": r"train/cat/more is a folder inside",
+    "another size": r"train/dog/3\.png is 5 x 7 pixels and .*cat/0\.png is 7 x 5",
+    "no image": r"train/dog/notes\.txt cannot be read as an image",
+    "image cut short": r"test/owl/2\.png cannot be read as an image",
+    "16 bits": r"train/dog/3\.png has pixels of the kind I;16",
+    "metadata without path": r"metadata\.csv has no column path: its columns are file, age",
+    "metadata with a taken name": r"metadata\.csv has a column label",
+    "metadata row without image": r"metadata\.csv, row \d+: there is no image tets/",
+    "metadata twice": r"metadata\.csv, row 49: test/cat/1\.png has a row already, row \d+",
+    "metadata missing for an image": r"metadata\.csv has no row for train/cat/new\.png",
+    "metadata with ragged rows": r"metadata\.csv cannot be read as a CSV file",
+    "metadata empty": r"metadata\.csv cannot be read as a CSV file",
+}
+
+
+@pytest.mark.parametrize("what", MESSAGES)
+def test_what_is_wrong_is_named(make_folder: Any, what: str) -> None:
+    """One sentence that names the file (and row); never another exception, and never a wrong task."""
+    folder = make_folder()
+    spoil(folder, what)
+    with pytest.raises(UserError, match=MESSAGES[what]):
+        load(folder)
+
+
+def test_a_folder_is_needed(tmp_path: Path) -> None:
+    """No data directory, and one that does not exist."""
+    with pytest.raises(UserError, match="needs a data directory"):
+        data.load(TaskSpec("folder"))
+    with pytest.raises(UserError, match=r"no images in .*nowhere/train"):
+        load(tmp_path / "nowhere")
+
+
+def unpack_part(archive: Path, to: Path, each: int) -> None:
+    """The first `each` images of every class and part of a real archive."""
+    taken: dict[str, int] = {}
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            if not member.isfile():
+                continue
+            folder = str(Path(member.name).parent)
+            taken[folder] = taken.get(folder, 0) + 1
+            if taken[folder] <= each:
+                file = to / member.name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                source = tar.extractfile(member)
+                assert source is not None
+                file.write_bytes(source.read())
+
+
+@pytest.mark.parametrize(
+    ("archive", "shape", "first_class"),
+    [("mnist/mnist-png.tar.xz", (1, 28, 28), "0"), ("cifar10/cifar10-jpeg.tar.xz", (3, 32, 32), "airplane")],
+)
+def test_real_archives(tmp_path: Path, archive: str, shape: tuple[int, ...], first_class: str) -> None:
+    """A part of MNIST as PNG and of CIFAR-10 as JPEG, and the class means say that labels and images agree."""
+    if not (SHARED / archive).is_file():
+        pytest.skip(f"there is no {SHARED / archive}")
+    unpack_part(SHARED / archive, tmp_path, each=100)
+    task = load(tmp_path)
+    assert [len(split) for split in (task.train, task.validation, task.test)] == [900, 100, 1000]
+    assert task.train.images.shape[1:] == shape
+    assert (len(task.classes), task.classes[0]) == (10, first_class)
+    assert np.bincount(task.train.labels).tolist() == [90] * 10
+    assert_pixels_are_those_of_the_files(tmp_path, task)
+    means = torch.stack([task.train.images[task.train.labels == label].mean(0) for label in range(10)])
+    distances = torch.cdist(task.test.images.flatten(1), means.flatten(1))  # (test, classes)
+    accuracy = (distances.argmin(1) == task.test.labels).float().mean()
+    assert accuracy > (0.7 if shape[0] == 1 else 0.2)  # chance is 0.1

@@ -1,0 +1,249 @@
+"""What every task promises, and what `load` makes of a `TaskSpec`."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_downloads import write_files
+
+import data
+from data import Recipe, Task, TaskSpec, UserError
+from data.loaders import run_loaders
+from data.tasks import override_recipe
+
+REPOSITORY = Path(data.__file__).parents[1]
+
+
+DOWNLOADS = ("mnist", "fashion_mnist", "svhn", "cifar10", "cifar100")
+
+
+@pytest.fixture(params=["digits", "folder", *DOWNLOADS, *(f"{name} as downloaded" for name in DOWNLOADS)])
+def task_spec(
+    request: pytest.FixtureRequest, make_folder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> TaskSpec:
+    """Each task, from small files made for the test, and from a user's downloads where there are any."""
+    name, _, real = request.param.partition(" ")
+    if name == "digits":
+        return TaskSpec("digits")
+    if name == "folder":
+        return TaskSpec("folder", data_dir=str(make_folder(train=20)))
+    folder = REPOSITORY / "data" / "cache" / name if real else tmp_path
+    if not real:
+        write_files(name, folder, monkeypatch)
+    elif not folder.is_dir():
+        pytest.skip(f"there are no files in {folder}: they come with the first use of the task {name}")
+    return TaskSpec(name, data_dir=str(folder))
+
+
+def test_contract_of_every_task(task_spec: TaskSpec) -> None:
+    """Types, shapes and ranges; ids unique, in order; splits disjoint; every class in training; a forget request."""
+    task = data.load(task_spec)
+    splits = (task.train, task.validation, task.test)
+    for split in splits:
+        assert len(split) > 0
+        assert split.images.dtype == torch.float32
+        assert split.images.shape == (len(split), *task.train.images.shape[1:])
+        assert split.images.isfinite().all()
+        assert split.images.abs().max() < 10
+        assert split.labels.dtype == torch.int64
+        assert split.labels.shape == split.image_ids.shape == (len(split),)
+        assert split.labels.min() >= 0
+        assert split.labels.max() < len(task.classes)
+        assert list(split.columns) == list(task.train.columns)
+        assert all(column.shape == (len(split),) for column in split.columns.values())
+        assert split.image_ids.tolist() == sorted(split.image_ids)
+    ids = np.concatenate([split.image_ids for split in splits])
+    assert len(set(ids)) == len(ids)
+    assert set(task.train.labels.tolist()) == set(range(len(task.classes)))
+    assert len(set(task.classes)) == len(task.classes)
+    assert task.train.images.std() > 0.3
+    assert [request.text for request in task.requests] == [data.all_tasks()[task.name].forget]
+    both = np.concatenate([task.forget_indices, task.retain_indices])
+    assert sorted(both) == task.all_indices.tolist()
+    assert 0 < len(task.forget_indices) < len(task.train)
+
+
+def test_every_task_is_the_same_again(task_spec: TaskSpec) -> None:
+    """A second load, now from the cache, gives the same tensors and fingerprint; a smaller training set does not."""
+    one, other = data.load(task_spec), data.load(task_spec)
+    assert torch.equal(one.train.images, other.train.images)
+    assert torch.equal(one.test.labels, other.test.labels)
+    assert one.validation.image_ids.tolist() == other.validation.image_ids.tolist()
+    assert one.fingerprint == other.fingerprint
+    smaller = data.load(replace(task_spec, train_size=len(one.classes), forget=("random:1",)))
+    assert len(smaller.train) == len(one.classes) == len(set(smaller.train.labels.tolist()))
+    assert smaller.data_sha256 != one.data_sha256
+    assert smaller.fingerprint != one.fingerprint
+
+
+def test_loaders_of_every_task(task_spec: TaskSpec) -> None:
+    """The competition's dicts, whatever the task."""
+    task = data.load(task_spec)
+    for loader in run_loaders(task, seed=0, batch_size=16):
+        batch = next(iter(loader))
+        assert list(batch)[:3] == ["image", "image_id", "age_group"]
+        assert batch["image"].dtype == torch.float32
+        assert batch["image"].shape == (min(16, len(loader.dataset)), *task.train.images.shape[1:])
+        assert batch["age_group"].dtype == torch.int64
+        assert {type(name) for name in batch["image_id"]} == {str}
+
+
+def test_every_task_has_a_line_and_sound_defaults() -> None:
+    """The registry: one line each, texts that name a known kind of request, the default task first."""
+    tasks = data.all_tasks()
+    assert list(tasks) == ["digits", "mnist", "fashion_mnist", "svhn", "cifar10", "cifar100", "folder"]
+    assert TaskSpec().name == "digits"
+    for name, info in tasks.items():
+        assert info.name == name
+        assert 0 < len(info.summary) < 100
+        assert "\n" not in info.summary
+        assert info.forget.startswith(("random:", "class:", "group:", "where:", "file:"))
+        assert isinstance(info.recipe, Recipe)
+
+
+def test_digits_are_scikit_learns() -> None:
+    """Pixels, labels and ids are those of the source, image by image, after undoing the normalisation."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    task = data.load(TaskSpec("digits", train_size=600))
+    assert [len(split) for split in (task.train, task.validation, task.test)] == [600, 300, 897]
+    assert task.train.images.shape == (600, 1, 8, 8)
+    for split in (task.train, task.validation, task.test):
+        rows = [int(name.removeprefix("digits-")) for name in split.image_ids]
+        pixels = ((split.images * 0.3760 + 0.3053) * 16).round()[:, 0]
+        np.testing.assert_array_equal(pixels, source.images[rows])
+        np.testing.assert_array_equal(split.labels, source.target[rows])
+        counts = np.bincount(split.labels, minlength=10)
+        expected = len(split) * np.bincount(source.target) / 1797
+        assert abs(counts - expected).max() < 3
+    assert abs(task.train.images.mean()) < 0.05
+    assert abs(task.train.images.std() - 1) < 0.05
+
+
+def test_more_digits_for_training_come_from_the_test_set() -> None:
+    """The training set grows around the smaller one, the validation set stays, and 200 test images remain."""
+    small, large = (data.load(TaskSpec("digits", train_size=size)) for size in (600, 1297))
+    assert set(small.train.image_ids) < set(large.train.image_ids)
+    assert small.validation.image_ids.tolist() == large.validation.image_ids.tolist()
+    assert len(large.test) == 200
+    with pytest.raises(UserError, match="choose 10 to 1297"):
+        data.load(TaskSpec("digits", train_size=1298))
+
+
+def test_cached_digits_need_no_scikit_learn() -> None:
+    """Worker processes load the default task without heavy imports; and `import data` does not import PyTorch."""
+    data.load(TaskSpec("digits"))
+    script = """
+import sys
+import data
+print("torch" in sys.modules)
+data.load(data.TaskSpec("digits"))
+print([name for name in ("sklearn", "scipy", "pandas", "torchvision", "PIL") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["False", "[]"]
+
+
+def load_digits(**changes: Any) -> Task:
+    """The task digits, but for these fields of its spec."""
+    return data.load(TaskSpec("digits", **changes))
+
+
+def test_fingerprint_covers_what_decides_the_bank() -> None:
+    """Each of these changes must give another bank; how a request is written must not."""
+    tasks = [
+        load_digits(),
+        load_digits(network="allcnn"),
+        load_digits(recipe=(("epochs", 7),)),
+        load_digits(train_size=500),
+        load_digits(forget=("random:7",)),
+        load_digits(forget=("random:8",)),
+        load_digits(forget=("random:7", "random:7")),
+        load_digits(forget=("random:14",)),
+    ]
+    assert len({task.fingerprint for task in tasks}) == len(tasks)
+    size = len(load_digits().train)
+    assert load_digits(forget=("random:0.1",)).fingerprint == load_digits(forget=(f"random:{size // 10}",)).fingerprint
+
+
+def test_a_spec_overrides_the_defaults() -> None:
+    """Network, recipe and requests of the spec are those of the task; everything else is the task's own."""
+    task = load_digits(
+        network="perceptron", recipe=(("learning_rate", "0.5"), ("epochs", 3)), forget=("class:3:5", "class:4:6")
+    )
+    default = data.all_tasks()["digits"]
+    assert task.network == "perceptron"
+    assert task.recipe == replace(default.recipe, learning_rate=0.5, epochs=3)
+    assert [len(request.indices) for request in task.requests] == [5, 6]
+    assert task.forget_indices.tolist() == task.requests[0].indices.tolist()
+    assert load_digits().network == default.network
+    assert pickle.loads(pickle.dumps(task.spec)) == task.spec
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_task_on_the_gpu_is_the_same_task() -> None:
+    """Same bits, same fingerprint: the arithmetic is done before the move."""
+    there, here = data.load(TaskSpec("digits"), "cuda"), load_digits()
+    assert there.train.images.device.type == "cuda"
+    assert torch.equal(there.train.images.cpu(), here.train.images)
+    assert there.fingerprint == here.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "parsed"),
+    [
+        ("epochs", "12", 12),
+        ("learning_rate", "1e-3", 1e-3),
+        ("learning_rate", 1, 1.0),
+        ("class_weights", "Yes", True),
+        ("class_weights", False, False),
+        ("optimizer", "adam", "adam"),
+    ],
+)
+def test_recipe_values_as_texts_or_numbers(name: str, given: Any, parsed: Any) -> None:
+    """A command line gives texts, a configuration file numbers; the recipe gets the field's own type."""
+    value = getattr(override_recipe(Recipe(), ((name, given),)), name)
+    assert value == parsed
+    assert type(value) is type(getattr(Recipe(), name))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("learning_rat", 0.1, "did you mean learning_rate"),
+        ("lr", 0.1, "no recipe value 'lr'"),
+        ("epochs", "many", "epochs must be a whole number, not 'many'"),
+        ("epochs", 1.5, "whole number"),
+        ("epochs", 0, "epochs must be greater than 0"),
+        ("learning_rate", "nan", "must be a number"),
+        ("learning_rate", float("inf"), "must be a number"),
+        ("momentum", -1, "must not be negative"),
+        ("class_weights", "maybe", "true or false"),
+        ("optimizer", "sdg", "one of sgd, adam"),
+    ],
+)
+def test_recipe_values_that_do_not_fit_are_refused(name: str, value: Any, word: str) -> None:
+    """Unknown fields with the nearest names; unparsable, infinite, fractional and negative values."""
+    with pytest.raises(UserError, match=word):
+        load_digits(recipe=((name, value),))
+
+
+def test_mistakes_in_a_spec_are_refused() -> None:
+    """Wrong task, wrong size, files for a task without files."""
+    with pytest.raises(UserError, match="did you mean cifar10 or cifar100"):
+        data.load(TaskSpec("cifar"))
+    with pytest.raises(UserError, match="less than one image a class"):
+        load_digits(train_size=9)
+    with pytest.raises(UserError, match="leave the data directory away"):
+        load_digits(data_dir="somewhere")
+    with pytest.raises(UserError, match="Forget request 'class:10'"):
+        load_digits(forget=("class:10",))
