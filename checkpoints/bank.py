@@ -15,6 +15,7 @@ trained or when: a bank that grew, or was killed and resumed, equals one made in
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -141,6 +142,10 @@ class Pool:
         """The weights of a model, on the CPU."""
         return torch.load(self.model_path(model), map_location="cpu", weights_only=True)
 
+    def is_complete(self, models: int) -> bool:
+        """Whether the first `models` models have recorded outputs."""
+        return all(self.outputs_path(start).is_file() for start, _ in self.bounds(models))
+
     def outputs(self, models: int) -> Outputs:
         """The recorded outputs of the first `models` models."""
         starts = [start for start, _ in self.bounds(models)]
@@ -184,16 +189,16 @@ def _train_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) 
         if time.monotonic() - saved > SNAPSHOT_SECONDS and not trainer.finished:
             saved = time.monotonic()
             snapshot = {"seconds": seconds + saved - began, **trainer.snapshot()}
-            write_atomically(pool.snapshot_path(start), lambda beside, it=snapshot: torch.save(it, beside))
+            write_atomically(pool.snapshot_path(start), partial(torch.save, snapshot))
     seconds += time.monotonic() - began
 
-    about = {"seconds": seconds / (stop - start), "group": [start, stop], "device": describe_device(device)}
-    about |= {"versions": versions(), "seed": 0}
+    about = {"seconds": seconds / (stop - start), "group": [start, stop]}
+    about |= {"device": describe_device(device), "versions": versions()}
     records = {}
     for model, state in zip(range(start, stop), trainer.states(), strict=True):
         path = pool.model_path(model)
-        write_atomically(path, lambda beside, it=state: torch.save(it, beside))
-        records[path.name] = {**about, "seed": pool.seed(model), "sha256": sha256_of(path)}
+        write_atomically(path, partial(torch.save, state))
+        records[path.name] = {"seed": pool.seed(model), "sha256": sha256_of(path), **about}
     records |= _save_outputs(pool, start, trainer.network)
     pool.snapshot_path(start).unlink(missing_ok=True)
     return records
@@ -279,6 +284,15 @@ class Bank:
     retrain_seconds: float
     """Seconds that one retrained model takes on this device, alone, in an ordinary training loop."""
 
+    def fingerprint(self, originals: int, retrained: int) -> str:
+        """Hash of the weights of the first so many models."""
+        digest = hashlib.sha256()
+        for pool, models in ((self.originals, originals), (self.retrained, retrained)):
+            manifest = pool.manifest()
+            for model in range(models):
+                digest.update(manifest[pool.model_path(model).name]["sha256"].encode())
+        return digest.hexdigest()[:12]
+
 
 @dataclass(frozen=True)
 class _Piece:
@@ -309,15 +323,16 @@ def ensure(
         tell: called with a line for the user, about damaged files for example.
         on_progress: called several times a second with the models done, and the models to do in all.
     """
-    wanted = {Pool(task, "original"): originals, Pool(task, "retrained"): retrained}
+    pool_of_originals, pool_of_retrained = Pool(task, "original"), Pool(task, "retrained")
+    wanted = {pool_of_originals: originals, pool_of_retrained: retrained}
     with ExitStack() as locks:
         for pool in sorted(wanted, key=lambda pool: pool.fingerprint):  # one order for all: no deadlock
             locks.enter_context(pool.locked(tell))
         pieces = [piece for pool, models in wanted.items() for piece in _missing(pool, models, tell)]
         pieces.sort(key=lambda piece: piece.start - piece.stop)  # the longest first
         _work_off(pieces, workers, on_progress)
-        seconds = _retrain_seconds(*wanted, workers)
-    return Bank(*wanted, retrain_seconds=seconds)
+        seconds = _retrain_seconds(pool_of_retrained, workers)
+    return Bank(pool_of_originals, pool_of_retrained, seconds)
 
 
 def _missing(pool: Pool, models: int, tell: Tell) -> list[_Piece]:
@@ -357,7 +372,7 @@ def _work_off(pieces: list[_Piece], workers: Workers, on_progress: Callable[[flo
             future.cancel()
 
 
-def _retrain_seconds(originals: Pool, retrained: Pool, workers: Workers) -> float:
+def _retrain_seconds(retrained: Pool, workers: Workers) -> float:
     """Seconds of retraining on this device: measured once, then kept beside the retrained models."""
     path = retrained.folder / "retrain_seconds.json"
     try:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import RandomSampler
 
 from checkpoints.grouped import GroupedNetwork, State
 from checkpoints.networks import build_network
@@ -45,16 +46,16 @@ def class_weights(task: Task) -> Tensor | None:
     if not task.recipe.class_weights:
         return None
     counts = torch.bincount(task.train.labels, minlength=len(task.classes))
-    return 1 / counts.clamp(min=1).float()
+    return 1 / counts.clamp(min=1).to(task.train.images.dtype)
 
 
 def shuffled(examples: int, generator: torch.Generator) -> Tensor:
     """The order of one epoch: what `DataLoader(shuffle=True, generator=generator)` would visit, int64 `(examples,)`.
 
-    A DataLoader first draws a seed for its worker processes, then the permutation.
+    A DataLoader first draws a seed for its worker processes, then its sampler draws the permutation.
     """
     torch.empty((), dtype=torch.int64).random_(generator=generator)
-    return torch.randperm(examples, generator=generator)
+    return torch.tensor(list(RandomSampler(range(examples), generator=generator)))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

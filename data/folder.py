@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def read_folder(data_dir: str | None, progress: bool = True) -> RawData:
     if data_dir is None:
         raise UserError("The task folder needs a data directory with train/<class>/* and test/<class>/* images.")
     root = Path(data_dir).expanduser().resolve()
-    images = list(_images(root))
+    images = sorted(_images(root), key=attrgetter("path"))
     _check_parts(root, images)
     names = [image.path for image in images]
     if (root / METADATA_FILE).is_file():
@@ -58,7 +59,7 @@ def read_folder(data_dir: str | None, progress: bool = True) -> RawData:
 
 
 def _images(root: Path) -> Iterator[ImageFile]:
-    """Every image below `root`, sorted by path within its part."""
+    """Every image below `root`."""
     for part in PARTS:
         for class_folder in _entries(root / part):
             if not class_folder.is_dir():
@@ -73,12 +74,11 @@ def _images(root: Path) -> Iterator[ImageFile]:
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, sorted by name, but for hidden files; nothing if there is no such folder."""
+    """What is in a folder, but for hidden files; nothing if there is no such folder."""
     if not os.path.isdir(folder):
         return []
     with os.scandir(folder) as entries:
-        seen = [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _IGNORED]
-    return sorted(seen, key=lambda entry: entry.name)
+        return [entry for entry in entries if not entry.name.startswith(".") and entry.name not in _IGNORED]
 
 
 def _check_parts(root: Path, images: Sequence[ImageFile]) -> None:

@@ -96,7 +96,7 @@ def _is_class(name: str, classes: Sequence[str]) -> bool:
 def _label(name: str, classes: Sequence[str]) -> int:
     """The label of a class that is given by name or, if there is no such name, by index."""
     if not _is_class(name, classes):
-        raise unknown_name("class", name, [*classes, *(str(label) for label in range(len(classes)))])
+        raise unknown_name("class", name, classes)
     return list(classes).index(name) if name in classes else int(name)
 
 
@@ -141,7 +141,7 @@ def _group(argument: str, train: Split, classes: Sequence[str], forgotten: np.nd
     groups = np.unique(ids[known])
     if int(count) > len(groups):
         raise UserError(f"{count} groups are asked for and the training images have {len(groups)}; ask for fewer.")
-    return np.flatnonzero(np.isin(ids, groups[: int(count)]) & known)
+    return np.flatnonzero(np.isin(ids, groups[: int(count)]))
 
 
 def metadata_columns(train: Split, classes: Sequence[str]) -> dict[str, np.ndarray]:

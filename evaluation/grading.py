@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,16 @@ from checkpoints.bank import Bank, Tell
 from checkpoints.workers import Workers
 from data import Task, TaskSpec, UserError
 from data.files import write_atomically
+from evaluation.report import results_folder
 from evaluation.run import RunSettings, Unlearned, make_method, perform, run_path
 from methods import all_method_handlers
 
 PROTOCOLS = ("per-original", "full")
+METRIC_NAMES = ("official", "notebook")
 
 
 class GradingFailedError(UserError):
     """A run of the method failed, and so does its grading. The message names the run and its log."""
-
-
-def results_folder() -> Path:
-    """`results/`, or the environment variable UNLEARNING_RESULTS."""
-    return Path(os.environ.get("UNLEARNING_RESULTS") or Path(__file__).parent.parent / "results")
 
 
 @dataclass(frozen=True)
@@ -62,6 +58,8 @@ class GradingSpec:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise UserError(f"--protocol is one of {', '.join(PROTOCOLS)}, not {self.protocol!r}.")
+        if self.metric not in METRIC_NAMES:
+            raise UserError(f"--metric is one of {', '.join(METRIC_NAMES)}, not {self.metric!r}.")
         if self.originals < 1 or self.models < 3:
             raise UserError("A grading needs at least 1 original and 3 models.")
         if self.budget <= 0 or (self.budget_seconds is not None and self.budget_seconds <= 0):
@@ -89,6 +87,16 @@ class GradingSpec:
         values["settings"] = dict(self.settings)
         values["task"] = {**asdict(self.task), "recipe": dict(self.task.recipe), "forget": list(self.task.forget)}
         return yaml.safe_dump(values, sort_keys=False)
+
+    def as_options(self) -> dict[str, Any]:
+        """As values of the command line's options, by the name of the parameter."""
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        task = options.pop("task")
+        options["set_"] = [f"{name}={value}" for name, value in options.pop("settings")]
+        options["recipe"] = [f"{name}={value}" for name, value in task.recipe]
+        options["forget"] = list(task.forget)
+        options |= {name: getattr(task, name) for name in ("data_dir", "train_size", "network")}
+        return {**options, "task": task.name}
 
     @staticmethod
     def from_yaml(text: str, source: str) -> GradingSpec:

@@ -93,8 +93,10 @@ def _attribute_docstrings(cls: type) -> dict[str, str]:
     found = {}
     for statement, following in zip(tree.body, [*tree.body[1:], None], strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-            is_text = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-            found[statement.target.id] = inspect.cleandoc(following.value.value) if is_text else ""
+            text = ""
+            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+                text = inspect.cleandoc(str(following.value.value))
+            found[statement.target.id] = text
     return {name: text for name, text in found.items() if "ClassVar" not in str(annotations[name])}
 
 

@@ -74,6 +74,13 @@ def test_numbered_classes_are_in_the_order_of_their_numbers(make_folder: Any) ->
     assert task.classes == (*map(str, range(11)), "other")
 
 
+def test_images_are_in_the_order_of_their_paths(make_folder: Any) -> None:
+    """As a notebook sorts them; "a-b/0" comes before "a/0", although the folder "a" comes before "a-b"."""
+    task = load(make_folder(classes=("a", "a-b"), train=11))
+    assert task.test.image_ids.tolist() == [f"test/{label}/{i}.png" for label in ("a-b", "a") for i in range(4)]
+    assert task.train.image_ids.tolist() == sorted(task.train.image_ids)
+
+
 def test_a_validation_folder_is_used(make_folder: Any) -> None:
     """Then no training image is set aside."""
     folder = make_folder()

@@ -27,6 +27,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """No network, on any machine."""
 
     def refuse(*args: Any, **options: Any) -> None:
+        print("Failed to download, as some versions of torchvision print")
         raise urllib.error.URLError("Name or service not known")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)

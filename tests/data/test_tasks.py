@@ -16,8 +16,11 @@ from small_downloads import write_files
 
 import data
 from data import Recipe, Task, TaskSpec, UserError
+from data.folder import read_folder
 from data.loaders import run_loaders
-from data.tasks import override_recipe
+from data.raw import content_digest
+from data.splits import SplitRows
+from data.tasks import Normalisation, _digest, override_recipe
 
 REPOSITORY = Path(data.__file__).parents[1]
 
@@ -173,6 +176,29 @@ def test_fingerprint_covers_what_decides_the_bank() -> None:
     assert len({task.fingerprint for task in tasks}) == len(tasks)
     size = len(load_digits().train)
     assert load_digits(forget=("random:0.1",)).fingerprint == load_digits(forget=(f"random:{size // 10}",)).fingerprint
+
+
+def test_data_digest_covers_which_image_is_in_which_split(make_folder: Any) -> None:
+    """Splits of the same sizes that exchange two images are other data; so is another normalisation."""
+    raw = read_folder(str(make_folder()))
+    normalisation = Normalisation(255, (0.5,), (0.5,))
+    rows = SplitRows(np.arange(30), np.arange(30, 36), np.arange(36, 48))
+    exchanged = SplitRows(np.arange(1, 31), np.array([0, *range(31, 36)]), np.arange(36, 48))
+    digests = [
+        _digest(raw, normalisation, rows),
+        _digest(raw, normalisation, exchanged),
+        _digest(raw, replace(normalisation, mean=(0.4,)), rows),
+    ]
+    assert len(set(digests)) == 3
+    contents = [
+        content_digest(raw.pixels, raw.labels),
+        content_digest(raw.pixels, raw.labels[::-1]),
+        content_digest(raw.pixels.transpose(0, 1, 3, 2), raw.labels),
+        content_digest(raw.pixels.reshape(len(raw.pixels), -1), raw.labels),
+    ]
+    assert len(set(contents)) == 4
+    assert raw.content_sha256 == contents[0]
+    assert _digest(raw, normalisation, rows) == digests[0]
 
 
 def test_a_spec_overrides_the_defaults() -> None:

@@ -1,0 +1,225 @@
+"""From a question ("how good is this method?") to a report on disk: bank, runs, score, in that order."""
+
+from __future__ import annotations
+
+import difflib
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from checkpoints.bank import Bank, Pool, describe_device, ensure, versions
+from checkpoints.outputs import Outputs
+from checkpoints.workers import Workers
+from data import Task, UserError, load
+from evaluation.console import Console
+from evaluation.grading import (
+    GradingFailedError,
+    GradingSpec,
+    budget_seconds,
+    grading_folder,
+    method_settings,
+    unlearn,
+)
+from evaluation.report import Report, read_report
+from evaluation.run import Unlearned
+from evaluation.score import Scores, score_outputs
+from methods import all_method_handlers
+
+
+def choose_methods(names: str) -> list[str]:
+    """The registered methods that "a,b" or "all" stands for.
+
+    Raises:
+        UserError: a name that is not registered; the message has the nearest ones.
+    """
+    known = all_method_handlers()
+    if names == "all":
+        return list(known)
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    for name in chosen:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3) or list(known)
+            raise UserError(f"There is no method {name!r}. Did you mean {' or '.join(close)}? (python main.py list)")
+    if not chosen:
+        raise UserError("Name a method: -m my_method (python main.py list shows them).")
+    return chosen
+
+
+def choose_device(device: str) -> str:
+    """The device that "auto" stands for, or the one that was named.
+
+    Raises:
+        UserError: it is not there.
+    """
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not (device.split(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise UserError(f"--device {device} is not available here; use cpu, or auto.")
+    return device
+
+
+def grade(specs: Sequence[GradingSpec], workers: Workers, console: Console) -> Iterator[Report | GradingFailedError]:
+    """Grade methods on one task, one after another; a method that fails gives its error and stops no other.
+
+    Raises:
+        UserError: the task or the settings of a method are wrong; nothing has been run then.
+    """
+    began = time.monotonic()
+    spec = specs[0]
+    task = load(spec.task)
+    if len(task.requests) > 1:
+        raise UserError(
+            "Several --forget requests, one after another, can't be graded yet: give one "
+            "(where:EXPRESSION and file:INDICES.npy can name any set)."
+        )
+    for one in specs:
+        method_settings(one, task)
+    console.tell(_headline(spec, task, workers))
+    with console.progress("bank", "models") as on_progress:
+        bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
+    for one in specs:
+        try:
+            yield _grade_one(one, task, bank, workers, console, began)
+        except GradingFailedError as error:
+            yield error
+        began = time.monotonic()
+
+
+def _headline(spec: GradingSpec, task: Task, workers: Workers) -> str:
+    forgotten = f"forget {', '.join(request.text for request in task.requests)}"
+    originals = f"{spec.originals} originals" if spec.protocol == "per-original" else f"{spec.models} originals"
+    return (
+        f"{task.name} · {forgotten} ({len(task.forget_indices)} of {len(task.train)}) · {originals}, "
+        f"{spec.models} retrained · {workers.device}, {workers.count} workers"
+    )
+
+
+def _grade_one(spec: GradingSpec, task: Task, bank: Bank, workers: Workers, console: Console, began: float) -> Report:
+    with console.progress(spec.method, "runs") as on_progress:
+        unlearned = unlearn(spec, task, bank, workers, console.tell, on_progress)
+    console.tell(f"{spec.method}: scoring {len(unlearned)} runs")
+    report = make_report(spec, task, bank, unlearned, workers, began)
+    report.save(grading_folder(spec, task, workers.device))
+    return report
+
+
+def make_report(
+    spec: GradingSpec, task: Task, bank: Bank, unlearned: Unlearned, workers: Workers, began: float
+) -> Report:
+    """Score what the runs left and put together all that is known of the grading, which began at `began`."""
+    scores = _score(spec, task, bank.originals, bank.retrained, unlearned)
+    handler = all_method_handlers()[spec.method]
+    settings = method_settings(spec, task)
+    return Report(
+        method=spec.method,
+        settings=settings,
+        changed={name: settings[name] for name, _ in spec.settings},
+        exempt_from_budget=handler.exempt_from_budget,
+        task=task.name,
+        forget=[request.text for request in task.requests],
+        forget_examples=len(task.forget_indices),
+        train_examples=len(task.train),
+        network=task.network,
+        recipe=asdict(task.recipe),
+        task_fingerprint=task.fingerprint,
+        bank_fingerprint=bank.fingerprint(spec.originals_needed, spec.models),
+        models=spec.models,
+        originals=spec.originals_needed,
+        protocol=spec.protocol,
+        metric=spec.metric,
+        seed=spec.seed,
+        **_scores(scores),
+        **_accuracies(unlearned.outputs, task, ""),
+        **_accuracies(bank.retrained.outputs(spec.models), task, "_retrained"),
+        forget_indices=task.forget_indices.tolist(),
+        budget_seconds=budget_seconds(spec, bank),
+        budget_fraction_used=float(unlearned.seconds.mean() / bank.retrain_seconds),
+        retrain_seconds=bank.retrain_seconds,
+        runs_seconds_mean=float(unlearned.seconds.mean()),
+        seconds=time.monotonic() - began,
+        peak_memory_bytes=int(unlearned.peak_memory.max()),
+        device=describe_device(workers.device),
+        workers=workers.count,
+        versions=versions(),
+        git_commit=_git_commit(),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _score(spec: GradingSpec, task: Task, originals: Pool, retrained: Pool, unlearned: Unlearned) -> Scores:
+    count, models = spec.shape
+    outputs = [unlearned.outputs[k * models : (k + 1) * models] for k in range(count)]
+    idle = originals.outputs(spec.originals_needed)
+    # What doing nothing leaves: the originals themselves, N copies of each unless each is run once.
+    floor = [idle] if spec.protocol == "full" else [Outputs.join([idle[k : k + 1]] * models) for k in range(count)]
+    return score_outputs(outputs, floor, retrained.outputs(models), task, spec.metric)
+
+
+def _scores(scores: Scores) -> dict[str, Any]:
+    grades = scores.grades
+    return {
+        "score": grades.score.value,
+        "score_interval": (grades.score.low, grades.score.high),
+        "forgetting_quality": grades.forgetting_quality.value,
+        "forgetting_quality_interval": (grades.forgetting_quality.low, grades.forgetting_quality.high),
+        "retain_ratio": scores.retain_ratio,
+        "test_ratio": scores.test_ratio,
+        "share_of_ceiling": grades.score.value / scores.ceiling.score if scores.ceiling.score else 0.0,
+        "floor": scores.floor,
+        "ceiling": scores.ceiling,
+        "score_by_original": list(grades.score_by_original),
+        "forgetting_quality_by_original": list(grades.forgetting_quality_by_original),
+        "epsilons": scores.epsilons,
+    }
+
+
+def _accuracies(outputs: Outputs, task: Task, ending: str) -> dict[str, Any]:
+    """Mean accuracies over models, named as in the report."""
+    labels = {
+        "test": task.test.labels,
+        "validation": task.validation.labels,
+        "forget": task.train.labels[task.forget_indices],
+    }
+    found = {f"{name}_accuracy{ending}": outputs.accuracy(name, y.cpu().numpy()) for name, y in labels.items()}
+    found[f"retain_accuracy{ending}"] = outputs.retain_accuracy
+    return {name: float(values.mean()) for name, values in found.items()}
+
+
+def _git_commit() -> str | None:
+    """The commit of the kit, with "+" if files differ from it; None outside a repository."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def score_again(folder: Path, metric: str | None) -> Report:
+    """Score the stored outputs of a grading, maybe by another metric, and store the report beside them.
+
+    Raises:
+        UserError: the folder does not hold a finished grading, or its bank is gone.
+    """
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise UserError(f"{folder} is not the folder of a grading: it has no config.yaml.")
+    spec = GradingSpec.from_yaml(config.read_text(), str(config))
+    spec = replace(spec, metric=metric or spec.metric)
+    unlearned = Unlearned.load(folder / "outputs.npz")
+    before = next((report for report in map(read_report, sorted(folder.glob("report*.json"))) if report), None)
+    if unlearned is None or before is None:
+        raise UserError(f"{folder} is not finished: python main.py --config {config} goes on with it.")
+    task = load(spec.task)
+    originals, retrained = Pool(task, "original"), Pool(task, "retrained")
+    if not (originals.is_complete(spec.originals_needed) and retrained.is_complete(spec.models)):
+        raise UserError(f"The models it was compared with are gone: python main.py --config {config} makes them again.")
+    report = replace(before, metric=spec.metric, **_scores(_score(spec, task, originals, retrained, unlearned)))
+    report.save(folder)
+    return report

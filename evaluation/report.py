@@ -1,0 +1,176 @@
+"""The report of a grading: one flat record, written as `report.json` and read back as what it was."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data.files import write_atomically
+
+
+def results_folder() -> Path:
+    """`results/`, or the environment variable UNLEARNING_RESULTS."""
+    return Path(os.environ.get("UNLEARNING_RESULTS") or Path(__file__).parent.parent / "results")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What doing nothing (the floor) or a perfect method (the ceiling) gets under the same conditions."""
+
+    score: float
+    forgetting_quality: float
+    retain_ratio: float
+    test_ratio: float
+    score_interval: tuple[float, float]
+    forgetting_quality_interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is known of a graded method.
+
+    Intervals are 95 % confidence intervals `(low, high)`; accuracies are shares of 1; what has one value for
+    each original is a list in the order of the originals. Only `seconds`, `runs_seconds_mean`,
+    `budget_seconds`, `budget_fraction_used`, `retrain_seconds`, `peak_memory_bytes` and `created` change when the
+    same grading is repeated on the same machine.
+    """
+
+    method: str
+    """Name in the registry."""
+    settings: dict[str, Any]
+    """Every hyper-parameter's value."""
+    changed: dict[str, Any]
+    """The hyper-parameters that the user set."""
+    exempt_from_budget: bool
+    """Whether the method is a reference that may take as long as it likes."""
+
+    task: str
+    forget: list[str]
+    """The forget requests, as the user put them."""
+    forget_examples: int
+    train_examples: int
+    network: str
+    recipe: dict[str, Any]
+    task_fingerprint: str
+    """Hash of data, splits, network, recipe and forget requests."""
+    bank_fingerprint: str
+    """Hash of the weights of all originals and retrained models that were used."""
+
+    models: int
+    """N: runs per original, and retrained models that they are compared with."""
+    originals: int
+    """K: originals graded, each by itself (under protocol "full": N, one run each)."""
+    protocol: str
+    """"per-original" or "full"."""
+    metric: str
+    """"official" or "notebook"."""
+    seed: int
+
+    score: float
+    """F x retain ratio x test ratio, averaged over originals."""
+    score_interval: tuple[float, float]
+    forgetting_quality: float
+    """F: mean points of the forget examples, averaged over originals."""
+    forgetting_quality_interval: tuple[float, float]
+    retain_ratio: float
+    """Mean retain accuracy of the unlearned models over that of the retrained ones."""
+    test_ratio: float
+    """The same for the test set."""
+    share_of_ceiling: float
+    """score / ceiling score: 1 is a perfect method."""
+    floor: Reference
+    ceiling: Reference
+
+    score_by_original: list[float]
+    forgetting_quality_by_original: list[float]
+    retain_accuracy: float
+    """Mean over all runs; the next five likewise, of unlearned and retrained models."""
+    test_accuracy: float
+    validation_accuracy: float
+    forget_accuracy: float
+    retain_accuracy_retrained: float
+    test_accuracy_retrained: float
+    validation_accuracy_retrained: float
+    forget_accuracy_retrained: float
+    epsilons: list[list[float]]
+    """Epsilon of every forget example, `(originals, forget)`, in the order of the training indices."""
+    forget_indices: list[int]
+    """The training indices of the forget examples."""
+
+    budget_seconds: float | None
+    """Seconds after which a run is killed; None for exempt methods."""
+    budget_fraction_used: float
+    """Mean seconds of a run over the seconds of retraining."""
+    retrain_seconds: float
+    """Measured seconds of training one retrained model in an ordinary loop on this device."""
+    runs_seconds_mean: float
+    seconds: float
+    """Wall-clock seconds of this grading, bank and scoring included."""
+    peak_memory_bytes: int
+    """The largest of all runs."""
+    device: str
+    workers: int
+    versions: dict[str, str]
+    git_commit: str | None
+    created: str
+    """Time of the grading, ISO 8601, UTC."""
+
+    @property
+    def conditions(self) -> tuple[Any, ...]:
+        """Two reports can be compared if these are equal."""
+        grading = (self.models, self.originals, self.protocol, self.metric)
+        return (self.task, self.task_fingerprint, self.bank_fingerprint, *grading)
+
+    @property
+    def described_conditions(self) -> str:
+        """The conditions in words."""
+        forgotten = f"forget {', '.join(self.forget)} ({self.forget_examples} of {self.train_examples} images)"
+        runs = f"{self.originals} originals x {self.models} runs"
+        if self.protocol == "full":
+            runs = f"{self.models} originals, one run each"
+        metric = "" if self.metric == "official" else f", {self.metric} metric"
+        return f"{self.task}, {self.network}, {forgotten}, {runs}{metric}"
+
+    @property
+    def label(self) -> str:
+        """The method, with the hyper-parameters that the user set."""
+        changed = " ".join(f"{name}={value}" for name, value in self.changed.items())
+        return f"{self.method} {changed}".rstrip()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As what `report.json` holds."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """As the text of a `report.json`."""
+        return json.dumps(self.to_dict(), indent=1)
+
+    @staticmethod
+    def from_json(text: str) -> Report:
+        """From the text of a `report.json`. Raises ValueError, TypeError or KeyError if it is not one."""
+        values = json.loads(text)
+        for name in ("floor", "ceiling"):
+            values[name] = Reference(**_with_tuples(values[name]))
+        return Report(**_with_tuples(values))
+
+    def save(self, folder: Path) -> Path:
+        """Write `report.json` (for another metric than the official one, `report-<metric>.json`)."""
+        path = folder / ("report.json" if self.metric == "official" else f"report-{self.metric}.json")
+        write_atomically(path, lambda beside: beside.write_text(self.to_json() + "\n"))
+        return path
+
+
+def read_report(path: Path) -> Report | None:
+    """The report in a file; None if the file is not a report of this version."""
+    try:
+        return Report.from_json(path.read_text())
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no tuples: intervals come back as lists."""
+    return {name: tuple(value) if name.endswith("_interval") else value for name, value in values.items()}

@@ -1,0 +1,99 @@
+"""From recorded outputs to the score: the method's, the floor's and the ceiling's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from checkpoints.outputs import Outputs
+from data import Task
+from evaluation import metric, notebook_metric
+from evaluation.report import Reference
+from evaluation.statistics import Grades, Pool, ceiling, grade
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A way to compare confidences: from logits to a number for each example, to epsilons, to F."""
+
+    confidence: Callable[[np.ndarray, np.ndarray], Floats]
+    """Logits `(models, examples, classes)` and labels `(examples,)` to `(models, examples)`."""
+    epsilons: Callable[[Floats, Floats], Floats]
+    """Unlearned and retrained confidences `(models, examples)` to `(examples,)`."""
+    forgetting_quality: Callable[[Floats, Floats], float]
+
+
+METRICS = {
+    "official": Metric(metric.logit_scaled_confidence, metric.epsilons, metric.forgetting_quality),
+    "notebook": Metric(
+        lambda logits, labels: notebook_metric.notebook_confidence(logits),
+        notebook_metric.notebook_epsilons,
+        notebook_metric.notebook_forgetting_quality,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a grading."""
+
+    grades: Grades
+    retain_ratio: float
+    test_ratio: float
+    floor: Reference
+    ceiling: Reference
+    epsilons: list[list[float]]
+    """`(originals, forget)`."""
+
+
+def score_outputs(
+    unlearned: list[Outputs], originals: list[Outputs], retrained: Outputs, task: Task, metric_name: str
+) -> Scores:
+    """Score the unlearned models of each original, N apiece, against the N retrained ones.
+
+    `originals` holds what doing nothing leaves, in the same form: N models for each original.
+    """
+    chosen = METRICS[metric_name]
+    labels = task.train.labels[task.forget_indices].cpu().numpy()
+    test_labels = task.test.labels.cpu().numpy()
+
+    def pool(outputs: Outputs) -> Pool:
+        confidences = chosen.confidence(outputs.forget, labels)  # (models, forget)
+        return Pool(confidences, outputs.retain_accuracy, outputs.accuracy("test", test_labels))
+
+    truth = pool(retrained)
+    pools = [pool(outputs) for outputs in unlearned]
+    idle = [pool(outputs) for outputs in originals]
+    retain, test = ratios(pools, truth)
+    return Scores(
+        retain_ratio=retain,
+        test_ratio=test,
+        grades=grade(pools, truth, chosen.forgetting_quality),
+        floor=_reference(grade(idle, truth, chosen.forgetting_quality), idle, truth),
+        ceiling=_reference(ceiling(truth, chosen.forgetting_quality), [truth], truth),
+        epsilons=[chosen.epsilons(one.confidences, truth.confidences).tolist() for one in pools],
+    )
+
+
+def _reference(grades: Grades, pools: list[Pool], truth: Pool) -> Reference:
+    retain, test = ratios(pools, truth)
+    return Reference(
+        score=grades.score.value,
+        forgetting_quality=grades.forgetting_quality.value,
+        retain_ratio=retain,
+        test_ratio=test,
+        score_interval=(grades.score.low, grades.score.high),
+        forgetting_quality_interval=(grades.forgetting_quality.low, grades.forgetting_quality.high),
+    )
+
+
+def ratios(pools: list[Pool], truth: Pool) -> tuple[float, float]:
+    """Mean retain and mean test accuracy of all pools over those of the retrained models."""
+    retain = np.mean([pool.retain_accuracy for pool in pools]) / truth.retain_accuracy.mean()
+    test = np.mean([pool.test_accuracy for pool in pools]) / truth.test_accuracy.mean()
+    return float(retain), float(test)

@@ -1,0 +1,112 @@
+"""What the command line prints on standard output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console as Screen
+from rich.table import Table
+
+from data import all_tasks
+from evaluation.leaderboard import MIN_MODELS_FOR_RANK, WHY_NO_RANK, Row, as_rich_table, place_of, read_reports
+from evaluation.report import Reference, Report, results_folder
+from methods import all_method_handlers
+
+
+def _screen() -> Screen:
+    # Without a terminal, rich would fold tables at 80 columns.
+    screen = Screen(highlight=False)
+    return screen if screen.is_terminal else Screen(highlight=False, width=140)
+
+
+def show_report(report: Report) -> None:
+    """The score of a method between its floor and its ceiling, its place, and where to look next."""
+    screen = _screen()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in ("score", "F", "retain ratio", "test ratio"):
+        table.add_column(name, justify="left" if name == "score" else "right")
+    table.add_column("")
+    table.add_row(
+        report.label,
+        _with_interval(report.score, report.score_interval),
+        f"{report.forgetting_quality:.4f}",
+        f"{report.retain_ratio:.3f}",
+        f"{report.test_ratio:.3f}",
+        f"{100 * report.share_of_ceiling:.0f} % of the ceiling",
+    )
+    table.add_row("do nothing", *_reference_cells(report.floor), "")
+    table.add_row("retrained", *_reference_cells(report.ceiling), "")
+    screen.print()
+    screen.print(table)
+    screen.print()
+    screen.print(_budget_line(report))
+    screen.print(_rank_line(report))
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.4f}  [{interval[0]:.4f}, {interval[1]:.4f}]"
+
+
+def _reference_cells(reference: Reference) -> tuple[str, str, str, str]:
+    score = _with_interval(reference.score, reference.score_interval)
+    ratios = (f"{reference.retain_ratio:.3f}", f"{reference.test_ratio:.3f}")
+    return (score, f"{reference.forgetting_quality:.4f}", *ratios)
+
+
+def _budget_line(report: Report) -> str:
+    used = f"{report.runs_seconds_mean:.2g} s a run, {report.budget_fraction_used:.2f} of retraining"
+    if report.budget_seconds is None:
+        return f"time         {used} (exempt from the budget)"
+    return f"time         {used} (allowed: {report.budget_seconds / report.retrain_seconds:.2g})"
+
+
+def _rank_line(report: Report) -> str:
+    if report.exempt_from_budget:
+        return "leaderboard  no rank: a reference, not a method"
+    if report.models < MIN_MODELS_FOR_RANK:
+        return (
+            f"leaderboard  no rank below {MIN_MODELS_FOR_RANK} models: with {report.models}, F can't tell methods apart"
+        )
+    place, graded = place_of(report, read_reports(results_folder()))
+    return f"leaderboard  {place} of {graded}: {report.described_conditions}      python main.py leaderboard"
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """One table of the leaderboard."""
+    screen = _screen()
+    screen.print(as_rich_table(rows))
+    if rows[0].report.models < MIN_MODELS_FOR_RANK:
+        screen.print(f"no ranks: with fewer than {MIN_MODELS_FOR_RANK} models {WHY_NO_RANK}")
+    screen.print()
+
+
+def print_registries() -> None:
+    """Methods and tasks, one line each."""
+    screen = _screen()
+    for title, rows in (
+        ("methods", {name: _first_line(handler) for name, handler in all_method_handlers().items()}),
+        ("tasks", {name: info.summary for name, info in all_tasks().items()}),
+    ):
+        screen.print(title)
+        table = Table(box=None, show_header=False)
+        for name, summary in rows.items():
+            table.add_row(f"  {name}", summary)
+        screen.print(table)
+        screen.print()
+    screen.print("python main.py list METHOD shows a method's hyper-parameters.")
+
+
+def print_method(name: str) -> None:
+    """A method's docstring and hyper-parameters."""
+    handler = all_method_handlers()[name]
+    screen = _screen()
+    screen.print(f"{name}: {handler.__doc__}", markup=False)
+    table = Table("hyper-parameter", "type", "default", "meaning", box=None)
+    for parameter in handler.hyper_parameters().values():
+        table.add_row(parameter.name, parameter.type.__name__, str(parameter.default), parameter.explanation)
+    screen.print(table)
+
+
+def _first_line(handler: type) -> str:
+    return (handler.__doc__ or "").strip().splitlines()[0]

@@ -1,0 +1,217 @@
+"""The command line: `python main.py -m my_method` grades a method. `python main.py --help` lists the rest."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from data.errors import UserError
+
+if TYPE_CHECKING:
+    from evaluation.report import Report
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings={"max_content_width": 110})
+
+
+def friendly(command: Callable[..., None]) -> Callable[..., None]:
+    """A user's mistake is one sentence and exit code 2; Ctrl-C says how to go on; our bugs keep their traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+        except KeyboardInterrupt as interruption:
+            saved = "Every finished model and run is saved: type the same command again to go on."
+            print(f"\nInterrupted. {saved}", file=sys.stderr)
+            raise typer.Exit(130) from interruption
+
+    return wrapped
+
+
+def defaults_from_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a `config.yaml` set the defaults of all other options, which the command line overrides."""
+    if path is not None:
+        from evaluation.grading import GradingSpec
+
+        try:
+            spec = GradingSpec.from_yaml(path.read_text(), str(path))
+        except (OSError, UserError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            raise typer.Exit(2) from error
+        context.default_map = spec.as_options()
+    return path
+
+
+@app.callback(invoke_without_command=True)
+@friendly
+def grade(
+    context: typer.Context,
+    method: Annotated[str | None, typer.Option("-m", "--method", help="Method to grade; a,b for several; all.")] = None,
+    task: Annotated[str, typer.Option(help="Data set and problem; see the command list.")] = "digits",
+    forget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What to forget: random:0.1, class:3, class:airplane, class:3:0.5, group:person_id:15, "
+            "where:EXPRESSION, file:indices.npy. Several arrive one after another."
+        ),
+    ] = None,
+    data_dir: Annotated[str | None, typer.Option(help="Where the images are (task folder), or downloads.")] = None,
+    train_size: Annotated[int | None, typer.Option(help="Train on a class-balanced subset of so many.")] = None,
+    network: Annotated[str | None, typer.Option(help="Another network than the task's.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="Training recipe: epochs=30, learning_rate=0.1, ...")] = None,
+    originals: Annotated[int, typer.Option(help="K: original models, each graded by itself.")] = 2,
+    models: Annotated[int, typer.Option(help="N: runs per original, and retrained models to compare with.")] = 64,
+    protocol: Annotated[
+        str, typer.Option(help="per-original, or full: N originals with one run each (the textbook definition).")
+    ] = "per-original",
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter: learning_rate=0.01.")] = None,
+    budget: Annotated[float, typer.Option(help="Most time of a run, as a fraction of retraining.")] = 0.2,
+    budget_seconds: Annotated[float | None, typer.Option(help="The same in seconds.")] = None,
+    metric: Annotated[
+        str,
+        typer.Option(
+            help="official: the competition's. notebook: the variant of the public CIFAR-10 notebook, whose numbers "
+            "are several times as large and can't be compared with it."
+        ),
+    ] = "official",
+    seed: Annotated[int, typer.Option(help="Seed of the grading.")] = 0,
+    workers: Annotated[int | None, typer.Option(help="Processes; default: one a core, or four to a GPU.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU if there is one.")] = "auto",
+    phase: Annotated[str, typer.Option("-p", "--phase", help="dev: grade here. test: make the notebook.")] = "dev",
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A config.yaml from results/: repeat that grading.", is_eager=True, callback=defaults_from_config
+        ),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no notes.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
+) -> None:
+    """Grade machine-unlearning methods the way the NeurIPS 2023 competition did, on your own machine."""
+    if context.invoked_subcommand is not None:
+        return
+    if method is None:
+        print(context.get_help())
+        return
+    from checkpoints.workers import Workers, default_workers
+    from data.task import TaskSpec
+    from evaluation import pipeline
+    from evaluation.console import Console
+    from evaluation.grading import GradingSpec
+    from evaluation.show import show_report
+
+    chosen = pipeline.choose_methods(method)
+    if phase == "test":
+        raise UserError("-p test makes the submission notebook, which this version can't do yet; grade with -p dev.")
+    if phase != "dev":
+        raise UserError(f"-p is dev or test, not {phase!r}.")
+    where = pipeline.choose_device(device)
+    task_spec = TaskSpec(task, tuple(forget or ()), train_size, data_dir, network, pairs("--recipe", recipe))
+    specs = [
+        GradingSpec(
+            name, task_spec, pairs("--set", set_), originals, models, protocol, metric, seed, budget, budget_seconds
+        )
+        for name in chosen
+    ]
+    console = Console(quiet=quiet)
+    reports, failures = [], 0
+    with Workers(workers or default_workers(where), where) as pool:
+        for result in pipeline.grade(specs, pool, console):
+            if isinstance(result, UserError):
+                failures += 1
+                print(f"error: {result}", file=sys.stderr)
+                continue
+            reports.append(result)
+            if not json_:
+                show_report(result)
+    if json_:
+        print_json(reports, one=len(specs) == 1)
+    if failures:
+        raise typer.Exit(2)
+
+
+def pairs(flag: str, texts: list[str] | None) -> tuple[tuple[str, str], ...]:
+    """["epochs=4"] as (("epochs", "4"),)."""
+    for text in texts or ():
+        if "=" not in text or text.startswith("="):
+            raise UserError(f"{flag} takes name=value, like {flag} epochs=4, not {text!r}.")
+    return tuple((name.strip(), value.strip()) for name, _, value in (text.partition("=") for text in texts or ()))
+
+
+def print_json(reports: list[Report], one: bool) -> None:
+    """Print reports as JSON: an object if `one` was asked for, else a list."""
+    objects = [report.to_dict() for report in reports]
+    print(json.dumps(objects[0] if one and objects else objects, indent=1))
+
+
+@app.command("list")
+@friendly
+def list_(
+    method: Annotated[str | None, typer.Argument(help="A method, to see its hyper-parameters.")] = None,
+) -> None:
+    """Show the methods and tasks, or the hyper-parameters of one method."""
+    from evaluation.show import print_method, print_registries
+
+    if method is None:
+        print_registries()
+    else:
+        from evaluation.pipeline import choose_methods
+
+        for name in choose_methods(method):
+            print_method(name)
+
+
+@app.command()
+@friendly
+def leaderboard(
+    task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
+    csv: Annotated[bool, typer.Option("--csv", help="As comma-separated values, unrounded.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown tables.")] = False,
+) -> None:
+    """Rank the graded methods; one table for each set of comparable conditions."""
+    from evaluation import leaderboard as board
+    from evaluation.report import results_folder
+    from evaluation.show import print_table
+
+    reports = [report for report in board.read_reports(results_folder()) if task in (None, report.task)]
+    if not reports:
+        raise UserError("Nothing has been graded yet: python main.py -m my_method does it.")
+    tables = board.tables(reports)
+    if csv:
+        print("\n".join(board.as_csv(rows) for rows in tables), end="")
+    elif markdown:
+        print("\n\n".join(board.as_markdown(rows) for rows in tables))
+    else:
+        for rows in tables:
+            print_table(rows)
+
+
+@app.command()
+@friendly
+def score(
+    directory: Annotated[Path, typer.Argument(help="A folder of results/, with outputs.npz and config.yaml.")],
+    metric: Annotated[str | None, typer.Option(help="official or notebook; default: that of the grading.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
+) -> None:
+    """Score stored outputs again, without running anything."""
+    from evaluation.pipeline import score_again
+    from evaluation.show import show_report
+
+    report = score_again(directory, metric)
+    if json_:
+        print_json([report], one=True)
+    else:
+        show_report(report)
+
+
+if __name__ == "__main__":
+    app()
