@@ -19,7 +19,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -34,6 +33,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from checkpoints.devices import compute_seconds, describe_device, versions
 from checkpoints.grouped import GroupedNetwork, State
 from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs, record_outputs
@@ -243,31 +243,11 @@ def _time_retraining(spec: TaskSpec, device: str) -> float:
     steps = training_steps(task, task.retain_indices, seed=0)
     for _ in islice(steps, warm_up):
         pass
-    synchronize(device)
-    began, done = time.perf_counter(), 0
-    for done, _ in enumerate(steps, start=1):  # noqa: B007
-        if time.perf_counter() - began > limit:
+    began, done = compute_seconds(device), 0
+    for done, _ in enumerate(steps, start=1):
+        if done % 10 == 0 and compute_seconds(device) - began > limit:
             break
-    synchronize(device)
-    return total * (time.perf_counter() - began) / max(done, 1)
-
-
-def synchronize(device: str) -> None:
-    """Wait until `device` has done what it was told; without it, a clock measures the telling."""
-    if device.startswith("cuda"):
-        torch.cuda.synchronize(device)
-
-
-def describe_device(device: str) -> str:
-    """The model of the processor or GPU."""
-    if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({platform.machine()})"
-
-
-def versions() -> dict[str, str]:
-    """Versions of what decides the numbers."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return total * (compute_seconds(device) - began) / max(done, 1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError
+from data.files import write_arrays
 from data.raw import RawData
 
 _FORMAT = 1
@@ -89,7 +90,6 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def _write(path: Path, key: str, raw: RawData) -> None:
-    """Write beside and rename, so that a reader finds the old file, the new file or none."""
     arrays = {
         "format": np.array(_FORMAT),
         "key": np.array(key),
@@ -102,11 +102,8 @@ def _write(path: Path, key: str, raw: RawData) -> None:
         "column_names": np.array(list(raw.columns), dtype=np.str_),
     }
     arrays |= {f"column_{i}": column for i, column in enumerate(raw.columns.values())}
-    unfinished = path.with_suffix(".part")  # one name is enough: the caller holds the lock
     try:
-        with open(unfinished, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        os.replace(unfinished, path)
+        write_arrays(path, arrays)
     except OSError as error:
         raise _cannot_write(path, error) from error
 

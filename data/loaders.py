@@ -7,7 +7,6 @@ texts as a list. The data set lies on the compute device, and a batch is gathere
 
 from __future__ import annotations
 
-import hashlib
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsIndex, overload
@@ -17,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from data.seeds import derive_seed
 from data.task import Split, Task
 
 Batch = dict[str, Any]
@@ -190,10 +190,9 @@ def run_loaders(task: Task, seed: int, batch_size: int = 64) -> tuple[TensorLoad
 def loader_seed(seed: int, name: str) -> int:
     """The seed of the loader `name` ("retain", "forget" or "validation") in the run with `seed`.
 
-    It is the first four bytes, little-endian, of the SHA-256 of the text `name:seed`. Four, because PyTorch's
-    generator on the CPU, which shuffles, uses 32 bits of its seed.
+    It is a hash of both (see `derive_seed`), so that the three differ, and differ from those of other runs.
     """
-    return int.from_bytes(hashlib.sha256(f"{name}:{seed}".encode()).digest()[:4], "little")
+    return derive_seed("loader", name, seed)
 
 
 # PyTorch's way to teach `default_collate` a type: a plain DataLoader over our samples is then fast too.

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from tqdm import tqdm
 
@@ -35,6 +36,7 @@ class Console:
             return
         began = time.monotonic()
         if sys.stderr.isatty():
+            bar: tqdm[Any]
             with tqdm(desc=f"{label:<12}", unit=unit, leave=False, bar_format=_BAR, delay=0.5) as bar:
                 yield lambda done, total: _draw(bar, done, total)
         else:
@@ -44,7 +46,7 @@ class Console:
 _BAR = "{desc} {bar:30} {n:.0f}/{total} {unit}  {elapsed}, {remaining} left"
 
 
-def _draw(bar: tqdm[None], done: float, total: int) -> None:
+def _draw(bar: tqdm[Any], done: float, total: int) -> None:
     bar.total = total
     bar.n = min(done, total)
     bar.refresh()

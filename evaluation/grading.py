@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from checkpoints.workers import Workers
 from data import Task, TaskSpec, UserError
 from data.files import write_atomically
 from evaluation.report import results_folder
-from evaluation.run import RunSettings, Unlearned, make_method, perform, run_path
+from evaluation.run import OVER_BUDGET, RunSettings, Unlearned, make_method, perform, run_path
 from methods import all_method_handlers
 
 PROTOCOLS = ("per-original", "full")
@@ -262,7 +261,7 @@ def _complaint(future: Future[str | None], settings: RunSettings) -> str | None:
     try:
         return future.result()
     except ProcessExpired as death:
-        if death.exitcode == -signal.SIGALRM:
+        if death.exitcode in OVER_BUDGET:
             return f"it exceeded the budget of {settings.budget_seconds:.3g} seconds and was killed"
         return f"its process died with exit code {death.exitcode} (-9 often means: out of memory)"
 

@@ -127,7 +127,7 @@ def epsilons(unlearned: Floats, retrained: Floats) -> Floats:
     array([ 0.69313, 50.     ,  0.     ])
     """
     unlearned, retrained = np.asarray(unlearned, np.float64), np.asarray(retrained, np.float64)
-    _check_pools(unlearned, retrained)
+    check_pools(unlearned, retrained)
     models, examples = unlearned.shape
     chunk = max(1, CHUNK_WINDOWS // (LEFT_THRESHOLDS * (2 * models + 1)))
     parts = [
@@ -139,6 +139,30 @@ def epsilons(unlearned: Floats, retrained: Floats) -> Floats:
 
 # --------------------------------------------------------------------------------------------------------
 # Checks
+
+
+def check_pools(unlearned: Floats, retrained: Floats, min_models: int = MIN_MODELS) -> None:
+    """Raise `UserError` unless both are (models, examples) arrays of one shape that hold confidences."""
+    if unlearned.ndim != 2 or unlearned.shape != retrained.shape:
+        raise UserError(
+            f"Confidences of shapes {unlearned.shape} (unlearned) and {retrained.shape} (retrained) "
+            "cannot be compared: pass two (models, examples) arrays of the same shape."
+        )
+    models, examples = unlearned.shape
+    if models < min_models or examples < 1:
+        raise UserError(
+            f"{models} models and {examples} examples are too few for the metric: "
+            f"pass at least {min_models} models and one example."
+        )
+    for name, confidences in (("unlearned", unlearned), ("retrained", retrained)):
+        wrong = ~(np.abs(confidences) <= MAX_CONFIDENCE)  # true for NaN as well
+        if wrong.any():
+            model, example = np.argwhere(wrong)[0]
+            raise UserError(
+                f"The confidence of {name} model {model} in example {example} is "
+                f"{confidences[model, example]}, not a finite number within +-{MAX_CONFIDENCE:g}: "
+                "look for NaN or infinity in the outputs of the model."
+            )
 
 
 def _check_logits(logits: NDArray[Any], labels: NDArray[Any]) -> None:
@@ -155,29 +179,6 @@ def _check_logits(logits: NDArray[Any], labels: NDArray[Any]) -> None:
             f"Labels from {labels.min()} to {labels.max()} do not fit {classes} classes: "
             "pass class numbers that count from 0."
         )
-
-
-def _check_pools(unlearned: Floats, retrained: Floats) -> None:
-    if unlearned.ndim != 2 or unlearned.shape != retrained.shape:
-        raise UserError(
-            f"Confidences of shapes {unlearned.shape} (unlearned) and {retrained.shape} (retrained) "
-            "cannot be compared: pass two (models, examples) arrays of the same shape."
-        )
-    models, examples = unlearned.shape
-    if models < MIN_MODELS or examples < 1:
-        raise UserError(
-            f"{models} models and {examples} examples are too few for the metric: "
-            f"pass at least {MIN_MODELS} models and one example."
-        )
-    for name, confidences in (("unlearned", unlearned), ("retrained", retrained)):
-        wrong = ~(np.abs(confidences) <= MAX_CONFIDENCE)  # true for NaN as well
-        if wrong.any():
-            model, example = np.argwhere(wrong)[0]
-            raise UserError(
-                f"The confidence of {name} model {model} in example {example} is "
-                f"{confidences[model, example]}, not a finite number within +-{MAX_CONFIDENCE:g}: "
-                "look for NaN or infinity in the outputs of the model."
-            )
 
 
 # --------------------------------------------------------------------------------------------------------

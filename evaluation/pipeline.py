@@ -11,7 +11,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from checkpoints.bank import Bank, Pool, describe_device, ensure, versions
+from checkpoints.bank import Bank, Pool, ensure
+from checkpoints.devices import describe_device, versions
 from checkpoints.outputs import Outputs
 from checkpoints.workers import Workers
 from data import Task, UserError, load

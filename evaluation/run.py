@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import sys
-import time
 import traceback
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from checkpoints.bank import Pool, synchronize
+from checkpoints.bank import Pool
+from checkpoints.devices import compute_seconds
 from checkpoints.grouped import State
 from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs, record_outputs
@@ -140,12 +140,10 @@ def _call(
     loaders = run_loaders(task, seed)
     reset_globals(seed)
     _reset_peak_memory(settings.device)
-    synchronize(settings.device)
-    began = time.perf_counter()
-    with _killed_after(limit):
+    with _killed_after(limit, settings.device):
+        began = compute_seconds(settings.device)
         method.run(net, *loaders)
-        synchronize(settings.device)
-        seconds = time.perf_counter() - began
+        seconds = compute_seconds(settings.device) - began
     memory = _peak_memory(settings.device)
     reset_globals(seed)
     return net, seconds, memory
@@ -229,18 +227,32 @@ def _check_structure(fresh: nn.Module, net: nn.Module, method: str) -> None:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+PATIENCE = 10.0
+"""On the CPU, a run that only waits is killed after so many times its budget on the wall clock, and ten seconds."""
+
+OVER_BUDGET = (-signal.SIGPROF, -signal.SIGALRM)
+"""Exit codes of a process that was killed because its run exceeded the budget."""
+
+
 @contextlib.contextmanager
-def _killed_after(seconds: float | None) -> Iterator[None]:
-    """Have the operating system kill this process after so many seconds, whatever it is doing then."""
+def _killed_after(seconds: float | None, device: str) -> Iterator[None]:
+    """Have the operating system kill this process after so many seconds of `compute_seconds`, whatever it does then."""
     if seconds is None:
         yield
         return
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    on_cpu = device == "cpu"
+    timers = {signal.ITIMER_REAL: PATIENCE * seconds + 10 if on_cpu else seconds}
+    if on_cpu:
+        timers[signal.ITIMER_PROF] = seconds  # counts processor time
+    for kind in (signal.SIGPROF, signal.SIGALRM):
+        signal.signal(kind, signal.SIG_DFL)  # the default action is to end the process
+    for timer, limit in timers.items():
+        signal.setitimer(timer, limit)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for timer in timers:
+            signal.setitimer(timer, 0)
 
 
 def _reset_peak_memory(device: str) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from methods.BaseMethod import BaseMethod
 from methods.DoNothing import DoNothing
 from methods.MyMethod import MyMethod
+from methods.NoisyFinetune import NoisyFinetune
 from methods.Retrain import Retrain
 
 
@@ -13,6 +14,7 @@ def all_method_handlers() -> dict[str, type[BaseMethod]]:
     """Every registered method by the name that the command line knows it by."""
     return {
         "my_method": MyMethod,
+        "noisy_finetune": NoisyFinetune,
         "do_nothing": DoNothing,
         "retrain": Retrain,
     }

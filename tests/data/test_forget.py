@@ -222,7 +222,7 @@ def test_a_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
         ("where:year + 1", "not true or false for each image"),
         ("where:1 == 1", "not true or false for each image"),
         ("where:old = year > 2000", "not true or false for each image"),
-        ("where:label == @train.labels[0]", "columns are person_id"),
+        ("where:image_id != @argument", "columns are person_id"),
         ("where:year > 3000", "names no training image"),
         ("where:label >= 0", "nothing would be left"),
     ],

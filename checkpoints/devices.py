@@ -1,0 +1,31 @@
+"""Devices and clocks: what a computation ran on, and how long it took."""
+
+from __future__ import annotations
+
+import platform
+import time
+
+import numpy as np
+import torch
+
+
+def compute_seconds(device: str) -> float:
+    """A clock for computations on `device`, in seconds; only differences mean something.
+
+    On the CPU it is the processor time of this process, so that whatever else the machine does, and waiting for
+    it, does not count. On a GPU it is the wall clock, read when the device has done all that it was told.
+    """
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def describe_device(device: str) -> str:
+    """The model of the GPU, or the kind of the processor."""
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu ({platform.machine()})"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the numbers."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
