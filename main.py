@@ -66,6 +66,7 @@ def grade(
     ] = None,
     data_dir: Annotated[str | None, typer.Option(help="Where the images are (task folder), or downloads.")] = None,
     train_size: Annotated[int | None, typer.Option(help="Train on a class-balanced subset of so many.")] = None,
+    test_size: Annotated[int | None, typer.Option(help="Test on a class-balanced subset of so many.")] = None,
     network: Annotated[str | None, typer.Option(help="Another network than the task's.")] = None,
     recipe: Annotated[list[str] | None, typer.Option(help="Training recipe: epochs=30, learning_rate=0.1, ...")] = None,
     originals: Annotated[int, typer.Option(help="K: original models, each graded by itself.")] = 2,
@@ -115,7 +116,9 @@ def grade(
     if phase != "dev":
         raise UserError(f"-p is dev or test, not {phase!r}.")
     where = pipeline.choose_device(device)
-    task_spec = TaskSpec(task, tuple(forget or ()), train_size, data_dir, network, pairs("--recipe", recipe))
+    task_spec = TaskSpec(
+        task, tuple(forget or ()), train_size, test_size, data_dir, network, pairs("--recipe", recipe)
+    )
     specs = [
         GradingSpec(
             name, task_spec, pairs("--set", set_), originals, models, protocol, metric, seed, budget, budget_seconds

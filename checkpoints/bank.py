@@ -20,11 +20,12 @@ import json
 import math
 import os
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,7 +190,7 @@ def _train_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) 
         if time.monotonic() - saved > SNAPSHOT_SECONDS and not trainer.finished:
             saved = time.monotonic()
             snapshot = {"seconds": seconds + saved - began, **trainer.snapshot()}
-            write_atomically(pool.snapshot_path(start), partial(torch.save, snapshot))
+            _save(pool.snapshot_path(start), snapshot)
     seconds += time.monotonic() - began
 
     about = {"seconds": seconds / (stop - start), "group": [start, stop]}
@@ -197,11 +198,21 @@ def _train_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) 
     records = {}
     for model, state in zip(range(start, stop), trainer.states(), strict=True):
         path = pool.model_path(model)
-        write_atomically(path, partial(torch.save, state))
+        _save(path, state)
         records[path.name] = {"seed": pool.seed(model), "sha256": sha256_of(path), **about}
     records |= _save_outputs(pool, start, trainer.network)
     pool.snapshot_path(start).unlink(missing_ok=True)
     return records
+
+
+def _save(path: Path, content: object) -> None:
+    """`torch.save`, whole or not at all, and the same bytes for the same content wherever it is written."""
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as file:  # given a path, PyTorch would put its name into the file
+            torch.save(content, file)
+
+    write_atomically(path, write)
 
 
 def _restore(trainer: GroupTrainer, path: Path) -> float:
@@ -209,6 +220,9 @@ def _restore(trainer: GroupTrainer, path: Path) -> float:
     if not path.exists():
         return 0.0
     try:
+        with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums, but does not compare them on reading
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
         snapshot = torch.load(path, map_location=trainer.images.device, weights_only=True)
     except Exception:  # damaged: the group starts anew
         path.unlink(missing_ok=True)
@@ -237,9 +251,9 @@ def _save_outputs(pool: Pool, start: int, network: GroupedNetwork) -> dict[str, 
 
 def _time_retraining(spec: TaskSpec, device: str) -> float:
     """Seconds that an ordinary loop takes to train one retrained model, measured on its first few seconds."""
-    warm_up, limit = 3, 3.0
     task = load_task(spec, device)
     total = task.recipe.epochs * math.ceil(len(task.retain_indices) / task.recipe.batch_size)
+    warm_up, limit = min(3, total - 1), 3.0
     steps = training_steps(task, task.retain_indices, seed=0)
     for _ in islice(steps, warm_up):
         pass

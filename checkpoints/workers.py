@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import random
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from functools import lru_cache
@@ -103,7 +104,16 @@ def _start(progress: Any, device: str) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     be_deterministic()
+
+
+def _die_with_parent() -> None:
+    """A worker whose main process was killed would otherwise go on with its job, for nobody, to the end."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _context() -> BaseContext:

@@ -45,36 +45,51 @@ def stratified_order(labels: np.ndarray, seed: int = SPLIT_SEED) -> np.ndarray:
     return shuffled[np.argsort(position[shuffled], kind="stable")].astype(np.int64)
 
 
-def split_parts(labels: np.ndarray, parts: np.ndarray, train_size: int | None) -> SplitRows:
+def split_parts(
+    labels: np.ndarray, parts: np.ndarray, train_size: int | None, test_size: int | None = None
+) -> SplitRows:
     """Splits of a source that comes with its own test set (and perhaps validation set).
 
     `labels` and `parts` are those of `RawData`. Without a validation set of its own, the source's training
-    images give a class-balanced tenth. `train_size` takes a class-balanced subset of the others; None takes
-    them all. Raises `UserError` when `train_size` does not fit.
+    images give a class-balanced tenth. `train_size` takes a class-balanced subset of the others, and of such a
+    validation set a subset in proportion; `test_size` one of the test set. None takes all. Raises `UserError`
+    when a size does not fit.
     """
     train, validation, test = (np.flatnonzero(parts == part) for part in ("train", "validation", "test"))
+    classes = len(np.unique(labels))
     order = train[stratified_order(labels[train])]
-    if len(validation) == 0:
+    size = max(1, int(VALIDATION_SHARE * len(train))) if len(validation) == 0 else 0
+    most = len(order) - size
+    train_size = most if train_size is None else train_size
+    _check_train_size(train_size, most, classes)
+    if size > 0:
         # From the end of the order: the one image of a rare class is at its beginning, and is to train on.
-        size = max(1, int(VALIDATION_SHARE * len(train)))
-        order, validation = order[:-size], order[-size:]
-    if train_size is None:
-        train_size = len(order)
-    _check_train_size(train_size, len(order), len(np.unique(labels)))
-    return SplitRows(np.sort(order[:train_size]), np.sort(validation), test)
+        # Any stretch of the order is class-balanced.
+        validation = order[most:][: max(1, round(size * train_size / most))]
+    return SplitRows(np.sort(order[:train_size]), np.sort(validation), _subset(test, labels, test_size, classes))
 
 
-def split_undivided(labels: np.ndarray, train_size: int) -> SplitRows:
+def split_undivided(labels: np.ndarray, train_size: int, test_size: int | None = None) -> SplitRows:
     """Class-balanced splits of a source that is one set: a larger `train_size` leaves a smaller test set.
 
     The validation set does not depend on `train_size`, and a smaller training set is part of a larger one.
-    Raises `UserError` when `train_size` does not fit.
+    Raises `UserError` when a size does not fit.
     """
     order = stratified_order(labels)
     most = len(order) - UNDIVIDED_VALIDATION - UNDIVIDED_LEAST_TEST
-    _check_train_size(train_size, most, len(np.unique(labels)))
+    classes = len(np.unique(labels))
+    _check_train_size(train_size, most, classes)
     train, test, validation = np.split(order, [train_size, len(order) - UNDIVIDED_VALIDATION])
-    return SplitRows(np.sort(train), np.sort(validation), np.sort(test))
+    return SplitRows(np.sort(train), np.sort(validation), _subset(test, labels, test_size, classes))
+
+
+def _subset(test: np.ndarray, labels: np.ndarray, test_size: int | None, classes: int) -> np.ndarray:
+    """A class-balanced part of the test rows, sorted."""
+    if test_size is None:
+        return np.sort(test)
+    if not classes <= test_size <= len(test):
+        raise UserError(f"A test size of {test_size} does not fit: choose {classes} to {len(test)}.")
+    return np.sort(test[stratified_order(labels[test])[:test_size]])
 
 
 def _check_train_size(train_size: int, most: int, classes: int) -> None:

@@ -93,6 +93,7 @@ class TaskSpec:
     name: str = "digits"
     forget: tuple[str, ...] = ()
     train_size: int | None = None
+    test_size: int | None = None
     data_dir: str | None = None
     network: str | None = None
     recipe: tuple[tuple[str, float | int | str | bool], ...] = ()

@@ -147,7 +147,7 @@ def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = Tr
     info = tasks[spec.name]
     recipe = override_recipe(info.recipe, spec.recipe)
     raw = info.read(spec.data_dir, progress)
-    rows = _split(raw, info.train_size if spec.train_size is None else spec.train_size)
+    rows = _split(raw, info.train_size if spec.train_size is None else spec.train_size, spec.test_size)
     train, validation, test = (_select(raw, part, info.normalisation) for part in rows)
     task = Task(
         spec=spec,
@@ -193,12 +193,12 @@ def _parse_value(name: str, value: float | int | str | bool, kind: type) -> floa
     return parsed
 
 
-def _split(raw: RawData, train_size: int | None) -> SplitRows:
+def _split(raw: RawData, train_size: int | None, test_size: int | None) -> SplitRows:
     if "test" in raw.parts:
-        return split_parts(raw.labels, raw.parts, train_size)
+        return split_parts(raw.labels, raw.parts, train_size, test_size)
     if train_size is None:
         raise ValueError("the registry must give a source without a test set a train_size")
-    return split_undivided(raw.labels, train_size)
+    return split_undivided(raw.labels, train_size, test_size)
 
 
 def _select(raw: RawData, rows: np.ndarray, normalisation: Normalisation) -> Split:

@@ -1,27 +1,51 @@
-"""How sure a score is: estimates with 95 % confidence intervals, and the ceiling.
+"""How sure a score is: F and score with 95 % confidence intervals, and the ceiling.
 
-(First version by the lead, for the API that evaluation/score.py calls; the helper that owns this file replaces the
-inside, keeping `Estimate`, `Grades`, `grade` and `ceiling` callable as they are.)
+A grading has K originals, N unlearned models from each of them, and one pool of N retrained models that all
+are compared with. F and score are means over the originals. Their interval aims at what they would be on
+average over new seeds of unlearning, new retrained models and new originals, at the same N. Two sources of
+variance go into it.
+
+*The pools.* F depends on the extremes of the pools, so a bootstrap, which draws models with replacement, is no
+use: a model that is drawn twice counts as two that agree. Instead two thirds of each pool are drawn without
+replacement, many times. For a mean, the variance over such draws is (N - m) / m times the variance over new
+pools of N, where m = 2 N / 3 is the size of a draw; F is no mean, but behaves alike (halves give too little, three
+quarters too much). The variance is taken of the square roots of F and score, on whose scale it depends little
+on N and on the value itself, and only the variance: a draw has a larger F than the pools it comes from.
+
+*The originals.* The values of the K originals differ by more than their own pools explain if the originals
+matter. With two originals that is a guess from one difference, so it is moderated (shrunk) by one more degree of
+freedom that says originals do not matter, and never counted below what the own pools explain. Pools and
+originals add up to a t quantile by the rule of Welch and Satterthwaite. With K = 1 nothing is known about other
+originals, and the interval is about this one; under the full protocol, where every unlearned model comes from
+an original of its own, it is about all.
+
+`benchmarks/interval_coverage.py` measures how often such intervals hold the truth.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data.errors import UserError
+
 Floats = NDArray[np.float64]
 Quality = Callable[[Floats, Floats], float]
 """F of `(models, examples)` unlearned and retrained confidences, `forgetting_quality` for example."""
 
-HALF_SAMPLES = 60
+REPLICATES = 100
+SHARE_KEPT = 2 / 3  # of the models of each pool, in a replicate
+SPLITS = 20
+MIN_MODELS = 4  # replicates keep three, the fewest that F is defined for
+CONFIDENCE_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value and its 95 % confidence interval."""
+    """A value and its 95 % confidence interval, `low <= value <= high`."""
 
     value: float
     low: float
@@ -36,9 +60,9 @@ class Pool:
     retain_accuracy: Floats
     test_accuracy: Floats
 
-    def half(self, chosen: NDArray[np.int64]) -> Pool:
-        """The chosen models."""
-        return Pool(self.confidences[chosen], self.retain_accuracy[chosen], self.test_accuracy[chosen])
+    def take(self, models: NDArray[np.int64]) -> Pool:
+        """Return the pool of the given models."""
+        return Pool(self.confidences[models], self.retain_accuracy[models], self.test_accuracy[models])
 
 
 @dataclass(frozen=True)
@@ -51,43 +75,115 @@ class Grades:
     score_by_original: tuple[float, ...]
 
 
-def grade(unlearned: list[Pool], retrained: Pool, quality: Quality, seed: int = 0) -> Grades:
-    """F and score of K pools of unlearned models, one for each original, against one pool of retrained models."""
-    f, s = _all(unlearned, retrained, quality)
-    rng = np.random.default_rng(seed)
+def grade(
+    unlearned: Sequence[Pool], retrained: Pool, quality: Quality, seed: int = 0, replicates: int = REPLICATES
+) -> Grades:
+    """Return F and score of K pools of unlearned models, one for each original, against the retrained ones.
+
+    F of an original is `quality(unlearned, retrained)`; its score is that times the ratios of the mean retain
+    and the mean test accuracy. All pools have N models. The same arguments give the same bits.
+
+    Raises `UserError` if there are fewer than 4 models, or as `quality` does.
+    """
     models = len(retrained.confidences)
-    draws = []
-    for _ in range(HALF_SAMPLES):
-        half = [pool.half(rng.permutation(models)[: models // 2]) for pool in unlearned]
-        draws.append([np.mean(x) for x in _all(half, retrained.half(rng.permutation(models)[: models // 2]), quality)])
-    spread = np.std(draws, axis=0)  # (F, score)
+    if models < MIN_MODELS:
+        raise UserError(f"{models} models are too few for a confidence interval: grade at least {MIN_MODELS}.")
+    qualities, scores = _by_original(unlearned, retrained, quality)
+
+    kept = max(MIN_MODELS - 1, round(SHARE_KEPT * models))
+    rng = np.random.default_rng(seed)
+
+    def draw(pool: Pool) -> Pool:
+        return pool.take(rng.permutation(models)[:kept])
+
+    drawn = np.array(  # (replicates, 2, originals): F and score
+        [_by_original([draw(pool) for pool in unlearned], draw(retrained), quality) for _ in range(replicates)]
+    )
+    inflation = kept / (models - kept)
     return Grades(
-        _interval(float(np.mean(f)), spread[0]), _interval(float(np.mean(s)), spread[1]), tuple(f), tuple(s)
+        _interval(qualities, drawn[:, 0], inflation),
+        _interval(scores, drawn[:, 1], inflation),
+        tuple(qualities.tolist()),
+        tuple(scores.tolist()),
     )
 
 
-def _interval(value: float, spread: float) -> Estimate:
-    return Estimate(value, max(0.0, value - 2 * spread), value + 2 * spread)
+def ceiling(retrained: Pool, quality: Quality, seed: int = 0, splits: int = SPLITS) -> Grades:
+    """Return F and score of retrained models against each other, the best that a method can get.
 
+    They are means over random splits of the pool into disjoint halves, at N / 2 models therefore; the ceiling
+    hardly depends on N. In the score each half is taken once for the unlearned models. The interval treats
+    the splits as independent. They share models, but only as a difference between the halves do the models
+    matter, and that is a new one in each split: the benchmark finds the variance over new pools to be that
+    of independent splits.
 
-def _all(unlearned: list[Pool], retrained: Pool, quality: Quality) -> tuple[list[float], list[float]]:
-    f = [quality(pool.confidences, retrained.confidences) for pool in unlearned]
-    ratios = [
-        pool.retain_accuracy.mean() / retrained.retain_accuracy.mean()
-        * pool.test_accuracy.mean() / retrained.test_accuracy.mean()
-        for pool in unlearned
-    ]
-    return f, [one * float(ratio) for one, ratio in zip(f, ratios, strict=True)]
-
-
-def ceiling(retrained: Pool, quality: Quality, seed: int = 0, splits: int = 20) -> Grades:
-    """Retrained against retrained: the mean over random disjoint halves of the pool."""
-    rng = np.random.default_rng(seed)
+    Raises `UserError` if there are fewer than 6 models, or as `quality` does.
+    """
     models = len(retrained.confidences)
-    values = []
-    for _ in range(splits):
+    half = models // 2
+    if half < MIN_MODELS - 1:
+        raise UserError(
+            f"{models} retrained models are too few to compare one half with the other: "
+            f"grade at least {2 * (MIN_MODELS - 1)}."
+        )
+    rng = np.random.default_rng(seed)
+    values = np.empty((splits, 2))
+    for split in values:
         order = rng.permutation(models)
-        one, other = retrained.half(order[: models // 2]), retrained.half(order[models // 2 : models // 2 * 2])
-        values.append([x[0] for x in _all([one], other, quality)])
-    mean, spread = np.mean(values, axis=0), np.std(values, axis=0)
-    return Grades(_interval(mean[0], spread[0]), _interval(mean[1], spread[1]), (float(mean[0]),), (float(mean[1]),))
+        one, other = retrained.take(order[:half]), retrained.take(order[half : 2 * half])
+        ratio = _accuracy_ratio(one, other)
+        split[0] = quality(one.confidences, other.confidences)
+        split[1] = split[0] * (ratio + 1 / ratio) / 2
+    f, score = _mean_interval(values[:, 0]), _mean_interval(values[:, 1])
+    return Grades(f, score, (f.value,), (score.value,))
+
+
+def _by_original(unlearned: Sequence[Pool], retrained: Pool, quality: Quality) -> tuple[Floats, Floats]:
+    """Return F and score of each original, (originals,) both."""
+    qualities = np.array([quality(pool.confidences, retrained.confidences) for pool in unlearned])
+    return qualities, qualities * [_accuracy_ratio(pool, retrained) for pool in unlearned]
+
+
+def _accuracy_ratio(one: Pool, other: Pool) -> float:
+    """Return the ratio of the mean retain accuracies times that of the mean test accuracies."""
+    retain = one.retain_accuracy.mean() / other.retain_accuracy.mean()
+    return float(retain * one.test_accuracy.mean() / other.test_accuracy.mean())
+
+
+def _interval(by_original: Floats, draws: Floats, inflation: float) -> Estimate:
+    """Return the mean of the values of the K originals, and its interval, which is symmetric in square roots.
+
+    `draws` has the values of the originals in each replicate, (replicates, originals), and `inflation` is what
+    turns their variance into that over new pools.
+    """
+    replicates, originals = draws.shape
+    value = float(by_original.mean())
+    pools = inflation * np.sqrt(draws.mean(axis=1)).var(ddof=1)  # of the mean, by all pools
+    variance, freedom = pools, replicates - 1.0
+    if originals > 1:
+        roots = np.sqrt(draws) - np.sqrt(draws).mean(axis=0)
+        own = inflation * roots.var(axis=1, ddof=1).mean()  # of one original's value, by its unlearned pool
+        observed = np.sqrt(by_original).var(ddof=1)
+        moderated = ((originals - 1) * observed + own) / originals
+        from_originals = max(moderated, own) / originals
+        from_retrained = max(pools - own / originals, 0.0)
+        variance = from_originals + from_retrained
+        squares = from_originals**2 / originals + from_retrained**2 / (replicates - 1)
+        freedom = variance**2 / squares if squares > 0 else freedom
+    reach = _t_quantile(freedom) * np.sqrt(variance)
+    root = np.sqrt(value)
+    low, high = max(root - reach, 0.0) ** 2, (root + reach) ** 2
+    return Estimate(value, float(min(low, value)), float(max(high, value)))  # squaring a root may round
+
+
+def _mean_interval(values: Floats) -> Estimate:
+    """Return the mean of independent values with the usual t interval, not below 0."""
+    value = float(values.mean())
+    reach = _t_quantile(len(values) - 1) * float(values.std(ddof=1)) / np.sqrt(len(values))
+    return Estimate(value, max(value - reach, 0.0), value + reach)
+
+
+def _t_quantile(freedom: float) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, (1 + CONFIDENCE_LEVEL) / 2))

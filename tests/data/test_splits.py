@@ -83,7 +83,7 @@ def test_train_size_takes_a_nested_balanced_subset() -> None:
     whole, small = split_parts(labels, parts, None), split_parts(labels, parts, 50)
     assert np.bincount(labels[small.train]).tolist() == [10] * 5
     assert set(small.train) < set(split_parts(labels, parts, 51).train) < set(whole.train)
-    assert small.validation.tolist() == whole.validation.tolist()
+    assert set(small.validation) < set(whole.validation)
     assert small.test.tolist() == whole.test.tolist()
 
 
@@ -106,3 +106,26 @@ def test_an_undivided_source_gives_more_training_images_from_its_test_set() -> N
     assert [np.bincount(labels[rows]).tolist() for rows in large] == [[50] * 10, [30] * 10, [20] * 10]
     with pytest.raises(UserError, match="choose 10 to 500"):
         split_undivided(labels, 501)
+
+
+def test_a_small_training_set_has_a_validation_set_in_proportion() -> None:
+    """A method that trains on the validation set must not see more of it than of the training set."""
+    labels = np.arange(1000) % 10
+    parts = np.array(["train"] * 800 + ["test"] * 200)
+    whole, small = split_parts(labels, parts, None), split_parts(labels, parts, 72)
+    assert (len(whole.train), len(whole.validation)) == (720, 80)
+    assert (len(small.train), len(small.validation)) == (72, 8)
+    assert set(small.validation) <= set(whole.validation)
+
+
+def test_test_size_takes_a_balanced_subset() -> None:
+    """Catches a test subset that is not stratified, or that is taken from other parts."""
+    labels = np.arange(1000) % 10
+    parts = np.array(["train"] * 800 + ["test"] * 200)
+    chosen = split_parts(labels, parts, None, test_size=50).test
+    assert set(chosen) < set(range(800, 1000))
+    assert np.bincount(labels[chosen]).tolist() == [5] * 10
+    assert len(split_undivided(np.arange(900) % 10, 100, test_size=20).test) == 20
+    for size in (9, 201):
+        with pytest.raises(UserError, match=f"test size of {size} does not fit: choose 10 to 200"):
+            split_parts(labels, parts, None, test_size=size)
