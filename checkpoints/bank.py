@@ -120,11 +120,16 @@ class Pool:
         """The file that a group in training goes on from."""
         return self.folder / f"snapshot-{start:05d}.pt"
 
+    @property
+    def manifest_path(self) -> Path:
+        """The file of `manifest`."""
+        return self.folder / "manifest.json"
+
     def manifest(self) -> dict[str, Any]:
-        """What is known of the finished files, by file name; empty before the first model."""
+        """What is known of the finished files, by file name; empty before the first model, or if it is damaged."""
         try:
-            return json.loads((self.folder / "manifest.json").read_text())["files"]
-        except (OSError, ValueError, KeyError):
+            return dict(json.loads(self.manifest_path.read_text())["files"])
+        except (OSError, ValueError, KeyError, TypeError):
             return {}
 
     def add_to_manifest(self, records: dict[str, Any]) -> None:
@@ -137,7 +142,7 @@ class Pool:
             "files": dict(sorted({**self.manifest(), **records}.items())),
         }
         text = json.dumps(described, indent=1)
-        write_atomically(self.folder / "manifest.json", lambda beside: beside.write_text(text))
+        write_atomically(self.manifest_path, lambda beside: beside.write_text(text))
 
     def state(self, model: int) -> State:
         """The weights of a model, on the CPU."""
@@ -332,6 +337,8 @@ def ensure(
 def _missing(pool: Pool, models: int, tell: Tell) -> list[_Piece]:
     """The groups of a pool that have to be trained, or only to be recorded for this task."""
     manifest = pool.manifest()
+    if not manifest and pool.manifest_path.exists():
+        tell(f"{pool.manifest_path} is damaged: making the {pool.kind} models again")
 
     def is_whole(path: Path) -> bool:
         if path.name not in manifest:

@@ -2,68 +2,66 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
-from tqdm import tqdm
+from rich.console import Console as Screen
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often progress is told where there is no terminal to draw a bar in."""
 
+OnProgress = Callable[[float, int], None]
+"""Called with the amount done and the total."""
+
 
 class Console:
-    """Where a command's messages and progress go. `quiet` silences all but errors."""
+    """Where a command's messages and progress go. `quiet` silences all of them."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+        self.screen = Screen(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
 
     def tell(self, text: str) -> None:
         """Print a line, above any progress bar."""
-        if not self.quiet:
-            tqdm.write(text, file=sys.stderr)
+        self.screen.print(text, markup=False)
 
     @contextmanager
-    def progress(self, label: str, unit: str) -> Iterator[Callable[[float, int], None]]:
-        """A progress bar with the time left; call what it gives with the amount done and the total.
+    def progress(self, label: str, unit: str) -> Iterator[OnProgress]:
+        """Show progress, with the time left, while the block runs; call what it gives to report some.
 
-        It appears with the first call. Without a terminal, a line every ten seconds takes its place.
+        It appears with the first call. Without a terminal, a line every ten seconds takes the place of the bar.
         """
-        if self.quiet:
-            yield lambda done, total: None
+        if not self.screen.is_terminal:
+            yield self._lines(label, unit)
             return
-        began = time.monotonic()
-        if sys.stderr.isatty():
-            bar: tqdm[Any]
-            with tqdm(desc=f"{label:<12}", unit=unit, leave=False, bar_format=_BAR, delay=0.5) as bar:
-                yield lambda done, total: _draw(bar, done, total)
-        else:
-            yield _LineWriter(label, unit, began)
+        columns = (
+            TextColumn(f"{label:<14}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed:.0f}/{task.total} " + unit),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+        )
+        with Progress(*columns, console=self.screen) as bar:
 
+            def draw(done: float, total: int) -> None:
+                if not bar.tasks:
+                    bar.add_task(label, total=total)
+                bar.update(bar.task_ids[0], completed=min(done, total))
 
-_BAR = "{desc} {bar:30} {n:.0f}/{total} {unit}  {elapsed}, {remaining} left"
+            yield draw
 
+    def _lines(self, label: str, unit: str) -> OnProgress:
+        began = last = time.monotonic()
 
-def _draw(bar: tqdm[Any], done: float, total: int) -> None:
-    bar.total = total
-    bar.n = min(done, total)
-    bar.refresh()
+        def write(done: float, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < SECONDS_BETWEEN_LINES:
+                return
+            last = now
+            left = (now - began) * max(total - done, 0) / max(done, 1e-9)
+            self.tell(f"{label}: {done:.0f} of {total} {unit} in {now - began:.0f} s, about {left:.0f} s left")
 
-
-class _LineWriter:
-    """Progress as lines, for logs."""
-
-    def __init__(self, label: str, unit: str, began: float) -> None:
-        self.label, self.unit, self.began = label, unit, began
-        self.last = began
-
-    def __call__(self, done: float, total: int) -> None:
-        now = time.monotonic()
-        if now - self.last < SECONDS_BETWEEN_LINES:
-            return
-        self.last = now
-        elapsed = now - self.began
-        left = f", about {elapsed * (total - done) / done:.0f} s left" if done > 0 else ""
-        print(f"{self.label}: {done:.0f} of {total} {self.unit} in {elapsed:.0f} s{left}", file=sys.stderr, flush=True)
+        return write

@@ -26,6 +26,7 @@ from methods import all_method_handlers
 
 PROTOCOLS = ("per-original", "full")
 METRIC_NAMES = ("official", "notebook")
+MIN_MODELS = 6  # the ceiling compares one half of the retrained models with the other, and each half needs three
 
 
 class GradingFailedError(UserError):
@@ -59,8 +60,8 @@ class GradingSpec:
             raise UserError(f"--protocol is one of {', '.join(PROTOCOLS)}, not {self.protocol!r}.")
         if self.metric not in METRIC_NAMES:
             raise UserError(f"--metric is one of {', '.join(METRIC_NAMES)}, not {self.metric!r}.")
-        if self.originals < 1 or self.models < 3:
-            raise UserError("A grading needs at least 1 original and 3 models.")
+        if self.originals < 1 or self.models < MIN_MODELS:
+            raise UserError(f"A grading needs at least 1 original and {MIN_MODELS} models.")
         if self.budget <= 0 or (self.budget_seconds is not None and self.budget_seconds <= 0):
             raise UserError("The budget must be greater than 0.")
 

@@ -81,14 +81,19 @@ def notebook_epsilons(unlearned: Floats, retrained: Floats) -> Floats:
     """Return the epsilon of the strongest attack on each example, (examples,), between 0 and infinity.
 
     Both arguments are (models, examples) arrays of `notebook_confidence`, with the same number N >= 6 of
-    models.
+    models. The two regressions take some 5 ms an example. They are left to scikit-learn and not done for all
+    examples at once, because its solver stops before it has converged, far from it when confidences are tiny,
+    and its guesses are part of the metric.
 
     Raises `UserError` if the shapes differ or are not two-dimensional, if there are too few models or no
     examples, or if a confidence is NaN, infinite or beyond +-1000.
     """
+    from threadpoolctl import threadpool_limits
+
     unlearned, retrained = np.asarray(unlearned, np.float64), np.asarray(retrained, np.float64)
     check_pools(unlearned, retrained, MIN_MODELS)
-    return np.array([_epsilon(u, r) for u, r in zip(unlearned.T, retrained.T, strict=True)])
+    with threadpool_limits(1):  # for so little data, threads only wait for each other
+        return np.array([_epsilon(u, r) for u, r in zip(unlearned.T, retrained.T, strict=True)])
 
 
 def _epsilon(unlearned: Floats, retrained: Floats) -> float:

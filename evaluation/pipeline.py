@@ -82,6 +82,11 @@ def grade(specs: Sequence[GradingSpec], workers: Workers, console: Console) -> I
     for one in specs:
         method_settings(one, task)
     console.tell(_headline(spec, task, workers))
+    if spec.metric == "notebook":
+        console.tell(
+            "metric notebook: that of the public CIFAR-10 notebook. It looks at the model's own prediction, not at "
+            "the true class, with weaker attacks and delta 0.01. Its ceiling is 0.5 to 0.9: compare with nothing else."
+        )
     with console.progress("bank", "models") as on_progress:
         bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
     for one in specs:

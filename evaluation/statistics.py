@@ -82,6 +82,7 @@ def grade(
 
     F of an original is `quality(unlearned, retrained)`; its score is that times the ratios of the mean retain
     and the mean test accuracy. All pools have N models. The same arguments give the same bits.
+    `quality` is called K (1 + replicates) times; for a slow one, 20 replicates give intervals little wider.
 
     Raises `UserError` if there are fewer than 4 models, or as `quality` does.
     """
@@ -179,7 +180,7 @@ def _interval(by_original: Floats, draws: Floats, inflation: float) -> Estimate:
 def _mean_interval(values: Floats) -> Estimate:
     """Return the mean of independent values with the usual t interval, not below 0."""
     value = float(values.mean())
-    reach = _t_quantile(len(values) - 1) * float(values.std(ddof=1)) / np.sqrt(len(values))
+    reach = _t_quantile(len(values) - 1) * float(values.std(ddof=1) / np.sqrt(len(values)))
     return Estimate(value, max(value - reach, 0.0), value + reach)
 
 

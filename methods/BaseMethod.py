@@ -15,6 +15,10 @@ from torch.utils.data import DataLoader
 Loader = DataLoader[dict[str, Any]]
 
 
+PLAIN_TYPES = (bool, int, float, str)
+"""Types that a hyper-parameter can have: what the command line can set and a report can hold."""
+
+
 @dataclass(frozen=True)
 class HyperParameter:
     """One hyper-parameter of a method: its type, its default value, and a line that explains it."""
@@ -76,8 +80,10 @@ class BaseMethod:
         for base in reversed(cls.__mro__):
             explanations = _attribute_docstrings(base) if base not in (object, BaseMethod) else {}
             for name, explanation in explanations.items():
-                if name in vars(base) and not name.startswith("_"):
-                    found[name] = HyperParameter(name, types[name], getattr(cls, name), explanation)
+                if types[name] not in PLAIN_TYPES:
+                    plain = ", ".join(plain.__name__ for plain in PLAIN_TYPES)
+                    raise ValueError(f"{cls.__name__}.{name}: the type of a hyper-parameter is one of {plain}.")
+                found[name] = HyperParameter(name, types[name], getattr(cls, name), explanation)
         return found
 
     def settings(self) -> dict[str, Any]:
@@ -97,25 +103,25 @@ def _attribute_docstrings(cls: type) -> dict[str, str]:
             if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
                 text = inspect.cleandoc(str(following.value.value))
             found[statement.target.id] = text
-    return {name: text for name, text in found.items() if "ClassVar" not in str(annotations[name])}
+    return {
+        name: text
+        for name, text in found.items()
+        if "ClassVar" not in str(annotations[name]) and not name.startswith("_")
+    }
 
 
 def _convert(name: str, value: Any, wanted: type) -> Any:
     """`value`, which may be a text from the command line, as the type of the hyper-parameter."""
-    if wanted is bool and isinstance(value, str):
+    if wanted is bool:
         choices = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-        if value.lower() in choices:
-            return choices[value.lower()]
-    elif wanted is bool and isinstance(value, bool):
-        return value
-    elif wanted in (int, float, str) and not isinstance(value, bool):
+        if str(value).lower() in choices:
+            return choices[str(value).lower()]
+    elif not isinstance(value, bool):
         try:
             converted = wanted(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             pass
         else:
             if wanted is not int or isinstance(value, str) or converted == value:
                 return converted
-    elif isinstance(value, wanted if isinstance(wanted, type) else object):
-        return value
-    raise ValueError(f"{name} takes a value of type {getattr(wanted, '__name__', wanted)}, not {value!r}.")
+    raise ValueError(f"{name} takes a value of type {wanted.__name__}, not {value!r}.")

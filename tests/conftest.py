@@ -15,7 +15,7 @@ import pytest
 import torch
 
 REPOSITORY = Path(__file__).parent.parent
-PARTS = ("main.py", "data", "checkpoints", "evaluation", "methods")
+PACKAGES = ("data", "checkpoints", "evaluation", "methods")
 GENERATED = shutil.ignore_patterns("__pycache__", "cache", "bank", "results")
 
 torch.set_num_threads(1)  # as in the workers, so that the same work gives the same bits here
@@ -35,9 +35,9 @@ class Kit:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        for part in PARTS:
-            copy = shutil.copytree if (REPOSITORY / part).is_dir() else shutil.copy
-            copy(REPOSITORY / part, folder / part, **({"ignore": GENERATED} if copy is shutil.copytree else {}))
+        shutil.copy(REPOSITORY / "main.py", folder)
+        for part in PACKAGES:
+            shutil.copytree(REPOSITORY / part, folder / part, ignore=GENERATED)
 
     def add_method(self, name: str, source: str) -> None:
         """The three steps: a file with a class (`my_idea` is `MyIdea`), an import, and an entry in the registry."""

@@ -1,0 +1,468 @@
+"""The bank: whatever interrupts, damages or shares it, its files are those of a bank that was made in one go."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+import checkpoints.bank
+from checkpoints.bank import Bank, Pool, ensure, group_bounds
+from checkpoints.networks import build_network
+from checkpoints.outputs import Outputs, record_outputs
+from checkpoints.training import GroupTrainer
+from checkpoints.workers import Workers
+from data import TaskSpec, load
+from data.files import sha256_of
+
+if TYPE_CHECKING:
+    from tests.conftest import Kit
+
+TINY = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", 3),))
+ORIGINALS, MODELS = 1, 8  # in groups of 2, and 2, 2 and 4
+
+
+class InThisProcess(Workers):
+    """Does each job at once where it is submitted, and remembers it: tests need no processes to see what is done."""
+
+    def __init__(self) -> None:
+        self.count = 1
+        self.device = "cpu"
+        self.jobs: list[tuple[str, str, int, int]] = []
+
+    def submit(self, job: Callable[..., Any], *args: object) -> Future[Any]:
+        """Do the job now."""
+        if job.__name__ in ("_train_group", "_record_group"):
+            kind, start, stop = args[2:]
+            self.jobs.append((job.__name__, str(kind), int(str(start)), int(str(stop))))
+        future: Future[Any] = Future()
+        future.set_result(job(*args))
+        return future
+
+    @property
+    def progress(self) -> float:
+        """Nobody looks."""
+        return 0.0
+
+
+def build(
+    folder: Path, spec: TaskSpec = TINY, originals: int = ORIGINALS, models: int = MODELS
+) -> tuple[Bank, InThisProcess, list[str]]:
+    """The bank of `spec` in `folder`; the jobs it took are in the workers; and what was told on the way."""
+    workers, told = InThisProcess(), list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARNING_BANK", str(folder))
+        bank = ensure(load(spec), originals, models, workers, told.append)
+    return bank, workers, told
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of all weights and outputs below a bank's folder."""
+    files = [*folder.glob("*/model-*.pt"), *folder.glob("*/outputs-*.npz")]
+    return {str(file.relative_to(folder)): sha256_of(file) for file in files}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a bank that was made in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    build(folder)
+    assert len(digests(folder)) == (2 + 1) + (8 + 3)  # weights and outputs of originals, of retrained models
+    return folder
+
+
+@pytest.fixture
+def copy(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it, to be damaged."""
+    return Path(shutil.copytree(whole, tmp_path / "copy"))
+
+
+@pytest.fixture
+def in_folder(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Makes pools look into a folder."""
+    return lambda folder: monkeypatch.setenv("UNLEARNING_BANK", str(folder))
+
+
+def pool_folder(folder: Path, kind: str = "retrained") -> Path:
+    """The folder of a pool of `TINY`."""
+    return folder / Pool(load(TINY), kind).fingerprint
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What is in it
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_plain_state_dicts(whole: Path, in_folder: Callable[[Path], None]) -> None:
+    """Anybody can use them: safe to load, they fit the network, and no two models are alike."""
+    in_folder(whole)
+    task = load(TINY)
+    seen = []
+    for kind, models in (("original", ORIGINALS), ("retrained", MODELS)):
+        pool = Pool(task, kind)
+        for model in range(models):
+            network = build_network(task)
+            network.load_state_dict(torch.load(pool.model_path(model), weights_only=True))
+            seen.append(network.state_dict()["0.weight"])
+    assert all(not torch.equal(one, other) for one, other in itertools.combinations(seen, 2))
+
+
+def test_outputs_are_those_of_the_weights(whole: Path, in_folder: Callable[[Path], None]) -> None:
+    """Recorded in groups, they are what each model computes by itself. Catches models or images in another order."""
+    in_folder(whole)
+    task = load(TINY)
+    pool = Pool(task, "retrained")
+    outputs = pool.outputs(MODELS)
+    assert outputs.forget.shape == (MODELS, 12, 10)
+    for model in range(MODELS):
+        network = build_network(task)
+        network.load_state_dict(pool.state(model))
+        with torch.no_grad():
+            network.eval()
+            forget = network(task.train.images[task.forget_indices]).numpy()
+            test = network(task.test.images)
+            retain = network(task.train.images[task.retain_indices])
+        correct = retain.argmax(1) == task.train.labels[task.retain_indices]
+        np.testing.assert_allclose(outputs.forget[model], forget, rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(outputs.test[model], test.numpy(), rtol=1e-4, atol=1e-4)
+        assert outputs.retain_accuracy[model] == pytest.approx(correct.double().mean().item())
+        accuracy = (test.argmax(1) == task.test.labels).double().mean().item()
+        assert outputs.accuracy("test", task.test.labels.numpy())[model] == pytest.approx(accuracy)
+
+
+def test_manifest_describes_every_file(whole: Path) -> None:
+    """Seeds, recipe, checksums, training seconds and versions, as the README promises."""
+    folder = pool_folder(whole)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert (manifest["kind"], manifest["examples"], manifest["network"]) == ("retrained", 48, "small_cnn")
+    assert manifest["recipe"]["epochs"] == 3
+    weights = {name: record for name, record in manifest["files"].items() if name.startswith("model")}
+    assert len({record["seed"] for record in weights.values()}) == MODELS
+    for name, record in manifest["files"].items():
+        assert record["sha256"] == sha256_of(folder / name)
+    for record in weights.values():
+        assert record["seconds"] > 0
+        assert {"python", "torch", "numpy"} <= record["versions"].keys()
+
+
+def test_group_bounds_do_not_depend_on_how_many_are_wanted() -> None:
+    """Else a bank that grew would have other groups, and so other bits, than one made in one go."""
+    longest = group_bounds(100, together=16)
+    assert longest[0][0] == 0
+    assert all(one[1] == other[0] for one, other in itertools.pairwise(longest))
+    for models in range(1, 100):
+        bounds = group_bounds(models, together=16)
+        assert bounds == longest[: len(bounds)]
+        assert bounds[-1][0] < models <= bounds[-1][1]
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 4, 5, 200])
+def test_seconds_of_retraining_are_those_of_all_steps(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a clock that ticks once a step, `epochs` steps take `epochs` ticks, however few there are to measure.
+
+    Catches a warm-up that leaves nothing to measure: the budget of every run was 0 then.
+    """
+    ticks = 0
+
+    def counted(*args: Any, **settings: Any) -> Iterator[None]:
+        nonlocal ticks
+        for _ in range(epochs):
+            ticks += 1
+            yield
+
+    spec = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", epochs),))  # a batch an epoch
+    monkeypatch.setattr(checkpoints.bank, "training_steps", counted)
+    monkeypatch.setattr(checkpoints.bank, "compute_seconds", lambda device: float(ticks))
+    assert checkpoints.bank._time_retraining(spec, "cpu") == epochs
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Growing and sharing
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_growing_trains_the_new_groups_alone(whole: Path, tmp_path: Path) -> None:
+    """4 models, then 8: the old files are not touched, and the result is a bank of 8 made in one go."""
+    build(tmp_path, models=4)
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/model-*.pt")}
+    _, workers, told = build(tmp_path)
+    assert workers.jobs == [("_train_group", "retrained", 4, 8)]
+    assert told == []
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert digests(tmp_path) == digests(whole)
+
+
+def test_a_whole_bank_is_left_alone(copy: Path) -> None:
+    """Nothing to do for as many models as there are, or fewer."""
+    for models in (MODELS, 3):
+        _, workers, told = build(copy, models=models)
+        assert (workers.jobs, told) == ([], [])
+
+
+def test_requests_share_originals(whole: Path, copy: Path, in_folder: Callable[[Path], None]) -> None:
+    """Another forget set retrains, but does not train the originals again: it records what they say on its images.
+
+    Catches an original whose fingerprint depends on what is forgotten, and outputs that one task takes from another.
+    """
+    other = TaskSpec("digits", forget=("class:3",), train_size=60, recipe=TINY.recipe)
+    _, workers, told = build(copy, spec=other, models=2)
+    assert workers.jobs == [("_record_group", "original", 0, 2), ("_train_group", "retrained", 0, 2)]
+    assert told == []
+    after = digests(copy)
+    assert all(after[name] == digest for name, digest in digests(whole).items())
+
+    in_folder(copy)
+    for spec in (TINY, other):
+        task = load(spec)
+        pool = Pool(task, "original")
+        network = build_network(task)
+        network.load_state_dict(pool.state(0))
+        expected = record_outputs([network], task)
+        for name, values in pool.outputs(1).arrays().items():
+            np.testing.assert_allclose(values, expected.arrays()[name], rtol=1e-4, atol=1e-4)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Damage
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def flip_a_bit(path: Path) -> None:
+    """In the middle of the file, where the numbers are."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut_in_half(path: Path) -> None:
+    """As a full disk leaves it."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    """As a power failure leaves it."""
+    path.write_bytes(b"")
+
+
+def delete(path: Path) -> None:
+    """As a tidy user leaves it."""
+    path.unlink()
+
+
+DAMAGES = (flip_a_bit, cut_in_half, empty, delete)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_weights_are_noticed_named_and_made_again(
+    damage: Callable[[Path], None], whole: Path, copy: Path
+) -> None:
+    """Only the group of the damaged model is trained again, to the same bits."""
+    path = pool_folder(copy) / "model-00003.pt"
+    damage(path)
+    _, workers, told = build(copy)
+    assert len(told) == 1
+    assert str(path) in told[0]
+    assert "damaged" in told[0]
+    assert workers.jobs == [("_train_group", "retrained", 2, 4)]
+    assert digests(copy) == digests(whole)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_outputs_are_recorded_again(damage: Callable[[Path], None], whole: Path, copy: Path) -> None:
+    """From the weights, without training, to the same bits."""
+    (path,) = pool_folder(copy).glob("outputs-*-00004.npz")
+    damage(path)
+    _, workers, told = build(copy)
+    assert len(told) == 1
+    assert str(path) in told[0]
+    assert workers.jobs == [("_record_group", "retrained", 4, 8)]
+    assert digests(copy) == digests(whole)
+
+
+@pytest.mark.parametrize("content", ["", '{"files": {"model-000', "[]", '{"files": 3}', "\0\1\2"])
+def test_damaged_manifest_is_named_and_made_again(content: str, whole: Path, copy: Path) -> None:
+    """Without it nothing tells whether weights are whole: they are trained again, to the same bits."""
+    path = pool_folder(copy) / "manifest.json"
+    path.write_text(content)
+    _, _, told = build(copy)
+    assert any(str(path) in line for line in told)
+    assert digests(copy) == digests(whole)
+    assert build(copy)[1].jobs == []
+
+
+def test_files_without_a_record_are_made_again(whole: Path, copy: Path) -> None:
+    """A crash between the last file of a group and the manifest: files of unknown content are not trusted."""
+    path = pool_folder(copy) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["files"]["model-00005.pt"]
+    path.write_text(json.dumps(manifest))
+    torch.save({}, pool_folder(copy) / "model-00005.pt")
+    _, workers, _ = build(copy)
+    assert workers.jobs == [("_train_group", "retrained", 4, 8)]
+    assert digests(copy) == digests(whole)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Interruptions
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class Interruption(BaseException):
+    """Stops a build."""
+
+
+@pytest.fixture
+def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[int]]:
+    """A bank that was stopped after two of the three epochs of its first group, and the epochs trained from then on."""
+    epochs: list[int] = []
+    train_epoch = GroupTrainer.train_epoch
+    with monkeypatch.context() as patch:
+
+        def stopped(self: GroupTrainer) -> None:
+            if self.epoch == 2:
+                raise Interruption
+            train_epoch(self)
+
+        patch.setattr(checkpoints.bank, "SNAPSHOT_SECONDS", -1.0)
+        patch.setattr(GroupTrainer, "train_epoch", stopped)
+        with pytest.raises(Interruption):
+            build(tmp_path)
+
+    def noted(self: GroupTrainer) -> None:
+        epochs.append(self.epoch)
+        train_epoch(self)
+
+    monkeypatch.setattr(GroupTrainer, "train_epoch", noted)
+    return tmp_path, epochs
+
+
+def test_a_group_goes_on_from_its_snapshot(interrupted: tuple[Path, list[int]], whole: Path) -> None:
+    """Its last epoch is all that is left to train, and the bits are those of training without a stop."""
+    folder, epochs = interrupted
+    build(folder)
+    assert epochs == [2] + 3 * [0, 1, 2]
+    assert digests(folder) == digests(whole)
+    assert list(folder.glob("*/snapshot*")) == []
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_in_half, empty])
+def test_a_damaged_snapshot_is_not_used(
+    damage: Callable[[Path], None], interrupted: tuple[Path, list[int]], whole: Path
+) -> None:
+    """The group starts anew. Catches a flipped bit, which `torch.load` reads without complaint."""
+    folder, epochs = interrupted
+    (snapshot,) = folder.glob("*/snapshot*")
+    damage(snapshot)
+    build(folder)
+    assert epochs == 4 * [0, 1, 2]
+    assert digests(folder) == digests(whole)
+
+
+# Enough epochs for a process to be killed in the middle.
+LONG = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", 60),))
+LONG_JOB = ("-m", "do_nothing", "--train-size", "60", "--forget", "random:12", "--recipe", "epochs=60")
+NUMBERS = ("--models", str(MODELS), "--originals", str(ORIGINALS))
+
+
+@pytest.fixture(scope="module")
+def whole_long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bank of the longer recipe, made in one go."""
+    folder = tmp_path_factory.mktemp("whole-long")
+    build(folder, LONG)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def noting_kit(make_kit: Callable[[], Kit]) -> Kit:
+    """A kit that takes a snapshot after each epoch, and notes each group that it begins in the file $LEDGER."""
+    kit = make_kit()
+    kit.edit("checkpoints/bank.py", "SNAPSHOT_SECONDS = 30.0", "SNAPSHOT_SECONDS = -1.0")
+    line = "    trainer = GroupTrainer("
+    note = '    print(kind, start, file=open(os.environ["LEDGER"], "a"))\n'
+    kit.edit("checkpoints/bank.py", line, note + line)
+    return kit
+
+
+def living_processes(group: int) -> list[str]:
+    """The processes of a group that still run, as Linux lists them (the dead may wait there for their parent)."""
+    living = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, its_group = status.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # it has just ended
+            continue
+        if int(its_group) == group and state not in "ZX":
+            living.append(status.parent.name)
+    return living
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+def test_kill_9_and_resume(noting_kit: Kit, whole_long: Path, tmp_path: Path) -> None:
+    """Killed in the middle of a group, resumed with another number of workers: the bits of a build in one go.
+
+    And the workers of the killed process end, instead of training to the end for nobody.
+    """
+    bank = tmp_path / "bank"
+    environment = {
+        "UNLEARNING_BANK": str(bank),
+        "UNLEARNING_RESULTS": str(tmp_path / "results"),
+        "LEDGER": str(tmp_path / "ledger"),
+    }
+    process = noting_kit.start(*LONG_JOB, *NUMBERS, "--workers", "1", **environment)
+    wait_until(lambda: any(bank.glob("*/model-*.pt")) and any(bank.glob("*/snapshot*")))
+    os.kill(process.pid, signal.SIGKILL)
+    noting_kit.finish(process)
+    wait_until(lambda: living_processes(process.pid) == [])
+    assert digests(bank) != digests(whole_long), "it was killed too late for this test to show anything"
+
+    answer = noting_kit.run(*LONG_JOB, *NUMBERS, "--workers", "2", **environment)
+    assert answer.code == 0, answer.stderr
+    assert "damaged" not in answer.stderr
+    assert digests(bank) == digests(whole_long)
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
+    """Look every few milliseconds; an error if it does not happen."""
+    limit = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def test_two_processes_build_the_bank_once(noting_kit: Kit, whole_long: Path, tmp_path: Path) -> None:
+    """One trains, the other waits, says so, and uses the same models."""
+    bank, ledger = tmp_path / "bank", tmp_path / "ledger"
+    environment = {"UNLEARNING_BANK": str(bank), "LEDGER": str(ledger)}
+    processes = [
+        noting_kit.start(*LONG_JOB, *NUMBERS, "--workers", "1", UNLEARNING_RESULTS=str(tmp_path / name), **environment)
+        for name in ("one", "other")
+    ]
+    answers = [noting_kit.finish(process) for process in processes]
+    assert [answer.code for answer in answers] == [0, 0], answers
+    assert sorted(ledger.read_text().split("\n")[:-1]) == ["original 0", "retrained 0", "retrained 2", "retrained 4"]
+    assert sum("waiting for it" in answer.stderr for answer in answers) == 1
+    assert digests(bank) == digests(whole_long)
+
+
+def test_outputs_survive_saving(tmp_path: Path) -> None:
+    """What is read back is what was saved, and slices and joins keep the order of the models."""
+    generator = np.random.default_rng(0)
+    forget, validation, test = generator.normal(size=(3, 5, 4, 2))
+    outputs = Outputs(forget, validation, test, retain_accuracy=generator.random(5))
+    outputs.save(tmp_path / "outputs.npz")
+    again = Outputs.join([Outputs.load(tmp_path / "outputs.npz")[:2], outputs[2:]])
+    assert len(again) == 5
+    for name, values in outputs.arrays().items():
+        np.testing.assert_array_equal(again.arrays()[name], values)
