@@ -116,9 +116,7 @@ def grade(
     if phase != "dev":
         raise UserError(f"-p is dev or test, not {phase!r}.")
     where = pipeline.choose_device(device)
-    task_spec = TaskSpec(
-        task, tuple(forget or ()), train_size, test_size, data_dir, network, pairs("--recipe", recipe)
-    )
+    task_spec = TaskSpec(task, tuple(forget or ()), train_size, test_size, data_dir, network, pairs("--recipe", recipe))
     specs = [
         GradingSpec(
             name, task_spec, pairs("--set", set_), originals, models, protocol, metric, seed, budget, budget_seconds

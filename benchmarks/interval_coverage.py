@@ -74,7 +74,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description="Measure the coverage of the confidence intervals.")
     parser.add_argument("--models", type=int, nargs="+", default=[32, 64, 128, 256, 512])
-    parser.add_argument("--gradings", type=int, default=300, help="simulated gradings of each kind")
+    parser.add_argument("--gradings", type=int, default=100, help="simulated gradings of each kind")
     parser.add_argument("--examples", type=int, default=20, help="forget examples of a grading")
     parser.add_argument("--replicates", type=int, default=40, help="of each interval (the kit takes 100)")
     parser.add_argument("--workers", type=int, default=os.cpu_count())

@@ -104,6 +104,8 @@ def _start(progress: Any, device: str) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":  # as in a notebook, where a method's DataLoader starts its workers at once
+        multiprocessing.set_start_method("fork", force=True)
     threading.Thread(target=_die_with_parent, daemon=True).start()
     be_deterministic()
 

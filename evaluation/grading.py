@@ -269,7 +269,7 @@ def _complaint(future: Future[str | None], settings: RunSettings) -> str | None:
 
 def _fail(settings: RunSettings, key: tuple[int, int], complaint: str, finished: int) -> None:
     log = run_path(settings.folder, *key, ".log")
-    message = f"{settings.method} failed in run {key[1]} from original {key[0]}: {complaint}."
+    message = f"{settings.method} failed in run {key[1]} from original {key[0]}: {complaint.rstrip('.')}."
     record = {"method": settings.method, "original": key[0], "run": key[1], "complaint": complaint}
     write_atomically(settings.folder / "failed.json", lambda beside: beside.write_text(json.dumps(record, indent=1)))
     raise GradingFailedError(f"{message} Its log: {log}. The {finished} runs that finished are kept.")

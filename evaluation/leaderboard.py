@@ -60,11 +60,11 @@ def rank(reports: Sequence[Report]) -> list[Row]:
     return rows
 
 
-def place_of(report: Report, reports: Sequence[Report]) -> tuple[str, int]:
-    """The place of `report` among the ranked reports that it can be compared with, and how many those are."""
-    ranked = [row for row in rank([other for other in reports if other.conditions == report.conditions]) if row.rank]
-    texts = {row.report.to_json(): cells(row)[0] for row in ranked}
-    return texts.get(report.to_json(), "-"), len(ranked)
+def place_of(report: Report, reports: Sequence[Report]) -> tuple[int, bool, int]:
+    """The rank of one of the `reports` among those it can be compared with, whether tied, and how many are ranked."""
+    rows = [row for row in rank([other for other in reports if other.conditions == report.conditions]) if row.rank]
+    (own,) = [row for row in rows if row.report == report]
+    return own.rank or 0, own.tied, len(rows)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -77,13 +77,13 @@ COLUMNS = ("rank", "method", "score", "F", "retain ratio", "test ratio", "% of c
 def cells(row: Row) -> tuple[str, ...]:
     """The texts of a row, in the order of `COLUMNS`; `=` marks a tie with the row above."""
     report = row.report
-    half_width = (report.score_interval[1] - report.score_interval[0]) / 2
+    low, high = report.score_interval
     rank_text = "-" if row.rank is None else f"{row.rank}{'=' if row.tied else ''}"
     used = "exempt" if report.exempt_from_budget else f"{report.budget_fraction_used:.2f}"
     return (
         rank_text,
         report.label,
-        f"{report.score:.4f} ± {half_width:.4f}",
+        f"{report.score:.4f}  [{low:.4f}, {high:.4f}]",
         f"{report.forgetting_quality:.4f}",
         f"{report.retain_ratio:.3f}",
         f"{report.test_ratio:.3f}",

@@ -10,6 +10,9 @@ from typing import Any
 
 from data.files import write_atomically
 
+NOT_A_REPORT = (ValueError, TypeError, KeyError, AttributeError)
+"""What reading a text that is not the JSON of a report can raise."""
+
 
 def results_folder() -> Path:
     """`results/`, or the environment variable UNLEARNING_RESULTS."""
@@ -150,7 +153,7 @@ class Report:
 
     @staticmethod
     def from_json(text: str) -> Report:
-        """From the text of a `report.json`. Raises ValueError, TypeError or KeyError if it is not one."""
+        """From the text of a `report.json`. Raises one of `NOT_A_REPORT` if it is something else."""
         values = json.loads(text)
         for name in ("floor", "ceiling"):
             values[name] = Reference(**_with_tuples(values[name]))
@@ -167,7 +170,7 @@ def read_report(path: Path) -> Report | None:
     """The report in a file; None if the file is not a report of this version."""
     try:
         return Report.from_json(path.read_text())
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, *NOT_A_REPORT):
         return None
 
 

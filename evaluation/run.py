@@ -98,7 +98,7 @@ class Unlearned:
                 arrays = dict(file)
             seconds, memory = arrays.pop("seconds"), arrays.pop("peak_memory")
             return Unlearned(Outputs(**arrays), seconds, memory)
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
             return None
 
 
@@ -118,10 +118,10 @@ def perform(settings: RunSettings, original: int, run: int) -> str | None:
     with _log(run_path(settings.folder, original, run, ".log")) as log:
         try:
             if _needs_rehearsal(settings):
-                _call(settings, task, original, seed=0, limit=None if limit is None else limit + REHEARSAL_SECONDS)
+                _call(settings, task, original, seed=0, limit=limit, extra=REHEARSAL_SECONDS)
             net, seconds, memory = _call(settings, task, original, run_seed(settings, original, run), limit)
             outputs = record_outputs([fresh_network(task, net, settings.method)], task)
-        except Exception as error:  # whatever a method raises is its own failure, not the grader's
+        except BaseException as error:  # whatever a method raises, SystemExit too, is its own failure
             traceback.print_exc(file=log)
             return f"{type(error).__name__}: {error}"
     left = Unlearned(outputs, np.array([seconds]), np.array([memory]))
@@ -130,17 +130,20 @@ def perform(settings: RunSettings, original: int, run: int) -> str | None:
 
 
 def _call(
-    settings: RunSettings, task: Task, original: int, seed: int, limit: float | None
+    settings: RunSettings, task: Task, original: int, seed: int, limit: float | None, extra: float = 0.0
 ) -> tuple[nn.Module, float, int]:
-    """Call the method's `run` once; the network it leaves, the seconds it took, and the peak memory in bytes."""
+    """Call the method's `run` once; the network it leaves, the seconds it took, and the peak memory in bytes.
+
+    The process is killed if that takes longer than `limit` and `extra` seconds.
+    """
+    reset_globals(seed)  # first of all: a run that failed may have left a default type that no network is built with
     method = make_method(settings.method, dict(settings.hyper_parameters))
     net = build_network(task)
     net.load_state_dict(_original_state(task, original))
     net = net.to(settings.device).eval()  # on Kaggle, all calls but the first get the net in eval mode
     loaders = run_loaders(task, seed)
-    reset_globals(seed)
     _reset_peak_memory(settings.device)
-    with _killed_after(limit, settings.device):
+    with _killed_after(limit, extra, settings.device):
         began = compute_seconds(settings.device)
         method.run(net, *loaders)
         seconds = compute_seconds(settings.device) - began
@@ -175,6 +178,7 @@ def reset_globals(seed: int) -> None:
     be_deterministic()
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
     seed_everything(seed)
 
 
@@ -228,26 +232,32 @@ def _check_structure(fresh: nn.Module, net: nn.Module, method: str) -> None:
 
 
 PATIENCE = 10.0
-"""On the CPU, a run that only waits is killed after so many times its budget on the wall clock, and ten seconds."""
+"""On the CPU, a run that only waits is killed after so many times its budget on the wall clock ..."""
+
+MORE_PATIENCE = 10.0
+"""... and so many seconds more."""
 
 OVER_BUDGET = (-signal.SIGPROF, -signal.SIGALRM)
 """Exit codes of a process that was killed because its run exceeded the budget."""
 
 
 @contextlib.contextmanager
-def _killed_after(seconds: float | None, device: str) -> Iterator[None]:
-    """Have the operating system kill this process after so many seconds of `compute_seconds`, whatever it does then."""
-    if seconds is None:
+def _killed_after(limit: float | None, extra: float, device: str) -> Iterator[None]:
+    """Have the operating system kill this process when the block takes more than `limit` and `extra` seconds.
+
+    Seconds of `compute_seconds`, that is; whatever the process does then. Without a limit it may take for ever.
+    """
+    if limit is None:
         yield
         return
     on_cpu = device == "cpu"
-    timers = {signal.ITIMER_REAL: PATIENCE * seconds + 10 if on_cpu else seconds}
+    timers = {signal.ITIMER_REAL: (PATIENCE * limit + MORE_PATIENCE if on_cpu else limit) + extra}
     if on_cpu:
-        timers[signal.ITIMER_PROF] = seconds  # counts processor time
+        timers[signal.ITIMER_PROF] = limit + extra  # counts processor time
     for kind in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(kind, signal.SIG_DFL)  # the default action is to end the process
-    for timer, limit in timers.items():
-        signal.setitimer(timer, limit)
+    for timer, seconds in timers.items():
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:

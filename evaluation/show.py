@@ -65,11 +65,15 @@ def _rank_line(report: Report) -> str:
     if report.exempt_from_budget:
         return "leaderboard  no rank: a reference, not a method"
     if report.models < MIN_MODELS_FOR_RANK:
-        return (
-            f"leaderboard  no rank below {MIN_MODELS_FOR_RANK} models: with {report.models}, F can't tell methods apart"
-        )
-    place, graded = place_of(report, read_reports(results_folder()))
-    return f"leaderboard  {place} of {graded}: {report.described_conditions}      python main.py leaderboard"
+        return f"leaderboard  no rank: with fewer than {MIN_MODELS_FOR_RANK} models {WHY_NO_RANK}"
+    place, tied, ranked = place_of(report, read_reports(results_folder()))
+    tie = ", tied with the one above" if tied else ""
+    return f"leaderboard  {_ordinal(place)} of {ranked}{tie}      python main.py leaderboard"
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def print_table(rows: Sequence[Row]) -> None:

@@ -13,11 +13,11 @@ quarters too much). The variance is taken of the square roots of F and score, on
 on N and on the value itself, and only the variance: a draw has a larger F than the pools it comes from.
 
 *The originals.* The values of the K originals differ by more than their own pools explain if the originals
-matter. With two originals that is a guess from one difference, so it is moderated (shrunk) by one more degree of
-freedom that says originals do not matter, and never counted below what the own pools explain. Pools and
-originals add up to a t quantile by the rule of Welch and Satterthwaite. With K = 1 nothing is known about other
-originals, and the interval is about this one; under the full protocol, where every unlearned model comes from
-an original of its own, it is about all.
+matter. With two originals that is a guess from a single difference, so it is moderated by half a degree of
+freedom's worth of belief that they do not, and never counted below what the pools explain. The two sources
+are combined by the rule of Welch and Satterthwaite, which says how many degrees of freedom the t quantile of
+the sum has. With K = 1 nothing is known about other originals, and the interval is about this one; under the
+full protocol, where every unlearned model comes from an original of its own, it is about all.
 
 `benchmarks/interval_coverage.py` measures how often such intervals hold the truth.
 """
@@ -38,6 +38,7 @@ Quality = Callable[[Floats, Floats], float]
 
 REPLICATES = 100
 SHARE_KEPT = 2 / 3  # of the models of each pool, in a replicate
+PRIOR_FREEDOM = 0.5  # degrees of freedom of the belief that originals do not differ
 SPLITS = 20
 MIN_MODELS = 4  # replicates keep three, the fewest that F is defined for
 CONFIDENCE_LEVEL = 0.95
@@ -165,11 +166,12 @@ def _interval(by_original: Floats, draws: Floats, inflation: float) -> Estimate:
         roots = np.sqrt(draws) - np.sqrt(draws).mean(axis=0)
         own = inflation * roots.var(axis=1, ddof=1).mean()  # of one original's value, by its unlearned pool
         observed = np.sqrt(by_original).var(ddof=1)
-        moderated = ((originals - 1) * observed + own) / originals
+        weight = originals - 1 + PRIOR_FREEDOM
+        moderated = ((originals - 1) * observed + PRIOR_FREEDOM * own) / weight
         from_originals = max(moderated, own) / originals
         from_retrained = max(pools - own / originals, 0.0)
         variance = from_originals + from_retrained
-        squares = from_originals**2 / originals + from_retrained**2 / (replicates - 1)
+        squares = from_originals**2 / weight + from_retrained**2 / (replicates - 1)
         freedom = variance**2 / squares if squares > 0 else freedom
     reach = _t_quantile(freedom) * np.sqrt(variance)
     root = np.sqrt(value)

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+
+from evaluation.report import Reference, Report
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("data", "checkpoints", "evaluation", "methods")
@@ -109,3 +112,62 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "results"
     monkeypatch.setenv("UNLEARNING_RESULTS", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_report() -> Callable[..., Report]:
+    """Makes a report of a grading of 64 models; the tests say in which fields it differs."""
+    floor = Reference(0.0, 0.0, 1.0, 1.01, (0.0, 0.0), (0.0, 0.0))
+    ceiling = Reference(0.18, 0.18, 1.0, 1.0, (0.17, 0.19), (0.17, 0.19))
+    report = Report(
+        method="my_method",
+        settings={"epochs": 1, "learning_rate": 0.001},
+        changed={},
+        exempt_from_budget=False,
+        task="digits",
+        forget=["random:0.5"],
+        forget_examples=2,
+        train_examples=4,
+        network="small_cnn",
+        recipe={"epochs": 60},
+        task_fingerprint="aaa",
+        bank_fingerprint="bbb",
+        models=64,
+        originals=1,
+        protocol="per-original",
+        metric="official",
+        seed=0,
+        score=0.05,
+        score_interval=(0.04, 0.06),
+        forgetting_quality=0.06,
+        forgetting_quality_interval=(0.05, 0.07),
+        retain_ratio=0.9,
+        test_ratio=0.95,
+        share_of_ceiling=0.05 / 0.18,
+        floor=floor,
+        ceiling=ceiling,
+        score_by_original=[0.05],
+        forgetting_quality_by_original=[0.06],
+        retain_accuracy=0.9,
+        test_accuracy=0.8,
+        validation_accuracy=0.81,
+        forget_accuracy=0.85,
+        retain_accuracy_retrained=1.0,
+        test_accuracy_retrained=0.84,
+        validation_accuracy_retrained=0.85,
+        forget_accuracy_retrained=0.84,
+        epsilons=[[0.5, 50.0]],
+        forget_indices=[1, 3],
+        budget_seconds=0.2,
+        budget_fraction_used=0.1,
+        retrain_seconds=1.0,
+        runs_seconds_mean=0.1,
+        seconds=12.5,
+        peak_memory_bytes=1 << 30,
+        device="cpu (x86_64)",
+        workers=2,
+        versions={"torch": "2.0"},
+        git_commit=None,
+        created="2026-01-01T00:00:00+00:00",
+    )
+    return partial(replace, report)

@@ -22,9 +22,9 @@ def epsilons(unlearned: Floats, retrained: Floats) -> Floats:
     return np.array([_epsilon(unlearned[:, i], retrained[:, i]) for i in range(unlearned.shape[1])])
 
 
-def forgetting_quality(unlearned: Floats, retrained: Floats) -> float:
-    """Return F."""
-    return math.fsum(_points(e, len(unlearned)) for e in epsilons(unlearned, retrained)) / unlearned.shape[1]
+def forgetting_quality(epsilons: Floats, models: int) -> float:
+    """Return F of examples with these epsilons."""
+    return math.fsum(_points(epsilon, models) for epsilon in epsilons) / len(epsilons)
 
 
 def _points(epsilon: float, models: int) -> float:

@@ -1,0 +1,560 @@
+"""Grading: what a method may do to the grader, what interrupts it, and that neither changes a report."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from checkpoints.workers import Workers
+from data import TaskSpec, UserError, load
+from evaluation import logit_scaled_confidence
+from evaluation.console import Console
+from evaluation.grading import MIN_MODELS, GradingFailedError, GradingSpec, grading_folder
+from evaluation.pipeline import grade, score_again
+from evaluation.report import Report, read_report
+from evaluation.run import Unlearned
+
+if TYPE_CHECKING:
+    from tests.conftest import Answer, Kit
+
+TASK = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", 3),))
+N = MIN_MODELS
+TINY = GradingSpec("my_method", TASK, originals=1, models=N, budget_seconds=60.0)
+FLAGS = ["--train-size", "60", "--recipe", "epochs=3", "--forget", "random:12", "--originals", "1", "--models", str(N)]
+
+VARYING = (
+    "seconds",
+    "runs_seconds_mean",
+    "budget_seconds",
+    "budget_fraction_used",
+    "retrain_seconds",
+    "peak_memory_bytes",
+    "created",
+)
+"""Fields of a report that change when the same grading is repeated, as its docstring says."""
+
+
+def lasting(report: Report, *more: str) -> dict[str, Any]:
+    """The fields that two equal gradings have in common."""
+    return {name: value for name, value in report.to_dict().items() if name not in (*VARYING, *more)}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Methods that misbehave, added as users add theirs
+# ----------------------------------------------------------------------------------------------------------------------
+
+METHOD = '''"""A method of the tests."""
+
+import ctypes, itertools, logging, os, pathlib, random, signal, subprocess, sys, time, warnings
+
+import numpy as np
+import torch
+from torch import nn
+
+from methods.BaseMethod import BaseMethod
+from methods.MyMethod import MyMethod
+
+
+def call(name):
+    """Note a call in the file $LEDGER; how many there have been before it."""
+    with open(os.environ["LEDGER"], "a+") as ledger:
+        ledger.seek(0)
+        before = ledger.read().split().count(name)
+        print(name, file=ledger)
+    return before
+
+
+class CLASS(MyMethod):
+    """A method of the tests."""
+
+    def run(self, net, retain_loader, forget_loader, val_loader):
+BODY
+'''
+
+
+def add_method(kit: Kit, name: str, body: str) -> None:
+    """A method that inherits from the baseline and whose `run` is `body`."""
+    text = METHOD.replace("CLASS", name.title().replace("_", "")).replace("BODY", textwrap.indent(body, " " * 8))
+    kit.add_method(name, text)
+
+
+BASELINE = "super().run(net, retain_loader, forget_loader, val_loader)\n"
+
+FAILING = {
+    "raises": ("raise RuntimeError('no luck')", "RuntimeError: no luck"),
+    "leaves_by_exit": ("sys.exit(0)", "SystemExit: 0"),
+    "raises_interrupt": ("raise KeyboardInterrupt", "KeyboardInterrupt"),
+    "leaves_nan": ("net[0].weight.data.fill_(float('nan'))", "MethodError: leaves_nan left NaN .* in 0.weight"),
+    "leaves_inf": ("net[1].running_var.fill_(float('inf'))", "MethodError: .* infinite values in 1.running_var"),
+    "replaces_module": ("net[2] = nn.LeakyReLU()", r"MethodError: .* changed the architecture \(2\)"),
+    "adds_module": ("net.append(nn.Softmax(1))", r"MethodError: .* changed the architecture \(11\)"),
+    "drops_module": ("del net[-1]", r"MethodError: .* changed the architecture \(10\)"),
+    "replaces_class": (
+        "net.__class__ = type('Other', (nn.Sequential,), {})",
+        r"MethodError: .* changed the architecture \(the network itself|MethodError: .* changed the architecture \(\)",
+    ),
+    "adds_weights": ("net.register_buffer('mask', torch.ones(3))", r"MethodError: .* added or removed weights \(mask"),
+    "prunes": (
+        "nn.utils.prune.l1_unstructured(net[0], 'weight', 0.5)",
+        r"MethodError: .* added or removed weights \(0.weight",
+    ),
+    "changes_shape": (
+        "net[-1] = nn.Linear(16, 11)",
+        r"MethodError: .* changed the shape of 10.weight: \(11, 16\) instead of \(10, 16\)",
+    ),
+    "replaces_forward": ("net.forward = lambda x: x", r"MethodError: .* replaced forward\(\) of the network"),
+    "leaves_hook": ("net[0].register_forward_hook(lambda *_: None)", "MethodError: .* left a hook on 0"),
+    "exits": ("os._exit(1)", "its process died with exit code 1"),
+    "crashes": ("ctypes.string_at(0)", "its process died with exit code -11"),
+    "is_killed": ("os.kill(os.getpid(), signal.SIGKILL)", r"its process died with exit code -9 \(.* out of memory\)"),
+    "poisons": (
+        "torch.set_default_dtype(torch.float64); torch.set_grad_enabled(False); torch.set_default_device('meta')\n"
+        "raise ValueError('left in disorder')",
+        "ValueError: left in disorder",
+    ),
+}
+"""What a method does, and what is said of it."""
+
+RUDE = {
+    "changes_data": """
+for loader in (retain_loader, forget_loader, val_loader):
+    for value in vars(loader.dataset).values():
+        for array in value.values() if isinstance(value, dict) else [value]:
+            if isinstance(array, torch.Tensor):
+                array.zero_()
+            elif isinstance(array, np.ndarray) and array.dtype.kind in "if":
+                array[:] = 0
+""",
+    "changes_batches": """
+for sample in itertools.chain(retain_loader, forget_loader, val_loader):
+    sample["image"].zero_()
+    sample["age_group"].zero_()
+""",
+    "seeds": "torch.manual_seed(0); np.random.seed(0); random.seed(0)",
+    "turns_gradients_off": "torch.set_grad_enabled(False)",
+    "changes_default_type": "torch.set_default_dtype(torch.float64)",
+    "changes_default_device": "torch.set_default_device('meta')",
+    "changes_threads": "torch.set_num_threads(2); torch.use_deterministic_algorithms(False)",
+    "freezes": "net.requires_grad_(False); net.train()",
+    "computes_in_double": "net.double()",
+    "prints": """
+print("hello from print")
+print("hello from stderr", file=sys.stderr)
+os.write(1, b"hello from descriptor 1\\n")
+subprocess.run("echo hello from a child", shell=True)
+warnings.warn("hello from a warning")
+logging.getLogger().warning("hello from logging")
+""",
+    "returns_another": "return nn.Linear(1, 1)",
+    "forks": "list(torch.utils.data.DataLoader(retain_loader.dataset, 16, num_workers=2))",
+    "is_slow": "time.sleep(0.3)",
+}
+"""What a method does after it has done exactly what the baseline does."""
+
+HANGING = {
+    "sleeps": "while True: time.sleep(1)",
+    "spins": "while True: pass",
+    "holds_the_lock": "sum(itertools.repeat(0))  # in C, without ever letting go of Python's global lock",
+    "ignores_interrupts": "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass",
+}
+"""Methods that never end, from the third call on (the first is the rehearsal)."""
+
+
+@dataclass(frozen=True)
+class Gradings:
+    """What a command said, and where it left results."""
+
+    answer: Answer
+    results: Path
+
+    def folder(self, method: str) -> Path:
+        """The folder of a method's grading."""
+        (folder,) = self.results.glob(f"digits-*/{method}-*")
+        return folder
+
+    def report(self, method: str) -> Report:
+        """Its report."""
+        report = read_report(self.folder(method) / "report.json")
+        assert report is not None, self.answer.stderr
+        return report
+
+    def complaint(self, method: str) -> str:
+        """The line on standard error that says how a method failed."""
+        (line,) = [line for line in self.answer.stderr.splitlines() if line.startswith(f"error: {method} failed")]
+        return line
+
+
+@pytest.fixture(scope="module")
+def kit(make_kit: Callable[[], Kit], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kit]:
+    """A kit with all these methods, which waits for less long until it kills one; $LEDGER is theirs to write to."""
+    kit = make_kit()
+    kit.edit("evaluation/run.py", "REHEARSAL_SECONDS = 60.0", "REHEARSAL_SECONDS = 10.0")
+    kit.edit("evaluation/run.py", "\nMORE_PATIENCE = 10.0", "\nMORE_PATIENCE = 0.5")
+    kit.edit("evaluation/run.py", "\nPATIENCE = 10.0", "\nPATIENCE = 1.0")
+    for name, (body, _) in FAILING.items():
+        add_method(kit, name, body)
+    for name, body in RUDE.items():
+        add_method(kit, name, BASELINE + body)
+    for name, body in HANGING.items():
+        add_method(kit, name, f"if call('{name}') > 2:\n" + textwrap.indent(body, "    "))
+    add_method(kit, "fails_once", f"if call('fails_once') == 3: raise RuntimeError('once')\n{BASELINE}")
+    add_method(kit, "is_edited", f"call('is_edited')\n{BASELINE}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LEDGER", str(tmp_path_factory.mktemp("ledger") / "ledger"))
+        yield kit
+
+
+def run(kit: Kit, results: Path, methods: list[str], *flags: str) -> Gradings:
+    """Grade methods one after another, in one worker unless the flags say otherwise."""
+    workers = () if "--workers" in flags else ("--workers", "1")
+    answer = kit.run("-m", ",".join(methods), *FLAGS, *workers, *flags, UNLEARNING_RESULTS=str(results))
+    return Gradings(answer, results)
+
+
+@pytest.fixture(scope="module")
+def failed(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Gradings:
+    """All that fail, each in its first run, and after the last of them the baseline."""
+    return run(kit, tmp_path_factory.mktemp("failed"), [*FAILING, "my_method"], "--budget-seconds", "60")
+
+
+@pytest.fixture(scope="module")
+def behaved(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Gradings:
+    """The baseline, and all that do what it does and then something rude."""
+    results = tmp_path_factory.mktemp("behaved")
+    return run(kit, results, ["my_method", *RUDE, "is_edited"], "--budget-seconds", "60", "--json")
+
+
+@pytest.mark.parametrize("method", FAILING)
+def test_a_failure_is_named_with_its_log(method: str, failed: Gradings) -> None:
+    """Which method, which run, what it did, where the log is; in one line, without a traceback of ours."""
+    line = failed.complaint(method)
+    log = failed.folder(method) / "runs" / "original-000-run-0000.log"
+    said = (
+        rf"error: {method} failed in run 0 from original 0: ({FAILING[method][1]}).*\. Its log: {re.escape(str(log))}\."
+    )
+    assert re.match(said, line), line
+    assert line.endswith("The 0 runs that finished are kept.")
+    assert log.exists()
+    if "died" not in line:
+        assert "Traceback" in log.read_text()
+
+
+def test_failures_are_the_users_and_stop_no_other_method(failed: Gradings, behaved: Gradings) -> None:
+    """Exit code 2, no traceback, and the baseline at the end is graded as if nothing had been.
+
+    Catches a default type or device that a failed run leaves to the next method in its process.
+    """
+    assert failed.answer.code == 2
+    assert "Traceback" not in failed.answer.stderr
+    assert lasting(failed.report("my_method")) == lasting(behaved.report("my_method"))
+
+
+@pytest.mark.parametrize("method", RUDE)
+def test_what_a_run_leaves_behind_does_not_reach_the_next(method: str, behaved: Gradings) -> None:
+    """Every run's outputs are those of the baseline with the same seed, bit for bit."""
+    outputs, expected = (Unlearned.load(behaved.folder(name) / "outputs.npz") for name in (method, "my_method"))
+    assert outputs is not None, behaved.answer.stderr
+    assert expected is not None
+    for name, values in expected.outputs.arrays().items():
+        np.testing.assert_array_equal(outputs.outputs.arrays()[name], values, err_msg=name)
+
+
+def test_runs_differ_from_each_other(behaved: Gradings) -> None:
+    """Else the test before would compare copies of one run."""
+    unlearned = Unlearned.load(behaved.folder("my_method") / "outputs.npz")
+    assert unlearned is not None
+    assert len(np.unique(unlearned.outputs.forget, axis=0)) == N
+
+
+def test_what_a_method_prints_goes_to_its_log(behaved: Gradings) -> None:
+    """With --json, standard output holds the reports alone, however a method prints."""
+    reports = json.loads(behaved.answer.stdout)
+    assert [report["method"] for report in reports] == ["my_method", *RUDE, "is_edited"]
+    assert "hello" not in behaved.answer.stdout + behaved.answer.stderr
+    logs = behaved.folder("prints") / "runs"
+    for run_number in range(N):
+        log = (logs / f"original-000-run-{run_number:04d}.log").read_text()
+        for where in ("print", "stderr", "descriptor 1", "a child", "logging"):
+            assert f"hello from {where}" in log
+    assert "hello from a warning" in (logs / "original-000-run-0000.log").read_text()
+    assert list((behaved.folder("my_method")).glob("runs/*.log")) == []
+
+
+def test_methods_that_hang_are_killed(kit: Kit, tmp_path: Path) -> None:
+    """Whether they sleep, compute, or hold Python's lock; with the budget in the message."""
+    gradings = run(kit, tmp_path, list(HANGING), "--budget-seconds", "0.5")
+    assert gradings.answer.code == 2
+    assert "Traceback" not in gradings.answer.stderr
+    for method in HANGING:
+        said = f"error: {method} failed in run 2 from original 0: it exceeded the budget of 0.5 seconds and was killed"
+        assert gradings.complaint(method).startswith(said)
+        assert gradings.complaint(method).endswith("The 2 runs that finished are kept.")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Interruptions
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_finished_runs_are_kept_and_an_edited_method_is_another(kit: Kit, behaved: Gradings, tmp_path: Path) -> None:
+    """After a failure that is mended, only the missing runs are done; after an edit, all of them are done again."""
+    ledger = Path(os.environ["LEDGER"])
+    gradings = run(kit, tmp_path, ["fails_once"], "--budget-seconds", "60")
+    assert "failed in run 2 from original 0: RuntimeError: once" in gradings.complaint("fails_once")
+    assert gradings.complaint("fails_once").endswith("The 2 runs that finished are kept.")
+    assert ledger.read_text().split().count("fails_once") == 4  # a rehearsal and three runs
+
+    kit.edit("methods/IsEdited.py", "call('is_edited')", "call('is_edited'); self.learning_rate = 0.5")
+    gradings = run(kit, tmp_path, ["fails_once"], "--budget-seconds", "60")
+    assert gradings.answer.code == 0, gradings.answer.stderr
+    assert ledger.read_text().split().count("fails_once") == 4 + 1 + (
+        N - 2
+    )  # another rehearsal, and the runs that were missing
+    assert gradings.report("fails_once").score == behaved.report("my_method").score
+
+    again = run(kit, behaved.results, ["is_edited", "my_method"], "--budget-seconds", "60")
+    assert again.answer.code == 0, again.answer.stderr
+    assert ledger.read_text().split().count("is_edited") == 2 * (1 + N)
+    assert len(list(behaved.results.glob("digits-*/is_edited-*"))) == 2
+
+
+def test_kill_9_and_resume(kit: Kit, behaved: Gradings, tmp_path: Path) -> None:
+    """Killed between two runs and resumed, a grading gives the report of one that was left in peace."""
+    flags = ("-m", "is_slow", *FLAGS, "--workers", "1", "--budget-seconds", "60")
+    process = kit.start(*flags, UNLEARNING_RESULTS=str(tmp_path))
+    limit = time.monotonic() + 120
+    while len(list(tmp_path.glob("*/*/runs/*.npz"))) < 2:
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    kit.finish(process)
+    assert list(tmp_path.glob("*/*/outputs.npz")) == []
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/*/runs/*.npz")}
+
+    resumed = run(kit, tmp_path, ["is_slow"], "--budget-seconds", "60")
+    assert resumed.answer.code == 0, resumed.answer.stderr
+    assert len(done) < N, "it was killed too late for this test to show anything"
+    assert lasting(resumed.report("is_slow")) == lasting(behaved.report("is_slow"))
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The kit's own methods
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class CountingWorkers(Workers):
+    """Workers that remember which runs they were given."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.runs: list[tuple[int, int]] = []
+
+    def submit(self, job: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Remember it if it is a run."""
+        if job.__name__ == "perform":
+            self.runs.append((args[1], args[2]))
+        return super().submit(job, *args)
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[CountingWorkers]:
+    """Two workers for all tests below."""
+    workers = CountingWorkers(2)
+    with workers:
+        yield workers
+
+
+def grade_one(spec: GradingSpec, workers: CountingWorkers) -> Report:
+    """Grade one method; its error is raised. `workers.runs` has the runs that this took."""
+    workers.runs = []
+    (report,) = grade([spec], workers, Console(quiet=True))
+    if isinstance(report, GradingFailedError):
+        raise report
+    return report
+
+
+def folder_of(spec: GradingSpec) -> Path:
+    """Where its results are."""
+    return grading_folder(spec, load(spec.task), "cpu")
+
+
+def test_the_number_of_workers_changes_nothing(
+    workers: CountingWorkers, results: Path, behaved: Gradings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One and two workers, here and in a process of its own: the same report."""
+    report = grade_one(TINY, workers)
+    assert sorted(workers.runs) == [(0, run) for run in range(N)]
+    assert lasting(report, "workers", "git_commit") == lasting(behaved.report("my_method"), "workers", "git_commit")
+    assert (report.workers, behaved.report("my_method").workers) == (2, 1)
+
+
+def test_growing_reuses_the_runs(workers: CountingWorkers, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few models, then 8, then few again: no run is done twice, and each report is that of a grading in one go."""
+    small = grade_one(TINY, workers)
+    large = grade_one(replace(TINY, models=8), workers)
+    assert sorted(workers.runs) == [(0, run) for run in range(N, 8)]
+    assert lasting(grade_one(TINY, workers)) == lasting(small)
+    assert workers.runs == []
+    grade_one(replace(TINY, models=8, originals=2), workers)
+    assert sorted(workers.runs) == [(1, run) for run in range(8)]
+
+    monkeypatch.setenv("UNLEARNING_RESULTS", str(results / "in one go"))
+    assert lasting(grade_one(replace(TINY, models=8), workers)) == lasting(large)
+    assert len(workers.runs) == 8
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_damaged_outputs_are_made_again(size: int, workers: CountingWorkers, results: Path) -> None:
+    """An empty or truncated `outputs.npz`, as a full disk leaves it, costs time and nothing else."""
+    report = grade_one(TINY, workers)
+    path = folder_of(TINY) / "outputs.npz"
+    path.write_bytes(path.read_bytes()[:size])
+    assert lasting(grade_one(TINY, workers)) == lasting(report)
+    assert len(workers.runs) == N
+
+
+def test_hyper_parameters_and_seed_make_another_grading(workers: CountingWorkers, results: Path) -> None:
+    """Nothing is reused from runs of another learning rate, or another seed."""
+    first = grade_one(TINY, workers)
+    for spec in (replace(TINY, settings=(("learning_rate", "0.01"),)), replace(TINY, seed=1)):
+        report = grade_one(spec, workers)
+        assert len(workers.runs) == N
+        assert report.epsilons != first.epsilons or report.test_accuracy != first.test_accuracy
+
+
+def test_a_run_over_the_budget_is_killed(workers: CountingWorkers, results: Path) -> None:
+    """Also when an earlier grading had a larger budget: what it allowed does not count any more."""
+    grade_one(TINY, workers)
+    for spec in (replace(TINY, budget_seconds=0.001), replace(TINY, budget_seconds=None, budget=1e-6)):
+        with pytest.raises(
+            GradingFailedError, match=r"my_method failed in run . from original 0: it exceeded the budget"
+        ):
+            grade_one(spec, workers)
+    record = json.loads((folder_of(TINY) / "failed.json").read_text())
+    assert record["method"] == "my_method"
+    grade_one(TINY, workers)
+    assert not (folder_of(TINY) / "failed.json").exists()
+
+
+@pytest.mark.parametrize("method", ["do_nothing", "retrain"])
+def test_references_have_no_budget(method: str, workers: CountingWorkers, results: Path) -> None:
+    """They are measured, and marked, but not killed."""
+    report = grade_one(replace(TINY, method=method, budget_seconds=0.001), workers)
+    assert report.exempt_from_budget
+    assert report.budget_seconds is None
+    assert report.budget_fraction_used >= 0
+
+
+def test_doing_nothing_is_the_floor(workers: CountingWorkers, results: Path) -> None:
+    """Graded as a method, under both protocols, it gets what every report shows as the floor."""
+    for spec in (replace(TINY, originals=2), replace(TINY, protocol="full")):
+        report = grade_one(replace(spec, method="do_nothing"), workers)
+        other = grade_one(spec, workers)
+        assert report.score == pytest.approx(report.floor.score, abs=1e-9)
+        assert report.forgetting_quality == pytest.approx(report.floor.forgetting_quality, abs=1e-9)
+        assert other.floor == report.floor
+        assert other.ceiling == report.ceiling
+
+
+def test_each_original_is_graded_by_itself(workers: CountingWorkers, results: Path) -> None:
+    """The mean over originals, and never one pool of all runs: with one original the same number comes again."""
+    both = grade_one(replace(TINY, originals=2), workers)
+    assert sorted(workers.runs) == [(original, run) for original in range(2) for run in range(N)]
+    assert np.shape(both.epsilons) == (2, 12)
+    assert both.score == pytest.approx(np.mean(both.score_by_original))
+    first = grade_one(TINY, workers)
+    assert first.score_by_original == both.score_by_original[:1]
+    assert first.epsilons == both.epsilons[:1]
+
+
+def test_protocol_full_runs_each_of_n_originals_once(workers: CountingWorkers, results: Path) -> None:
+    """The textbook definition: one distribution of N models, from N originals."""
+    report = grade_one(replace(TINY, protocol="full"), workers)
+    assert sorted(workers.runs) == [(original, 0) for original in range(N)]
+    assert (report.originals, report.models) == (N, N)
+    assert np.shape(report.epsilons) == (1, 12)
+
+
+def test_retrain_is_what_it_is_measured_against(workers: CountingWorkers, results: Path) -> None:
+    """The oracle's runs have the distribution of the bank's retrained models: mean confidence over the forget set.
+
+    Kolmogorov-Smirnov over 32 models each. The control, an oracle that trains a third as long, must be told apart.
+    """
+    task = replace(TASK, recipe=(("epochs", 12), ("batch_size", 16)))
+    spec = GradingSpec("retrain", task, originals=1, models=32)
+    loaded = load(task)
+    labels = loaded.train.labels[loaded.forget_indices].numpy()
+
+    def confidences(spec: GradingSpec) -> np.ndarray:
+        grade_one(spec, workers)
+        unlearned = Unlearned.load(folder_of(spec) / "outputs.npz")
+        assert unlearned is not None
+        return logit_scaled_confidence(unlearned.outputs.forget, labels).mean(axis=1)  # (models,)
+
+    from checkpoints.bank import Pool
+
+    same, shorter = confidences(spec), confidences(replace(spec, settings=(("epochs", 4),)))
+    truth = logit_scaled_confidence(Pool(loaded, "retrained").outputs(32).forget, labels).mean(axis=1)
+    assert stats.ks_2samp(same, truth).pvalue > 0.01
+    assert stats.ks_2samp(shorter, truth).pvalue < 1e-4
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Scoring again
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_stored_outputs_give_the_same_report(workers: CountingWorkers, results: Path) -> None:
+    """Every field of it, without a run; for the notebook's metric a report of its own beside the first."""
+    report = grade_one(replace(TINY, originals=2), workers)
+    folder = folder_of(replace(TINY, originals=2))
+    assert score_again(folder, None) == report
+
+    notebook = score_again(folder, "notebook")
+    assert notebook.metric == "notebook"
+    assert notebook.forgetting_quality != report.forgetting_quality
+    assert read_report(folder / "report.json") == report
+    assert read_report(folder / "report-notebook.json") == notebook
+    assert lasting(grade_one(replace(TINY, originals=2, metric="notebook"), workers)) == lasting(notebook)
+    assert workers.runs == []
+
+
+def test_scoring_again_needs_a_finished_grading(workers: CountingWorkers, results: Path, tmp_path: Path) -> None:
+    """What is missing is named, and how to make it."""
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        score_again(tmp_path, None)
+    grade_one(TINY, workers)
+    folder = folder_of(TINY)
+    with pytest.raises(UserError, match="--metric is one of"):
+        score_again(folder, "accuracy")
+    (folder / "outputs.npz").write_bytes(b"")
+    with pytest.raises(UserError, match=r"is not finished: python main\.py --config"):
+        score_again(folder, None)
+
+
+def test_a_grading_survives_its_config(results: Path) -> None:
+    """`config.yaml` says all that the user decided, whatever characters it has."""
+    task = TaskSpec(
+        "folder",
+        forget=('where:camera == "A: b" and year <= 2016', "random:0.1"),
+        train_size=100,
+        data_dir="some where",
+        network="mlp",
+        recipe=(("epochs", "3"), ("class_weights", "true")),
+    )
+    spec = GradingSpec("retrain", task, (("epochs", "4"),), 3, 50, "full", "notebook", 7, 0.5, 1.5)
+    assert GradingSpec.from_yaml(spec.to_yaml(), "here") == spec
+    assert GradingSpec.from_yaml(TINY.to_yaml(), "here") == TINY
