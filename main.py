@@ -103,7 +103,9 @@ def grade(
     if method is None:
         print(context.get_help())
         return
-    from checkpoints.workers import Workers, default_workers
+    from checkpoints.workers import Workers, default_workers, start_server
+
+    start_server()
     from data.task import TaskSpec
     from evaluation import pipeline
     from evaluation.console import Console

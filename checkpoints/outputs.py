@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from checkpoints.grouped import GroupedNetwork
-from checkpoints.training import group_logits
+from checkpoints.training import group_logits, single_logits
 from data.files import write_arrays
 
 if TYPE_CHECKING:
@@ -63,17 +63,20 @@ class Outputs:
         return Outputs(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def record_outputs(networks: Sequence[nn.Module] | GroupedNetwork, task: Task) -> Outputs:
-    """Run models, all at once, over the forget, validation, test and retain sets, in eval mode."""
+def record_outputs(network: nn.Module, task: Task) -> Outputs:
+    """Run a network, or a `GroupedNetwork` of many, over the forget, validation, test and retain sets in eval mode."""
     device = task.train.images.device
-    grouped = networks if isinstance(networks, GroupedNetwork) else GroupedNetwork(networks).to(device)
+
+    def logits(images: torch.Tensor) -> torch.Tensor:
+        return group_logits(network, images) if isinstance(network, GroupedNetwork) else single_logits(network, images)
+
     forget = torch.as_tensor(task.forget_indices, device=device)
     retain = torch.as_tensor(task.retain_indices, device=device)
-    on_retain = group_logits(grouped, task.train.images[retain])  # (models, retain, classes)
+    on_retain = logits(task.train.images[retain])  # (models, retain, classes)
     correct = on_retain.argmax(dim=2) == task.train.labels[retain]
     return Outputs(
-        forget=group_logits(grouped, task.train.images[forget]).cpu().numpy(),
-        validation=group_logits(grouped, task.validation.images).cpu().numpy(),
-        test=group_logits(grouped, task.test.images).cpu().numpy(),
+        forget=logits(task.train.images[forget]).cpu().numpy(),
+        validation=logits(task.validation.images).cpu().numpy(),
+        test=logits(task.test.images).cpu().numpy(),
         retain_accuracy=correct.double().mean(dim=1).cpu().numpy(),
     )

@@ -148,6 +148,13 @@ def group_logits(network: GroupedNetwork, images: Tensor) -> Tensor:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+@torch.no_grad()
+def single_logits(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits of an ordinary network, in eval mode, in the form of `group_logits`: `(1, examples, classes)`."""
+    network.eval()
+    return torch.cat([network(batch) for batch in images.split(1000)])[None]
+
+
 def train_one(task: Task, indices: np.ndarray, seed: int) -> nn.Module:
     """Train one model on `task.train[indices]` with an ordinary loop over an ordinary loader.
 

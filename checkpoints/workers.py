@@ -9,11 +9,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import lru_cache
+from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +34,8 @@ class Workers:
     def __init__(self, count: int, device: str = "cpu") -> None:
         self.count = count
         self.device = device
-        context = _context()
+        self._context = context = _context()
+        self._server_is_up = sys.platform != "linux"  # elsewhere there is no server
         self._progress = context.Value("d", 0.0)
         self._pool = ProcessPool(
             max_workers=count, initializer=_start, initargs=(self._progress, device), context=context
@@ -39,6 +43,9 @@ class Workers:
 
     def submit(self, job: Callable[..., Any], *args: object) -> Future[Any]:
         """Queue `job(*args)`, a module-level function. A worker that dies gives `pebble.ProcessExpired`."""
+        if not self._server_is_up:
+            _wait_for_server(self._context)
+            self._server_is_up = True
         future: Future[Any] = self._pool.schedule(job, args=args)
         return future
 
@@ -86,28 +93,32 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def be_deterministic() -> None:
+def be_deterministic(device: str) -> None:
     """Make PyTorch give the same bits whenever it is given the same work, however many workers there are."""
     import torch
 
     # The number of threads changes the order of sums; and one thread per worker uses all cores best.
     torch.set_num_threads(1)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.backends.cudnn.benchmark = False
+    if device != "cpu":  # one thread is enough there, and the import behind this takes two seconds in each worker
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+
+
+def start_server() -> None:
+    """Start what workers are forked from now, so that it imports PyTorch while this process still does, too."""
+    _context()
 
 
 def _start(progress: Any, device: str) -> None:
     global _progress
     _progress = progress
     # Ctrl-C is for the main process, which stops the workers; they would only print their own tracebacks.
-    import signal
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":  # as in a notebook, where a method's DataLoader starts its workers at once
         multiprocessing.set_start_method("fork", force=True)
     threading.Thread(target=_die_with_parent, daemon=True).start()
-    be_deterministic()
+    be_deterministic(device)
 
 
 def _die_with_parent() -> None:
@@ -123,5 +134,32 @@ def _context() -> BaseContext:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "torch.optim", "checkpoints.training"])
+    # PyTorch imports its compiler when the first optimiser is made: two seconds that every worker would spend.
+    context.set_forkserver_preload(["torch", "torch._dynamo", "checkpoints.training"])
+    with _interrupts_ignored():
+        forkserver.ensure_running()
     return context
+
+
+def _wait_for_server(context: BaseContext) -> None:
+    """Wait until workers start at once: Ctrl-C before that would leave them half-started, and their tracebacks."""
+    probe = context.Process(target=_do_nothing)  # type: ignore[attr-defined]
+    probe.start()
+    probe.join()
+
+
+def _do_nothing() -> None:
+    pass
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """A process that is started inside ignores Ctrl-C, from its first moment on."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may touch signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -61,7 +61,8 @@ class Console:
             if now - last < SECONDS_BETWEEN_LINES:
                 return
             last = now
-            left = (now - began) * max(total - done, 0) / max(done, 1e-9)
-            self.tell(f"{label}: {done:.0f} of {total} {unit} in {now - began:.0f} s, about {left:.0f} s left")
+            seconds = now - began
+            left = f", about {seconds * max(total - done, 0) / done:.0f} s left" if done > 0 else ""
+            self.tell(f"{label}: {done:.0f} of {total} {unit} in {seconds:.0f} s{left}")
 
         return write

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,14 +115,14 @@ def perform(settings: RunSettings, original: int, run: int) -> str | None:
     """
     task = load_task(settings.task, settings.device)
     limit = settings.budget_seconds
-    with _log(run_path(settings.folder, original, run, ".log")) as log:
+    with _log(run_path(settings.folder, original, run, ".log")):
         try:
             if _needs_rehearsal(settings):
                 _call(settings, task, original, seed=0, limit=limit, extra=REHEARSAL_SECONDS)
             net, seconds, memory = _call(settings, task, original, run_seed(settings, original, run), limit)
-            outputs = record_outputs([fresh_network(task, net, settings.method)], task)
+            outputs = record_outputs(fresh_network(task, net, settings.method), task)
         except BaseException as error:  # whatever a method raises, SystemExit too, is its own failure
-            traceback.print_exc(file=log)
+            traceback.print_exc()
             return f"{type(error).__name__}: {error}"
     left = Unlearned(outputs, np.array([seconds]), np.array([memory]))
     left.save(run_path(settings.folder, original, run, ".npz"))
@@ -136,7 +136,7 @@ def _call(
 
     The process is killed if that takes longer than `limit` and `extra` seconds.
     """
-    reset_globals(seed)  # first of all: a run that failed may have left a default type that no network is built with
+    reset_globals(seed, settings.device)  # a run that failed may have left types that no network can be built with
     method = make_method(settings.method, dict(settings.hyper_parameters))
     net = build_network(task)
     net.load_state_dict(_original_state(task, original))
@@ -148,7 +148,7 @@ def _call(
         method.run(net, *loaders)
         seconds = compute_seconds(settings.device) - began
     memory = _peak_memory(settings.device)
-    reset_globals(seed)
+    reset_globals(seed, settings.device)
     return net, seconds, memory
 
 
@@ -173,9 +173,9 @@ def _needs_rehearsal(settings: RunSettings) -> bool:
     return first
 
 
-def reset_globals(seed: int) -> None:
+def reset_globals(seed: int, device: str) -> None:
     """Seed all global generators and undo what an earlier run may have changed in PyTorch."""
-    be_deterministic()
+    be_deterministic(device)
     torch.set_grad_enabled(True)
     torch.set_default_dtype(torch.float32)
     torch.set_default_device(None)
@@ -211,13 +211,14 @@ def _check_structure(fresh: nn.Module, net: nn.Module, method: str) -> None:
     expected = {name: type(module) for name, module in fresh.named_modules()}
     modules = dict(net.named_modules())
     if {name: type(module) for name, module in modules.items()} != expected:
-        changed = sorted(name or "the network itself" for name in expected.keys() ^ modules.keys()) or sorted(
+        changed = expected.keys() ^ modules.keys() or {
             name for name in expected if type(modules[name]) is not expected[name]
-        )
-        raise MethodError(f"{method} changed the architecture ({', '.join(changed[:3])}); only weights may change.")
+        }
+        where = ", ".join(name or "the network itself" for name in sorted(changed)[:3])
+        raise MethodError(f"{method} changed the architecture ({where}); only weights may change.")
     if net.state_dict().keys() != fresh.state_dict().keys():
-        changed = sorted(net.state_dict().keys() ^ fresh.state_dict().keys())
-        raise MethodError(f"{method} added or removed weights ({', '.join(changed[:3])}); undo that before the end.")
+        odd = sorted(net.state_dict().keys() ^ fresh.state_dict().keys())
+        raise MethodError(f"{method} added or removed weights ({', '.join(odd[:3])}); undo that before the end.")
     for name, module in modules.items():
         if "forward" in vars(module):
             raise MethodError(f"{method} replaced forward() of {name or 'the network'}; only weights are taken over.")
@@ -279,10 +280,21 @@ def _peak_memory(device: str) -> int:
 
 
 @contextlib.contextmanager
-def _log(path: Path) -> Iterator[TextIO]:
-    """Collect what is printed in a file, line by line (the process may be killed); no file if nothing is."""
+def _log(path: Path) -> Iterator[None]:
+    """Collect in a file whatever is printed, by C code and child processes too; no file if nothing is."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", buffering=1) as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        yield log
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the process may be killed
+    kept = (os.dup(1), os.dup(2))
+    with path.open("wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, descriptor in enumerate(kept, start=1):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
     if path.stat().st_size == 0:
-        os.unlink(path)
+        path.unlink()

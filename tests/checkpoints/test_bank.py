@@ -229,7 +229,7 @@ def test_requests_share_originals(whole: Path, copy: Path, in_folder: Callable[[
         pool = Pool(task, "original")
         network = build_network(task)
         network.load_state_dict(pool.state(0))
-        expected = record_outputs([network], task)
+        expected = record_outputs(network, task)
         for name, values in pool.outputs(1).arrays().items():
             np.testing.assert_allclose(values, expected.arrays()[name], rtol=1e-4, atol=1e-4)
 

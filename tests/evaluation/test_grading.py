@@ -8,6 +8,7 @@ import re
 import signal
 import textwrap
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
@@ -30,10 +31,12 @@ from evaluation.run import Unlearned
 if TYPE_CHECKING:
     from tests.conftest import Answer, Kit
 
-TASK = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", 3),))
-N = MIN_MODELS
-TINY = GradingSpec("my_method", TASK, originals=1, models=N, budget_seconds=60.0)
-FLAGS = ["--train-size", "60", "--recipe", "epochs=3", "--forget", "random:12", "--originals", "1", "--models", str(N)]
+TASK = TaskSpec("digits", forget=("random:12",), train_size=160, recipe=(("epochs", 3),))
+N = MIN_MODELS["official"]
+TINY = GradingSpec("my_method", TASK, (("learning_rate", "0.1"),), originals=1, models=N, budget_seconds=60.0)
+FLAGS = (
+    f"--train-size 160 --recipe epochs=3 --forget random:12 --set learning_rate=0.1 --originals 1 --models {N}"
+).split()
 
 VARYING = (
     "seconds",
@@ -62,6 +65,7 @@ import ctypes, itertools, logging, os, pathlib, random, signal, subprocess, sys,
 
 import numpy as np
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
 from methods.BaseMethod import BaseMethod
@@ -100,11 +104,11 @@ FAILING = {
     "leaves_nan": ("net[0].weight.data.fill_(float('nan'))", "MethodError: leaves_nan left NaN .* in 0.weight"),
     "leaves_inf": ("net[1].running_var.fill_(float('inf'))", "MethodError: .* infinite values in 1.running_var"),
     "replaces_module": ("net[2] = nn.LeakyReLU()", r"MethodError: .* changed the architecture \(2\)"),
-    "adds_module": ("net.append(nn.Softmax(1))", r"MethodError: .* changed the architecture \(11\)"),
-    "drops_module": ("del net[-1]", r"MethodError: .* changed the architecture \(10\)"),
+    "adds_module": ("net.append(nn.Softmax(1))", r"MethodError: .* changed the architecture \(12\)"),
+    "drops_module": ("del net[-1]", r"MethodError: .* changed the architecture \(11\)"),
     "replaces_class": (
         "net.__class__ = type('Other', (nn.Sequential,), {})",
-        r"MethodError: .* changed the architecture \(the network itself|MethodError: .* changed the architecture \(\)",
+        r"MethodError: .* changed the architecture \(the network itself\)",
     ),
     "adds_weights": ("net.register_buffer('mask', torch.ones(3))", r"MethodError: .* added or removed weights \(mask"),
     "prunes": (
@@ -113,7 +117,7 @@ FAILING = {
     ),
     "changes_shape": (
         "net[-1] = nn.Linear(16, 11)",
-        r"MethodError: .* changed the shape of 10.weight: \(11, 16\) instead of \(10, 16\)",
+        r"MethodError: .* changed the shape of 11.weight: \(11, 16\) instead of \(10, 16\)",
     ),
     "replaces_forward": ("net.forward = lambda x: x", r"MethodError: .* replaced forward\(\) of the network"),
     "leaves_hook": ("net[0].register_forward_hook(lambda *_: None)", "MethodError: .* left a hook on 0"),
@@ -173,6 +177,15 @@ HANGING = {
 """Methods that never end, from the third call on (the first is the rehearsal)."""
 
 
+FAILS_ONCE = f"""
+before = call("fails_once")
+if before == 3:
+    raise RuntimeError("once")
+if before > 3 and "MENDED" not in os.environ:
+    time.sleep(60)  # so that no run is finished after the failure, before it is noticed
+{BASELINE}"""
+
+
 @dataclass(frozen=True)
 class Gradings:
     """What a command said, and where it left results."""
@@ -210,7 +223,7 @@ def kit(make_kit: Callable[[], Kit], tmp_path_factory: pytest.TempPathFactory) -
         add_method(kit, name, BASELINE + body)
     for name, body in HANGING.items():
         add_method(kit, name, f"if call('{name}') > 2:\n" + textwrap.indent(body, "    "))
-    add_method(kit, "fails_once", f"if call('fails_once') == 3: raise RuntimeError('once')\n{BASELINE}")
+    add_method(kit, "fails_once", FAILS_ONCE)
     add_method(kit, "is_edited", f"call('is_edited')\n{BASELINE}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LEDGER", str(tmp_path_factory.mktemp("ledger") / "ledger"))
@@ -226,15 +239,16 @@ def run(kit: Kit, results: Path, methods: list[str], *flags: str) -> Gradings:
 
 @pytest.fixture(scope="module")
 def failed(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Gradings:
-    """All that fail, each in its first run, and after the last of them the baseline."""
-    return run(kit, tmp_path_factory.mktemp("failed"), [*FAILING, "my_method"], "--budget-seconds", "60")
+    """All that fail, and after the last of them some that do not."""
+    methods = [*FAILING, "my_method", "fails_once", "is_edited"]
+    return run(kit, tmp_path_factory.mktemp("failed"), methods, "--budget-seconds", "60")
 
 
 @pytest.fixture(scope="module")
 def behaved(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Gradings:
     """The baseline, and all that do what it does and then something rude."""
     results = tmp_path_factory.mktemp("behaved")
-    return run(kit, results, ["my_method", *RUDE, "is_edited"], "--budget-seconds", "60", "--json")
+    return run(kit, results, ["my_method", *RUDE], "--budget-seconds", "60", "--json")
 
 
 @pytest.mark.parametrize("method", FAILING)
@@ -282,7 +296,7 @@ def test_runs_differ_from_each_other(behaved: Gradings) -> None:
 def test_what_a_method_prints_goes_to_its_log(behaved: Gradings) -> None:
     """With --json, standard output holds the reports alone, however a method prints."""
     reports = json.loads(behaved.answer.stdout)
-    assert [report["method"] for report in reports] == ["my_method", *RUDE, "is_edited"]
+    assert [report["method"] for report in reports] == ["my_method", *RUDE]
     assert "hello" not in behaved.answer.stdout + behaved.answer.stderr
     logs = behaved.folder("prints") / "runs"
     for run_number in range(N):
@@ -309,26 +323,31 @@ def test_methods_that_hang_are_killed(kit: Kit, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_finished_runs_are_kept_and_an_edited_method_is_another(kit: Kit, behaved: Gradings, tmp_path: Path) -> None:
+def test_finished_runs_are_kept_and_an_edited_method_is_another(
+    kit: Kit, failed: Gradings, behaved: Gradings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After a failure that is mended, only the missing runs are done; after an edit, all of them are done again."""
-    ledger = Path(os.environ["LEDGER"])
-    gradings = run(kit, tmp_path, ["fails_once"], "--budget-seconds", "60")
-    assert "failed in run 2 from original 0: RuntimeError: once" in gradings.complaint("fails_once")
-    assert gradings.complaint("fails_once").endswith("The 2 runs that finished are kept.")
-    assert ledger.read_text().split().count("fails_once") == 4  # a rehearsal and three runs
+    assert "failed in run 2 from original 0: RuntimeError: once" in failed.complaint("fails_once")
+    assert failed.complaint("fails_once").endswith("The 2 runs that finished are kept.")
+    (before_the_edit,) = failed.results.glob("digits-*/is_edited-*/report.json")
 
     kit.edit("methods/IsEdited.py", "call('is_edited')", "call('is_edited'); self.learning_rate = 0.5")
-    gradings = run(kit, tmp_path, ["fails_once"], "--budget-seconds", "60")
-    assert gradings.answer.code == 0, gradings.answer.stderr
-    assert ledger.read_text().split().count("fails_once") == 4 + 1 + (
-        N - 2
-    )  # another rehearsal, and the runs that were missing
-    assert gradings.report("fails_once").score == behaved.report("my_method").score
+    monkeypatch.setenv("MENDED", "yes")
+    ledger = Path(os.environ["LEDGER"])
+    calls = Counter(ledger.read_text().split())
+    mended = run(kit, failed.results, ["fails_once", "is_edited", "my_method"], "--budget-seconds", "60")
+    assert mended.answer.code == 0, mended.answer.stderr
+    more = Counter(ledger.read_text().split()) - calls
+    assert more["fails_once"] == 1 + (N - 2)  # a rehearsal, and what was missing
+    assert more["is_edited"] == 1 + N
 
-    again = run(kit, behaved.results, ["is_edited", "my_method"], "--budget-seconds", "60")
-    assert again.answer.code == 0, again.answer.stderr
-    assert ledger.read_text().split().count("is_edited") == 2 * (1 + N)
-    assert len(list(behaved.results.glob("digits-*/is_edited-*"))) == 2
+    whole, resumed = behaved.report("my_method"), mended.report("fails_once")
+    assert (resumed.epsilons, resumed.test_accuracy) == (whole.epsilons, whole.test_accuracy)
+    (after_the_edit,) = set(failed.results.glob("digits-*/is_edited-*/report.json")) - {before_the_edit}
+    one, other = read_report(before_the_edit), read_report(after_the_edit)
+    assert one is not None
+    assert other is not None
+    assert one.test_accuracy != other.test_accuracy
 
 
 def test_kill_9_and_resume(kit: Kit, behaved: Gradings, tmp_path: Path) -> None:
@@ -440,7 +459,7 @@ def test_a_run_over_the_budget_is_killed(workers: CountingWorkers, results: Path
     grade_one(TINY, workers)
     for spec in (replace(TINY, budget_seconds=0.001), replace(TINY, budget_seconds=None, budget=1e-6)):
         with pytest.raises(
-            GradingFailedError, match=r"my_method failed in run . from original 0: it exceeded the budget"
+            GradingFailedError, match=r"my_method failed in run \d from original 0: it exceeded the bud"
         ):
             grade_one(spec, workers)
     record = json.loads((folder_of(TINY) / "failed.json").read_text())
@@ -452,7 +471,7 @@ def test_a_run_over_the_budget_is_killed(workers: CountingWorkers, results: Path
 @pytest.mark.parametrize("method", ["do_nothing", "retrain"])
 def test_references_have_no_budget(method: str, workers: CountingWorkers, results: Path) -> None:
     """They are measured, and marked, but not killed."""
-    report = grade_one(replace(TINY, method=method, budget_seconds=0.001), workers)
+    report = grade_one(replace(TINY, method=method, settings=(), budget_seconds=0.001), workers)
     assert report.exempt_from_budget
     assert report.budget_seconds is None
     assert report.budget_fraction_used >= 0
@@ -461,7 +480,7 @@ def test_references_have_no_budget(method: str, workers: CountingWorkers, result
 def test_doing_nothing_is_the_floor(workers: CountingWorkers, results: Path) -> None:
     """Graded as a method, under both protocols, it gets what every report shows as the floor."""
     for spec in (replace(TINY, originals=2), replace(TINY, protocol="full")):
-        report = grade_one(replace(spec, method="do_nothing"), workers)
+        report = grade_one(replace(spec, method="do_nothing", settings=()), workers)
         other = grade_one(spec, workers)
         assert report.score == pytest.approx(report.floor.score, abs=1e-9)
         assert report.forgetting_quality == pytest.approx(report.floor.forgetting_quality, abs=1e-9)
@@ -493,7 +512,7 @@ def test_retrain_is_what_it_is_measured_against(workers: CountingWorkers, result
 
     Kolmogorov-Smirnov over 32 models each. The control, an oracle that trains a third as long, must be told apart.
     """
-    task = replace(TASK, recipe=(("epochs", 12), ("batch_size", 16)))
+    task = replace(TASK, train_size=60, recipe=(("epochs", 12), ("batch_size", 16)))
     spec = GradingSpec("retrain", task, originals=1, models=32)
     loaded = load(task)
     labels = loaded.train.labels[loaded.forget_indices].numpy()
@@ -519,8 +538,9 @@ def test_retrain_is_what_it_is_measured_against(workers: CountingWorkers, result
 
 def test_stored_outputs_give_the_same_report(workers: CountingWorkers, results: Path) -> None:
     """Every field of it, without a run; for the notebook's metric a report of its own beside the first."""
-    report = grade_one(replace(TINY, originals=2), workers)
-    folder = folder_of(replace(TINY, originals=2))
+    spec = replace(TINY, models=MIN_MODELS["notebook"])
+    report = grade_one(spec, workers)
+    folder = folder_of(spec)
     assert score_again(folder, None) == report
 
     notebook = score_again(folder, "notebook")
@@ -528,8 +548,6 @@ def test_stored_outputs_give_the_same_report(workers: CountingWorkers, results: 
     assert notebook.forgetting_quality != report.forgetting_quality
     assert read_report(folder / "report.json") == report
     assert read_report(folder / "report-notebook.json") == notebook
-    assert lasting(grade_one(replace(TINY, originals=2, metric="notebook"), workers)) == lasting(notebook)
-    assert workers.runs == []
 
 
 def test_scoring_again_needs_a_finished_grading(workers: CountingWorkers, results: Path, tmp_path: Path) -> None:

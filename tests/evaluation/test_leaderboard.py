@@ -92,7 +92,7 @@ def test_what_cannot_be_compared_shares_no_table(change: dict[str, Any], make_re
     assert sorted(len(rows) for rows in found) == [1, 2]
     assert all(len({row.report.conditions for row in rows}) == 1 for rows in found)
     assert [row.rank for rows in found for row in rows if row.report == there] == [1]
-    assert place_of(here, [here, there, also_here]) == ("1", 2)
+    assert place_of(here, [here, there, also_here]) == (1, False, 2)
 
 
 @pytest.mark.parametrize(
@@ -106,12 +106,11 @@ def test_what_can_be_compared_shares_a_table(change: dict[str, Any], make_report
 
 
 def test_the_place_of_a_report(make_report: MakeReport) -> None:
-    """As the end of a grading says it; none for a reference."""
+    """As the end of a grading says it; references do not count."""
     best, mine = scored(make_report, "best", 0.1, 0.06), scored(make_report, "mine", 0.05, 0.01)
     oracle = scored(make_report, "retrain", 0.2, exempt_from_budget=True)
-    assert place_of(best, [mine, oracle, best]) == ("1", 2)
-    assert place_of(mine, [mine, oracle, best]) == ("2=", 2)
-    assert place_of(oracle, [mine, oracle, best]) == ("-", 2)
+    assert place_of(best, [mine, oracle, best]) == (1, False, 2)
+    assert place_of(mine, [mine, oracle, best]) == (2, True, 2)
 
 
 @pytest.fixture
@@ -150,7 +149,7 @@ def test_markdown_is_a_table(rows: list[Row]) -> None:
     assert line == "|" + "---|" * len(COLUMNS)
     assert len(body) == 3
     assert all(text.count("|") == len(COLUMNS) + 1 for text in body)
-    assert body[1].startswith("| 1 | best epochs=4 | 0.1000 ± 0.0600 |")
+    assert body[1].startswith("| 1 | best epochs=4 | 0.1000  [0.0400, 0.1600] |")
 
 
 def test_the_terminal_shows_the_same_cells(rows: list[Row]) -> None:

@@ -136,6 +136,34 @@ def test_equals_the_reference_on_arbitrary_confidences(data: st.DataObject) -> N
     _assert_equals_reference(unlearned, retrained)
 
 
+def test_equals_the_reference_where_rounding_adds_a_threshold() -> None:
+    """The 401st right threshold decides here: low + width is not high, the count must be taken literally."""
+    rng = np.random.default_rng(4)
+    retrained, unlearned = rng.normal(size=(8, 400)), rng.normal(0.3, 1.2, size=(8, 400))
+    _assert_equals_reference(unlearned[:, [282]], retrained[:, [282]])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 150, 401])
+def test_grids_are_those_of_numpy_and_of_the_reference(count: int) -> None:
+    """Bit for bit, and so is the number of thresholds up to values on, just below and between thresholds."""
+    rng = np.random.default_rng(count)
+    for _ in range(20):
+        low, high = np.sort(rng.normal(0, 30, size=2).astype(np.float32).astype(np.float64))
+        written_out: list[tuple[type[metric._Float64Grid], Floats]] = [
+            (metric._Float32Grid, REFERENCE["float32_linspace"](low, high, count))
+        ]
+        if count > 1:
+            written_out.append((metric._Float64Grid, np.linspace(low, high, count)))
+        for grid, thresholds in written_out:
+            ours = grid(np.array([low]), np.array([high]), np.array([count]))
+            np.testing.assert_array_equal(ours.at(np.arange(count)), thresholds)
+            values = np.concatenate([thresholds, np.nextafter(thresholds, -np.inf), rng.uniform(low, high, 20)])
+            expected = np.searchsorted(thresholds, values, side="right")
+            np.testing.assert_array_equal(ours.count_up_to(values), expected)
+            expected = np.searchsorted(thresholds, values, side="left")
+            np.testing.assert_array_equal(ours.count_below(values), expected)
+
+
 def test_the_float32_thresholds_are_those_of_torch() -> None:
     """The grid written out in the reference is `torch.linspace`, up to the rounding of this processor."""
     rng = np.random.default_rng(2)

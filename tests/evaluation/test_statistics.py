@@ -126,7 +126,7 @@ def test_uncertain_accuracies_widen_the_interval_of_the_score_only() -> None:
 
 
 def test_the_interval_holds_the_truth() -> None:
-    """A small simulation; the benchmark does it thoroughly. Catches a variance off by a factor of two or so."""
+    """A small simulation; the benchmark does it thoroughly. Catches a variance that is half or twice what it should be."""
     rng = np.random.default_rng(6)
     pairs = [(_random_pool(rng, 32, shift=0.6), _random_pool(rng, 32)) for _ in range(100)]
     estimates = [
@@ -137,7 +137,7 @@ def test_the_interval_holds_the_truth() -> None:
     covered = np.mean([estimate.low <= truth <= estimate.high for estimate in estimates])
     assert 0.88 < covered <= 1.0
     spread = np.std([estimate.value for estimate in estimates])
-    assert 3 * spread < np.mean([_width(estimate) for estimate in estimates]) < 6 * spread
+    assert 3.5 * spread < np.mean([_width(estimate) for estimate in estimates]) < 5.5 * spread
 
 
 def test_ceiling_is_the_mean_over_halves() -> None:

@@ -1,0 +1,377 @@
+"""The command line, as a user types it: what it prints, what it leaves, and how it refuses mistakes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+import main
+from data import all_tasks
+from evaluation.report import Report, read_report
+from methods import all_method_handlers
+
+if TYPE_CHECKING:
+    from tests.conftest import Answer, Kit
+
+TINY = ["--train-size", "60", "--recipe", "epochs=3", "--forget", "random:12", "--originals", "1", "--budget-seconds", "60"]
+FEW, ENOUGH = ["--models", "6"], ["--models", "32"]
+"""32 models are enough for a rank."""
+
+
+def command(*arguments: str) -> Answer:
+    """`python main.py ...` in this process, which saves the seconds that it takes to start one."""
+    from tests.conftest import Answer
+
+    result = CliRunner().invoke(main.app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Answer(result.exit_code, result.stdout, result.stderr)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The main job
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def graded(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Answer, Path]]:
+    """What `python main.py -m my_method` said, and its folder; the other commands here see the same results."""
+    results = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARNING_RESULTS", str(results))
+        answer = kit.run("-m", "my_method", *TINY, *ENOUGH)
+        folders = list(results.glob("digits-*/my_method-*"))
+        assert len(folders) == 1, answer.stderr
+        yield answer, folders[0]
+
+
+def report_in(folder: Path) -> Report:
+    """The report of a grading."""
+    report = read_report(folder / "report.json")
+    assert report is not None
+    return report
+
+
+def test_the_main_job(graded: tuple[Answer, Path]) -> None:
+    """Exit code 0; a table of the method between doing nothing and retraining; its place, and where the results are."""
+    answer, folder = graded
+    report = report_in(folder)
+    assert answer.code == 0, answer.stderr
+    lines = answer.stdout.splitlines()
+    for name, score in (
+        ("my_method", report.score),
+        ("do nothing", report.floor.score),
+        ("retrained", report.ceiling.score),
+    ):
+        (line,) = [line for line in lines if line.startswith(name)]
+        assert f"{score:.4f}" in line
+    assert any("of the ceiling" in line for line in lines)
+    assert any(re.match(r"leaderboard .* 1 ", line) for line in lines)
+    assert "digits · forget random:12 (12 of 60)" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_what_it_leaves(graded: tuple[Answer, Path]) -> None:
+    """The report, the outputs of all runs, and a config that repeats it; no logs of methods that said nothing."""
+    _, folder = graded
+    report = report_in(folder)
+    assert folder.parent.name == f"digits-{report.task_fingerprint}"
+    assert (report.method, report.task, report.models, report.originals) == ("my_method", "digits", 32, 1)
+    assert report.score_interval[0] <= report.score <= report.score_interval[1]
+    assert np.shape(report.epsilons) == (1, 12)
+    assert report.share_of_ceiling == pytest.approx(report.score / report.ceiling.score)
+    with np.load(folder / "outputs.npz") as outputs:
+        assert outputs["forget"].shape == (32, 12, 10)
+        assert outputs["seconds"].shape == (32,)
+    assert yaml.safe_load((folder / "config.yaml").read_text())["models"] == 32
+    assert list((folder / "runs").iterdir()) == []
+
+
+def test_json_is_the_report_and_nothing_else(graded: tuple[Answer, Path], kit: Kit) -> None:
+    """Standard output is one JSON object, equal to `report.json`; with --quiet nothing at all is on standard error."""
+    _, folder = graded
+    answer = kit.run("-m", "my_method", *TINY, *ENOUGH, "--json", "--quiet")
+    assert answer.code == 0
+    assert answer.stderr == ""
+    assert json.loads(answer.stdout) == json.loads((folder / "report.json").read_text())
+
+
+def test_a_config_repeats_the_grading(graded: tuple[Answer, Path]) -> None:
+    """From the file alone: the same report, without a new run. And a flag beside it counts more than the file."""
+    _, folder = graded
+    before = report_in(folder)
+    assert command("--config", str(folder / "config.yaml"), "--quiet").code == 0
+    after = report_in(folder)
+    assert after.created >= before.created
+    assert (after.epsilons, after.score_interval) == (before.epsilons, before.score_interval)
+    assert after.runs_seconds_mean == before.runs_seconds_mean
+
+    answer = command("--config", str(folder / "config.yaml"), "--quiet", "--json", *FEW, "--set", "epochs=2")
+    changed = json.loads(answer.stdout)
+    assert (changed["models"], changed["settings"]["epochs"]) == (6, 2)
+    assert (changed["task_fingerprint"], changed["seed"]) == (before.task_fingerprint, before.seed)
+
+
+def test_all_methods_and_no_ranks_for_few_models(graded: tuple[Answer, Path]) -> None:
+    """`-m all` grades every registered method; below 32 models there is no rank, and the reason is said."""
+    answer = command("-m", "all", *TINY, *FEW)
+    assert answer.code == 0, answer.stderr
+    for name, handler in all_method_handlers().items():
+        assert re.search(rf"^{name} ", answer.stdout, re.MULTILINE)
+        assert f"{name}: scoring 6 runs" in answer.stderr
+        assert handler.exempt_from_budget or "no rank below 32 models" in answer.stdout
+    assert "no rank: a reference" in answer.stdout
+
+    quiet = command("-m", "my_method,do_nothing", *TINY, *FEW, "--json", "--quiet")
+    assert [report["method"] for report in json.loads(quiet.stdout)] == ["my_method", "do_nothing"]
+    assert quiet.stderr == ""
+
+
+def test_score_scores_again(graded: tuple[Answer, Path]) -> None:
+    """The stored outputs give the stored report."""
+    _, folder = graded
+    before = json.loads((folder / "report.json").read_text())
+    assert json.loads(command("score", str(folder), "--json").stdout) == before
+    shown = command("score", str(folder))
+    assert shown.code == 0
+    assert f"{before['score']:.4f}" in shown.stdout
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The other commands
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_list_shows_methods_and_tasks() -> None:
+    """One line each."""
+    answer = command("list")
+    assert answer.code == 0
+    for name in (*all_method_handlers(), *all_tasks()):
+        assert len(re.findall(rf"^ +{name} +\S.*$", answer.stdout, re.MULTILINE)) == 1, name
+
+
+@pytest.mark.parametrize("name", all_method_handlers())
+def test_list_of_a_method_shows_its_hyper_parameters(name: str) -> None:
+    """Name, type, default and explanation of each."""
+    answer = command("list", name)
+    assert answer.code == 0
+    for parameter in all_method_handlers()[name].hyper_parameters().values():
+        (line,) = [line for line in answer.stdout.splitlines() if line.split()[:1] == [parameter.name]]
+        assert parameter.type.__name__ in line
+        assert str(parameter.default) in line
+        assert parameter.explanation.splitlines()[0] in line
+
+
+def test_leaderboard(graded: tuple[Answer, Path]) -> None:
+    """As a table, as CSV that Python's csv module reads, and as Markdown; of all tasks or of one."""
+    report = report_in(graded[1])
+    table = command("leaderboard")
+    assert table.code == 0
+    assert "my_method" in table.stdout
+    assert report.described_conditions in table.stdout
+    assert command("leaderboard", "--task", "digits").stdout == table.stdout
+
+    rows = list(csv.DictReader(io.StringIO(command("leaderboard", "--csv").stdout)))
+    (row,) = [row for row in rows if row["models"] == "32"]
+    assert (row["rank"], row["method"], float(row["score"])) == ("1", "my_method", report.score)
+
+    markdown = command("leaderboard", "--markdown").stdout
+    assert f"**{report.described_conditions}**" in markdown
+    assert "| 1 | my_method |" in markdown
+
+
+def test_help_names_every_option() -> None:
+    """Also what is printed when no method is named."""
+    answer = command("--help")
+    assert answer.code == 0
+    assert command().stdout.split() == answer.stdout.split()
+    for option in ("--method", "--forget", "--models", "--protocol", "--config", "--json", "leaderboard", "score"):
+        assert option in answer.stdout
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Mistakes
+# ----------------------------------------------------------------------------------------------------------------------
+
+MISTAKES = [
+    ("-m my_metod", "There is no method 'my_metod'. Did you mean my_method"),
+    ("-m my_method,retrian", "There is no method 'retrian'. Did you mean retrain"),
+    ("-m ,", "Name a method"),
+    ("-m my_method --task digit", "There is no task 'digit': did you mean digits"),
+    ("-m my_method --network smal_cnn", "There is no network 'smal_cnn'; did you mean small_cnn"),
+    ("-m my_method --recipe epochs", "--recipe takes name=value"),
+    ("-m my_method --recipe epoch=3", "There is no recipe value 'epoch': did you mean epochs"),
+    ("-m my_method --recipe epochs=many", "epochs must be a whole number, not 'many'"),
+    ("-m my_method --recipe epochs=0", "epochs must be greater than 0"),
+    ("-m my_method --recipe optimizer=lion", "optimizer must be one of sgd, adam"),
+    ("-m my_method --set learning_rate", "--set takes name=value"),
+    ("-m my_method --set =1", "--set takes name=value"),
+    ("-m my_method --set lerning_rate=1", "no hyper-parameter 'lerning_rate'; it has learning_rate"),
+    ("-m my_method --set epochs=2.5", "epochs takes a value of type int, not '2.5'"),
+    ("-m my_method,do_nothing --set epochs=2", "DoNothing has no hyper-parameter 'epochs'"),
+    ("-m my_method --forget random:2", "'random:2': "),
+    ("-m my_method --forget random:1.5", "neither a number of images"),
+    ("-m my_method --forget class:eleven", "There is no class 'eleven'"),
+    ("-m my_method --forget cls:3", "did you mean class"),
+    ("-m my_method --forget where:labl==3", "labl"),
+    ("-m my_method --forget file:missing.npy", "missing.npy"),
+    ("-m my_method --forget random:0.1 --forget class:3", "Several --forget requests"),
+    ("-m my_method --task folder", "needs a data directory"),
+    ("-m my_method --task folder --data-dir missing", "There are no images in"),
+    ("-m my_method --data-dir missing", "The task digits has no files of its own"),
+    ("-m my_method --train-size 5", "less than one image a class"),
+    ("-m my_method --train-size 5000", "choose 10 to"),
+    ("-m my_method --models 2", "needs at least"),
+    ("-m my_method --models 6 --metric notebook", "needs at least"),
+    ("-m my_method --originals 0", "needs at least"),
+    ("-m my_method --budget 0", "budget must be greater than 0"),
+    ("-m my_method --budget nan", "budget must be"),
+    ("-m my_method --budget-seconds -1", "budget must be greater than 0"),
+    ("-m my_method --workers 0", "--workers"),
+    ("-m my_method --workers -1", "--workers"),
+    ("-m my_method --metric x", "--metric is one of official, notebook, not 'x'"),
+    ("-m my_method --protocol x", "--protocol is one of per-original, full, not 'x'"),
+    ("-m my_method --device gpu", "--device gpu is not available here"),
+    ("-m my_method -p x", "-p is dev or test, not 'x'"),
+    ("-m my_method --config missing.yaml", "missing.yaml"),
+    ("--config garbage.yaml", "garbage.yaml is not a grading's config.yaml"),
+    ("--config binary.yaml", "binary.yaml"),
+    ("--config .", "Is a directory"),
+    ("list my_metod", "Did you mean my_method"),
+    ("leaderboard", "Nothing has been graded yet"),
+    ("leaderboard --task digit", "digit"),
+    ("score missing", "missing is not the folder of a grading"),
+    ("score .", "is not the folder of a grading"),
+]
+
+
+@pytest.fixture
+def empty_folder(tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder with two files that are no configs, and without results."""
+    monkeypatch.chdir(tmp_path)
+    Path("garbage.yaml").write_text("models: [1, 2\n")
+    Path("binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+
+
+@pytest.mark.usefixtures("empty_folder")
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES, ids=lambda value: value)
+def test_a_mistake_is_one_sentence(arguments: str, said: str) -> None:
+    """On standard error, with exit code 2, before anything is trained, run or written."""
+    answer = command(*arguments.split())
+    assert answer.code == 2
+    assert answer.stdout == ""
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert line[-1] in ".?)"
+    assert said in line
+    assert not Path("results").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_no_gpu_is_said() -> None:
+    """Rather than an exception from CUDA."""
+    answer = command("-m", "my_method", "--device", "cuda")
+    assert (answer.code, answer.stderr) == (2, "error: --device cuda is not available here; use cpu, or auto.\n")
+
+
+@pytest.mark.parametrize("arguments", ["--models many", "--modles 3", "-m", "leaderboard --rank", "scor results"])
+def test_what_cannot_be_parsed_is_named(arguments: str) -> None:
+    """The library for command lines says it its own way, with exit code 2 as well."""
+    answer = command(*arguments.split())
+    assert answer.code == 2
+    assert arguments.split()[0].lstrip("-") in answer.stderr or arguments.split()[1] in answer.stderr
+
+
+def test_a_mistake_leaves_no_traceback_in_a_real_process(kit: Kit, results: Path) -> None:
+    """The exit code and the sentence come through; the pool of workers goes quietly."""
+    answer = kit.run("-m", "my_method", "--network", "smal_cnn")
+    assert answer.code == 2
+    assert answer.stdout == ""
+    assert answer.stderr.startswith("error: There is no network 'smal_cnn'")
+    assert answer.stderr.count("\n") == 1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Ctrl-C
+# ----------------------------------------------------------------------------------------------------------------------
+
+SLOW = '''"""The baseline, slowly."""
+
+import os
+import time
+
+from methods.MyMethod import MyMethod
+
+
+class SlowMethod(MyMethod):
+    """The baseline, slowly."""
+
+    def run(self, net, retain_loader, forget_loader, val_loader):
+        print("run", file=open(os.environ["LEDGER"], "a"))
+        time.sleep(0.2)
+        super().run(net, retain_loader, forget_loader, val_loader)
+'''
+
+
+def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
+    """Look every few milliseconds; an error if it does not happen."""
+    limit = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def test_ctrl_c_and_going_on(kit: Kit, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what is saved and how to go on, exits with 130, and going on does only what is missing.
+
+    The signal goes to the whole group of processes, as from a terminal: no worker prints a traceback.
+    """
+    ledger = tmp_path / "ledger"
+    monkeypatch.setenv("LEDGER", str(ledger))
+    kit.add_method("slow_method", SLOW)
+    job = ("-m", "slow_method", *TINY, *FEW, "--workers", "1")
+    process = kit.start(*job)
+    wait_until(lambda: len(list(results.glob("*/*/runs/*.npz"))) >= 2)
+    os.killpg(process.pid, signal.SIGINT)
+    answer = kit.finish(process)
+    assert answer.code == 130
+    assert answer.stdout == ""
+    assert answer.stderr.endswith(
+        "Interrupted. Every finished model and run is saved: type the same command again to go on.\n"
+    )
+    assert "Traceback" not in answer.stderr
+
+    kept = len(list(results.glob("*/*/runs/*.npz")))
+    assert 2 <= kept < 6
+    before = ledger.read_text().count("run")
+    answer = kit.run(*job)
+    assert answer.code == 0, answer.stderr
+    assert ledger.read_text().count("run") - before == 1 + 6 - kept  # the first call in a process is a rehearsal
+
+
+def test_ctrl_c_while_the_workers_start(kit: Kit, results: Path, tmp_path: Path) -> None:
+    """In the seconds in which they import PyTorch: one sentence, and no traceback from any process."""
+    process = kit.start("-m", "my_method", *TINY, *FEW, UNLEARNING_BANK=str(tmp_path / "bank"))
+    wait_until(lambda: any((tmp_path / "bank").glob("*/lock")))
+    os.killpg(process.pid, signal.SIGINT)
+    answer = kit.finish(process)
+    assert answer.code == 130
+    assert "Interrupted." in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert list((tmp_path / "bank").glob("*/model-*")) == [], (
+        "it was interrupted too late for this test to show anything"
+    )
