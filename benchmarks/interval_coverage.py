@@ -77,6 +77,7 @@ def main() -> None:
     parser.add_argument("--gradings", type=int, default=100, help="simulated gradings of each kind")
     parser.add_argument("--examples", type=int, default=20, help="forget examples of a grading")
     parser.add_argument("--replicates", type=int, default=40, help="of each interval (the kit takes 100)")
+    parser.add_argument("--only", default="", help="only settings with this in their name")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
 
@@ -86,8 +87,9 @@ def main() -> None:
     sizes = [arguments.gradings, arguments.examples, arguments.replicates]
     overall: list[list[float]] = [[] for _ in arguments.models]
     with ProcessPoolExecutor(arguments.workers) as executor:
-        rows = [[executor.submit(measure, s, n, *sizes) for n in arguments.models] for s in SETTINGS]
-        for setting, row in zip(SETTINGS, rows, strict=True):
+        settings = [setting for setting in SETTINGS if arguments.only in setting.name]
+        rows = [[executor.submit(measure, s, n, *sizes) for n in arguments.models] for s in settings]
+        for setting, row in zip(settings, rows, strict=True):
             results = [future.result() for future in row]
             cells = "".join(f"{100 * coverage:7.1f} ({width:4.2f})" for coverage, width in results)
             print(f"{setting.name:32}{cells}", flush=True)

@@ -367,7 +367,7 @@ def _work_off(pieces: list[_Piece], workers: Workers, on_progress: Callable[[flo
             done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in done:
                 pending.pop(future).pool.add_to_manifest(future.result())
-            on_progress(workers.progress - before, total)
+            on_progress(workers.progress - before if pending else total, total)
     finally:
         for future in pending:
             future.cancel()

@@ -6,18 +6,18 @@ average over new seeds of unlearning, new retrained models and new originals, at
 variance go into it.
 
 *The pools.* F depends on the extremes of the pools, so a bootstrap, which draws models with replacement, is no
-use: a model that is drawn twice counts as two that agree. Instead two thirds of each pool are drawn without
-replacement, many times. For a mean, the variance over such draws is (N - m) / m times the variance over new
-pools of N, where m = 2 N / 3 is the size of a draw; F is no mean, but behaves alike (halves give too little, three
-quarters too much). The variance is taken of the square roots of F and score, on whose scale it depends little
-on N and on the value itself, and only the variance: a draw has a larger F than the pools it comes from.
+use: a model that is drawn twice counts as two that agree. Instead m = 2 N / 3 models of each pool are drawn
+without replacement, many times. The variance of a mean over such draws is (N - m) / m times its variance over
+new pools of N. F is no mean, but behaves alike (draws of a half give too little, of three quarters too much).
+It is taken of the square roots of F and score, on whose scale it changes little with N and with the value, and
+only the variance is taken: F of a draw is larger than F of the whole pools.
 
-*The originals.* The values of the K originals differ by more than their own pools explain if the originals
-matter. With two originals that is a guess from a single difference, so it is moderated by half a degree of
-freedom's worth of belief that they do not, and never counted below what the pools explain. The two sources
-are combined by the rule of Welch and Satterthwaite, which says how many degrees of freedom the t quantile of
-the sum has. With K = 1 nothing is known about other originals, and the interval is about this one; under the
-full protocol, where every unlearned model comes from an original of its own, it is about all.
+*The originals.* If originals matter, the values of the K originals differ by more than their own pools explain.
+With two originals that is a guess from a single difference, so it is moderated by half a degree of freedom's
+worth of belief that they do not matter. The variances from originals and from retrained models add up by the
+rule of Welch and Satterthwaite, which gives the degrees of freedom of the t quantile. With K = 1 nothing is
+known about other originals, and the interval is about this one; under the full protocol, where every unlearned
+model comes from an original of its own, it is about all.
 
 `benchmarks/interval_coverage.py` measures how often such intervals hold the truth.
 """
@@ -168,7 +168,7 @@ def _interval(by_original: Floats, draws: Floats, inflation: float) -> Estimate:
         observed = np.sqrt(by_original).var(ddof=1)
         weight = originals - 1 + PRIOR_FREEDOM
         moderated = ((originals - 1) * observed + PRIOR_FREEDOM * own) / weight
-        from_originals = max(moderated, own) / originals
+        from_originals = moderated / originals
         from_retrained = max(pools - own / originals, 0.0)
         variance = from_originals + from_retrained
         squares = from_originals**2 / weight + from_retrained**2 / (replicates - 1)

@@ -126,7 +126,7 @@ def test_uncertain_accuracies_widen_the_interval_of_the_score_only() -> None:
 
 
 def test_the_interval_holds_the_truth() -> None:
-    """A small simulation; the benchmark does it thoroughly. Catches a variance that is half or twice what it should be."""
+    """A small simulation of what the benchmark does. Catches a variance that is half or twice the right one."""
     rng = np.random.default_rng(6)
     pairs = [(_random_pool(rng, 32, shift=0.6), _random_pool(rng, 32)) for _ in range(100)]
     estimates = [
