@@ -43,8 +43,8 @@ def defaults_from_config(context: typer.Context, path: Path | None) -> Path | No
         from evaluation.grading import GradingSpec
 
         try:
-            spec = GradingSpec.from_yaml(path.read_text(), str(path))
-        except (OSError, UserError) as error:
+            spec = GradingSpec.read(path)
+        except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from error
         context.default_map = spec.as_options()
@@ -127,7 +127,7 @@ def grade(
     ]
     console = Console(quiet=quiet)
     reports, failures = [], 0
-    with Workers(workers or default_workers(where), where) as pool:
+    with Workers(default_workers(where) if workers is None else workers, where) as pool:
         for result in pipeline.grade(specs, pool, console):
             if isinstance(result, UserError):
                 failures += 1
@@ -181,16 +181,21 @@ def leaderboard(
     markdown: Annotated[bool, typer.Option("--markdown", help="As Markdown tables.")] = False,
 ) -> None:
     """Rank the graded methods; one table for each set of comparable conditions."""
+    from data import all_tasks
+    from data.errors import unknown_name
     from evaluation import leaderboard as board
     from evaluation.report import results_folder
     from evaluation.show import print_table
 
+    if task is not None and task not in all_tasks():
+        raise unknown_name("task", task, all_tasks())
     reports = [report for report in board.read_reports(results_folder()) if task in (None, report.task)]
     if not reports:
-        raise UserError("Nothing has been graded yet: python main.py -m my_method does it.")
+        flag = "" if task is None else f" --task {task}"
+        raise UserError(f"Nothing has been graded yet: python main.py -m my_method{flag} does it.")
     tables = board.tables(reports)
     if csv:
-        print("\n".join(board.as_csv(rows) for rows in tables), end="")
+        print(board.as_csv(tables), end="")
     elif markdown:
         print("\n\n".join(board.as_markdown(rows) for rows in tables))
     else:

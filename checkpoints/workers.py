@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from pebble import ProcessPool
 
+from data.errors import UserError
+
 if TYPE_CHECKING:
     from data import Task, TaskSpec
 
@@ -29,9 +31,15 @@ _progress: Any = None  # in a worker: the shared counter of its pool
 
 
 class Workers:
-    """A pool of `count` processes that compute on `device`. A context manager; leaving it stops the processes."""
+    """A pool of `count` processes that compute on `device`. A context manager; leaving it stops the processes.
+
+    Raises:
+        UserError: `count` is less than 1.
+    """
 
     def __init__(self, count: int, device: str = "cpu") -> None:
+        if count < 1:
+            raise UserError(f"--workers must be at least 1, not {count}.")
         self.count = count
         self.device = device
         self._context = context = _context()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
@@ -63,8 +64,9 @@ class GradingSpec:
         if self.originals < 1 or self.models < MIN_MODELS[self.metric]:
             fewest = MIN_MODELS[self.metric]
             raise UserError(f"A grading by the {self.metric} metric needs at least 1 original and {fewest} models.")
-        if self.budget <= 0 or (self.budget_seconds is not None and self.budget_seconds <= 0):
-            raise UserError("The budget must be greater than 0.")
+        for budget in (self.budget, self.budget_seconds):
+            if budget is not None and not 0 < budget < math.inf:
+                raise UserError(f"The budget must be greater than 0 and finite, not {budget}.")
 
     def runs(self) -> list[tuple[int, int]]:
         """The runs `(original, run)` of the grading, in the order of `outputs.npz`."""
@@ -100,21 +102,24 @@ class GradingSpec:
         return {**options, "task": task.name}
 
     @staticmethod
-    def from_yaml(text: str, source: str) -> GradingSpec:
-        """From the text of a `config.yaml`; `source` names it in errors.
+    def read(path: Path) -> GradingSpec:
+        """From a `config.yaml`.
 
         Raises:
-            UserError: it is not such a file.
+            UserError: the file can't be read, or is something else.
         """
         try:
-            values = dict(yaml.safe_load(text))
+            values = dict(yaml.safe_load(path.read_text()))
             task = dict(values.pop("task", {}))
             task["forget"] = tuple(task.get("forget", ()))
             task["recipe"] = tuple(dict(task.get("recipe") or {}).items())
             values["settings"] = tuple(dict(values.get("settings") or {}).items())
             return GradingSpec(task=TaskSpec(**task), **values)
-        except (yaml.YAMLError, TypeError, ValueError) as error:
-            raise UserError(f"{source} is not a grading's config.yaml: {error}.") from error
+        except OSError as error:
+            raise UserError(f"{path} can't be read: {error.strerror}. Name a config.yaml from results/.") from error
+        except (yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path} is not the config.yaml of a grading: {reason}.") from error
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -217,7 +222,10 @@ def _known_runs(folder: Path, identity: str) -> dict[tuple[int, int], Unlearned]
         mark = config.with_name("run_identity")
         if not mark.is_file() or mark.read_text() != identity:
             continue
-        keys = GradingSpec.from_yaml(config.read_text(), str(config)).runs()
+        try:
+            keys = GradingSpec.read(config).runs()
+        except UserError:  # damaged, and that of another grading: this one's has just been written
+            continue
         together = Unlearned.load(config.with_name("outputs.npz"))
         if together is not None and len(together) == len(keys):
             known |= {key: together[number : number + 1] for number, key in enumerate(keys)}

@@ -116,17 +116,18 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return "\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in rows)])
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """For a spreadsheet: unrounded."""
+def as_csv(tables: Sequence[Sequence[Row]]) -> str:
+    """For a spreadsheet: unrounded, all tables as one. Rows with the same conditions can be compared."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = ("method", "settings", "task", "forget", "protocol", "metric", "models", "originals", "score")
     more = ("forgetting_quality", "retain_ratio", "test_ratio", "share_of_ceiling", "budget_fraction_used")
-    writer.writerow(["rank", "tied", *names, "score_low", "score_high", *more])
-    for row in rows:
-        values = [getattr(row.report, name) for name in (*names, *more)]
+    hashes = ("task_fingerprint", "bank_fingerprint")
+    writer.writerow(["conditions", "rank", "tied", *names, "score_low", "score_high", *more, *hashes])
+    for number, row in ((number, row) for number, rows in enumerate(tables, start=1) for row in rows):
+        values = [getattr(row.report, name) for name in (*names, *more, *hashes)]
         texts = [json.dumps(value) if isinstance(value, (dict, list)) else value for value in values]
         low, high = row.report.score_interval
         cut = len(names)
-        writer.writerow([row.rank or "", int(row.tied), *texts[:cut], low, high, *texts[cut:]])
+        writer.writerow([number, row.rank or "", int(row.tied), *texts[:cut], low, high, *texts[cut:]])
     return text.getvalue()

@@ -13,6 +13,7 @@ from typing import Any
 
 from checkpoints.bank import Bank, Pool, ensure
 from checkpoints.devices import describe_device, versions
+from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs
 from checkpoints.workers import Workers
 from data import Task, UserError, load
@@ -81,6 +82,7 @@ def grade(specs: Sequence[GradingSpec], workers: Workers, console: Console) -> I
         )
     for one in specs:
         method_settings(one, task)
+    build_network(task)  # if there is no such network, now is the time to say so
     console.tell(_headline(spec, task, workers))
     if spec.metric == "notebook":
         console.tell(
@@ -216,7 +218,7 @@ def score_again(folder: Path, metric: str | None) -> Report:
     config = folder / "config.yaml"
     if not config.is_file():
         raise UserError(f"{folder} is not the folder of a grading: it has no config.yaml.")
-    spec = GradingSpec.from_yaml(config.read_text(), str(config))
+    spec = GradingSpec.read(config)
     spec = replace(spec, metric=metric or spec.metric)
     unlearned = Unlearned.load(folder / "outputs.npz")
     before = next((report for report in map(read_report, sorted(folder.glob("report*.json"))) if report), None)

@@ -563,7 +563,17 @@ def test_scoring_again_needs_a_finished_grading(workers: CountingWorkers, result
         score_again(folder, None)
 
 
-def test_a_grading_survives_its_config(results: Path) -> None:
+def test_a_damaged_config_of_another_grading_is_passed_over(workers: CountingWorkers, results: Path) -> None:
+    """It costs the reuse of that grading's runs, and nothing else."""
+    report = grade_one(TINY, workers)
+    large = replace(TINY, models=8)
+    (folder_of(TINY) / "config.yaml").write_bytes(b"\xff")
+    grade_one(large, workers)
+    assert len(workers.runs) == 8
+    assert lasting(grade_one(TINY, workers)) == lasting(report)
+
+
+def test_a_grading_survives_its_config(tmp_path: Path) -> None:
     """`config.yaml` says all that the user decided, whatever characters it has."""
     task = TaskSpec(
         "folder",
@@ -574,5 +584,6 @@ def test_a_grading_survives_its_config(results: Path) -> None:
         recipe=(("epochs", "3"), ("class_weights", "true")),
     )
     spec = GradingSpec("retrain", task, (("epochs", "4"),), 3, 50, "full", "notebook", 7, 0.5, 1.5)
-    assert GradingSpec.from_yaml(spec.to_yaml(), "here") == spec
-    assert GradingSpec.from_yaml(TINY.to_yaml(), "here") == TINY
+    for one in (spec, TINY):
+        (tmp_path / "config.yaml").write_text(one.to_yaml())
+        assert GradingSpec.read(tmp_path / "config.yaml") == one
