@@ -66,7 +66,10 @@ def _rank_line(report: Report) -> str:
         return "leaderboard  no rank: a reference, not a method"
     if report.models < MIN_MODELS_FOR_RANK:
         return f"leaderboard  no rank: with fewer than {MIN_MODELS_FOR_RANK} models {WHY_NO_RANK}"
-    place, tied, ranked = place_of(report, read_reports(results_folder()))
+    reports = read_reports(results_folder())
+    if report not in reports:  # scored again in a folder elsewhere
+        reports.append(report)
+    place, tied, ranked = place_of(report, reports)
     tie = ", tied with the one above" if tied else ""
     return f"leaderboard  {_ordinal(place)} of {ranked}{tie}      python main.py leaderboard"
 
