@@ -20,6 +20,22 @@ PLAIN_TYPES = (bool, int, float, str)
 
 
 @dataclass(frozen=True)
+class Between:
+    """A range of a hyper-parameter to search, ends included; `log` for one whose order of magnitude matters."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """The values of a hyper-parameter to search among."""
+
+    choices: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
 class HyperParameter:
     """One hyper-parameter of a method: its type, its default value, and a line that explains it."""
 
@@ -49,6 +65,8 @@ class BaseMethod:
     """True for references (retraining from scratch) that may take as long as they like, and are marked so."""
     follows_recipe: ClassVar[bool] = False
     """True if hyper-parameters that the task's training recipe has too, by name, take the recipe's values."""
+    search_space: ClassVar[dict[str, Between | OneOf]] = {}
+    """What `python main.py tune` may change, by hyper-parameter; the rest keep their values."""
 
     def __init__(self, **overrides: Any) -> None:
         known = self.hyper_parameters()

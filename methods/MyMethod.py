@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from methods.BaseMethod import BaseMethod, Loader
+from methods.BaseMethod import BaseMethod, Between, Loader
 
 
 class MyMethod(BaseMethod):
@@ -18,6 +20,8 @@ class MyMethod(BaseMethod):
     Source: the starter notebook of the NeurIPS 2023 competition (Kaggle, `run-unlearn-finetune`), where it
     scored 0.046 to 0.061. Expect a small fraction of the ceiling on small data: an epoch has few steps.
     """
+
+    search_space: ClassVar = {"epochs": Between(1, 6), "learning_rate": Between(1e-4, 0.3, log=True)}
 
     epochs: int = 1
     """Passes over the retain set."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from methods.BaseMethod import BaseMethod, Loader
+from methods.BaseMethod import BaseMethod, Between, Loader
 
 
 class NoisyFinetune(BaseMethod):
@@ -18,6 +20,12 @@ class NoisyFinetune(BaseMethod):
     Source: the idea that Seif (third place of the competition, Kaggle discussion 459334) starts from, reduced
     to its core: noise on the first convolution, a few epochs on the retain set.
     """
+
+    search_space: ClassVar = {
+        "noise": Between(0.01, 3, log=True),
+        "epochs": Between(1, 6),
+        "learning_rate": Between(1e-4, 0.3, log=True),
+    }
 
     noise: float = 0.3
     """Standard deviation of the noise on each weight of the first layer."""

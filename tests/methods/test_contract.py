@@ -20,7 +20,7 @@ from data.loaders import TensorLoader, run_loaders
 from data.task import Request
 from evaluation.run import fresh_network
 from methods import all_method_handlers
-from methods.BaseMethod import BaseMethod
+from methods.BaseMethod import BaseMethod, Between
 
 METHODS = all_method_handlers()
 LEAVES_WEIGHTS = {"do_nothing"}
@@ -60,10 +60,26 @@ def test_hyper_parameters_are_typed_and_explained(name: str) -> None:
     for parameter in parameters.values():
         assert type(parameter.default) is parameter.type, parameter
         assert parameter.explanation.endswith("."), parameter
-    flags = {"exempt_from_budget", "follows_recipe"}
+    flags = {"exempt_from_budget", "follows_recipe", "search_space"}
     for attribute, value in vars(handler).items():
         if not attribute.startswith("_") and not callable(value) and not isinstance(value, (staticmethod, classmethod)):
             assert attribute in parameters.keys() | flags, f"{attribute} needs a type, to be a hyper-parameter"
+
+
+@every_method
+def test_search_space_is_of_hyper_parameters(name: str) -> None:
+    """What is searched exists, has values of its type, and includes the default."""
+    handler = METHODS[name]
+    for key, space in handler.search_space.items():
+        parameter = handler.hyper_parameters()[key]
+        if isinstance(space, Between):
+            assert parameter.type in (int, float)
+            assert space.low < space.high
+            assert space.low <= parameter.default <= space.high
+            assert space.low > 0 or not space.log
+        else:
+            assert parameter.default in space.choices
+            assert {type(choice) for choice in space.choices} == {parameter.type}
 
 
 @every_method
