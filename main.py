@@ -40,7 +40,7 @@ def friendly(command: Callable[..., None]) -> Callable[..., None]:
 def defaults_from_config(context: typer.Context, path: Path | None) -> Path | None:
     """Let a `config.yaml` set the defaults of all other options, which the command line overrides."""
     if path is not None:
-        from evaluation.grading import GradingSpec
+        from evaluation.spec import GradingSpec
 
         try:
             spec = GradingSpec.read(path)
@@ -109,8 +109,8 @@ def grade(
     from data.task import TaskSpec
     from evaluation import pipeline
     from evaluation.console import Console
-    from evaluation.grading import GradingSpec
     from evaluation.show import show_report
+    from evaluation.spec import GradingSpec
 
     chosen = pipeline.choose_methods(method)
     if phase == "test":

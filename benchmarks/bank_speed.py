@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from checkpoints.bank import Pool, ensure
+from checkpoints.bank import ensure
 from checkpoints.networks import build_network
+from checkpoints.pool import Pool
 from checkpoints.training import learning_rate, make_optimizer
 from checkpoints.workers import Workers, default_workers, load_task
 from data import Task, TaskSpec, load

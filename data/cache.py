@@ -11,13 +11,13 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from data.errors import UserError
-from data.files import write_arrays
+from data.files import locked, write_arrays
 from data.raw import RawData
 
 _FORMAT = 1
@@ -67,19 +67,13 @@ def stat_key(root: Path, names: Iterable[str]) -> str:
 @contextmanager
 def cache_lock(name: str) -> Iterator[None]:
     """Only one process at a time is inside for the same `name`; a process that dies lets go of it."""
-    from filelock import FileLock
-
     path = cache_dir() / f"{name}.lock"
-    lock = FileLock(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise _cannot_write(path, error) from error
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except OSError as error:
+            raise _cannot_write(path, error) from error
         yield
-    finally:
-        lock.release()
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

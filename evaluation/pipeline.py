@@ -11,24 +11,19 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from checkpoints.bank import Bank, Pool, ensure
+from checkpoints.bank import Bank, ensure
 from checkpoints.devices import describe_device, versions
 from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs
+from checkpoints.pool import Pool
 from checkpoints.workers import Workers
 from data import Task, UserError, load
 from evaluation.console import Console
-from evaluation.grading import (
-    GradingFailedError,
-    GradingSpec,
-    budget_seconds,
-    grading_folder,
-    method_settings,
-    unlearn,
-)
+from evaluation.grading import GradingFailedError, budget_seconds, unlearn
 from evaluation.report import Report, read_report
 from evaluation.run import Unlearned
 from evaluation.score import Scores, score_outputs
+from evaluation.spec import GradingSpec, grading_folder, method_settings
 from methods import all_method_handlers
 
 

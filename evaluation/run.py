@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from checkpoints.bank import Pool
 from checkpoints.devices import compute_seconds
 from checkpoints.grouped import State
 from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs, record_outputs
+from checkpoints.pool import Pool
 from checkpoints.workers import be_deterministic, load_task, seed_everything
 from data import Task, TaskSpec
 from data.files import write_arrays

@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoints.bank
-from checkpoints.bank import Bank, Pool, ensure, group_bounds
+import checkpoints.jobs
+from checkpoints.bank import Bank, ensure
 from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs, record_outputs
+from checkpoints.pool import Pool, group_bounds
 from checkpoints.training import GroupTrainer
 from checkpoints.workers import Workers
 from data import TaskSpec, load
@@ -44,7 +45,7 @@ class InThisProcess(Workers):
 
     def submit(self, job: Callable[..., Any], *args: object) -> Future[Any]:
         """Do the job now."""
-        if job.__name__ in ("_train_group", "_record_group"):
+        if job.__name__ in ("train_group", "record_group"):
             kind, start, stop = args[2:]
             self.jobs.append((job.__name__, str(kind), int(str(start)), int(str(stop))))
         future: Future[Any] = Future()
@@ -183,9 +184,9 @@ def test_seconds_of_retraining_are_those_of_all_steps(epochs: int, monkeypatch: 
             yield
 
     spec = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", epochs),))  # a batch an epoch
-    monkeypatch.setattr(checkpoints.bank, "training_steps", counted)
-    monkeypatch.setattr(checkpoints.bank, "compute_seconds", lambda device: float(ticks))
-    assert checkpoints.bank._time_retraining(spec, "cpu") == epochs
+    monkeypatch.setattr(checkpoints.jobs, "training_steps", counted)
+    monkeypatch.setattr(checkpoints.jobs, "compute_seconds", lambda device: float(ticks))
+    assert checkpoints.jobs.time_retraining(spec, "cpu") == epochs
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -198,7 +199,7 @@ def test_growing_trains_the_new_groups_alone(whole: Path, tmp_path: Path) -> Non
     build(tmp_path, models=4)
     before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*/model-*.pt")}
     _, workers, told = build(tmp_path)
-    assert workers.jobs == [("_train_group", "retrained", 4, 8)]
+    assert workers.jobs == [("train_group", "retrained", 4, 8)]
     assert told == []
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert digests(tmp_path) == digests(whole)
@@ -218,7 +219,7 @@ def test_requests_share_originals(whole: Path, copy: Path, in_folder: Callable[[
     """
     other = TaskSpec("digits", forget=("class:3",), train_size=60, recipe=TINY.recipe)
     _, workers, told = build(copy, spec=other, models=2)
-    assert workers.jobs == [("_record_group", "original", 0, 2), ("_train_group", "retrained", 0, 2)]
+    assert workers.jobs == [("record_group", "original", 0, 2), ("train_group", "retrained", 0, 2)]
     assert told == []
     after = digests(copy)
     assert all(after[name] == digest for name, digest in digests(whole).items())
@@ -275,7 +276,7 @@ def test_damaged_weights_are_noticed_named_and_made_again(
     assert len(told) == 1
     assert str(path) in told[0]
     assert "damaged" in told[0]
-    assert workers.jobs == [("_train_group", "retrained", 2, 4)]
+    assert workers.jobs == [("train_group", "retrained", 2, 4)]
     assert digests(copy) == digests(whole)
 
 
@@ -287,7 +288,7 @@ def test_damaged_outputs_are_recorded_again(damage: Callable[[Path], None], whol
     _, workers, told = build(copy)
     assert len(told) == 1
     assert str(path) in told[0]
-    assert workers.jobs == [("_record_group", "retrained", 4, 8)]
+    assert workers.jobs == [("record_group", "retrained", 4, 8)]
     assert digests(copy) == digests(whole)
 
 
@@ -310,7 +311,7 @@ def test_files_without_a_record_are_made_again(whole: Path, copy: Path) -> None:
     path.write_text(json.dumps(manifest))
     torch.save({}, pool_folder(copy) / "model-00005.pt")
     _, workers, _ = build(copy)
-    assert workers.jobs == [("_train_group", "retrained", 4, 8)]
+    assert workers.jobs == [("train_group", "retrained", 4, 8)]
     assert digests(copy) == digests(whole)
 
 
@@ -335,7 +336,7 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, 
                 raise Interruption
             train_epoch(self)
 
-        patch.setattr(checkpoints.bank, "SNAPSHOT_SECONDS", -1.0)
+        patch.setattr(checkpoints.jobs, "SNAPSHOT_SECONDS", -1.0)
         patch.setattr(GroupTrainer, "train_epoch", stopped)
         with pytest.raises(Interruption):
             build(tmp_path)
@@ -388,10 +389,10 @@ def whole_long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def noting_kit(make_kit: Callable[[], Kit]) -> Kit:
     """A kit that takes a snapshot after each epoch, and notes each group that it begins in the file $LEDGER."""
     kit = make_kit()
-    kit.edit("checkpoints/bank.py", "SNAPSHOT_SECONDS = 30.0", "SNAPSHOT_SECONDS = -1.0")
+    kit.edit("checkpoints/jobs.py", "SNAPSHOT_SECONDS = 30.0", "SNAPSHOT_SECONDS = -1.0")
     line = "    trainer = GroupTrainer("
-    note = '    print(kind, start, file=open(os.environ["LEDGER"], "a"))\n'
-    kit.edit("checkpoints/bank.py", line, note + line)
+    note = '    import os; print(kind, start, file=open(os.environ["LEDGER"], "a"))\n'
+    kit.edit("checkpoints/jobs.py", line, note + line)
     return kit
 
 

@@ -23,10 +23,11 @@ from checkpoints.workers import Workers
 from data import TaskSpec, UserError, load
 from evaluation import logit_scaled_confidence
 from evaluation.console import Console
-from evaluation.grading import MIN_MODELS, GradingFailedError, GradingSpec, grading_folder
+from evaluation.grading import GradingFailedError
 from evaluation.pipeline import grade, score_again
 from evaluation.report import Report, read_report
 from evaluation.run import Unlearned
+from evaluation.spec import MIN_MODELS, GradingSpec, grading_folder
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, Kit
@@ -523,7 +524,7 @@ def test_retrain_is_what_it_is_measured_against(workers: CountingWorkers, result
         assert unlearned is not None
         return logit_scaled_confidence(unlearned.outputs.forget, labels).mean(axis=1)  # (models,)
 
-    from checkpoints.bank import Pool
+    from checkpoints.pool import Pool
 
     same, shorter = confidences(spec), confidences(replace(spec, settings=(("epochs", 4),)))
     truth = logit_scaled_confidence(Pool(loaded, "retrained").outputs(32).forget, labels).mean(axis=1)

@@ -1,0 +1,115 @@
+"""What the workers do for the bank: train a group of models, record its outputs, time retraining."""
+
+from __future__ import annotations
+
+import math
+import time
+import zipfile
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from checkpoints.devices import compute_seconds, describe_device, versions
+from checkpoints.grouped import GroupedNetwork
+from checkpoints.networks import build_network
+from checkpoints.outputs import record_outputs
+from checkpoints.pool import Pool
+from checkpoints.training import GroupTrainer, training_steps
+from checkpoints.workers import add_progress, load_task
+from data.files import sha256_of, write_atomically
+
+if TYPE_CHECKING:
+    from data import TaskSpec
+
+SNAPSHOT_SECONDS = 30.0
+"""How much training an interruption may cost at most."""
+
+
+def train_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) -> dict[str, Any]:
+    """Train models `[start, stop)` of a pool, save weights and outputs, and return their manifest records."""
+    task = load_task(spec, device)
+    pool = Pool(task, kind)
+    trainer = GroupTrainer(task, pool.indices, [pool.seed(model) for model in range(start, stop)])
+    seconds = _restore(trainer, pool.snapshot_path(start))
+    add_progress((stop - start) * trainer.epoch / task.recipe.epochs)
+    began = saved = time.monotonic()
+    while not trainer.finished:
+        trainer.train_epoch()
+        add_progress((stop - start) / task.recipe.epochs)
+        if time.monotonic() - saved > SNAPSHOT_SECONDS and not trainer.finished:
+            saved = time.monotonic()
+            snapshot = {"seconds": seconds + saved - began, **trainer.snapshot()}
+            _save(pool.snapshot_path(start), snapshot)
+    seconds += time.monotonic() - began
+
+    about = {"seconds": seconds / (stop - start), "group": [start, stop]}
+    about |= {"device": describe_device(device), "versions": versions()}
+    records = {}
+    for model, state in zip(range(start, stop), trainer.states(), strict=True):
+        path = pool.model_path(model)
+        _save(path, state)
+        records[path.name] = {"seed": pool.seed(model), "sha256": sha256_of(path), **about}
+    records |= _save_outputs(pool, start, trainer.network)
+    pool.snapshot_path(start).unlink(missing_ok=True)
+    return records
+
+
+def _save(path: Path, content: object) -> None:
+    """`torch.save`, whole or not at all, and the same bytes for the same content wherever it is written."""
+
+    def write(beside: Path) -> None:
+        with beside.open("wb") as file:  # given a path, PyTorch would put its name into the file
+            torch.save(content, file)
+
+    write_atomically(path, write)
+
+
+def _restore(trainer: GroupTrainer, path: Path) -> float:
+    """Go on from a snapshot if there is a readable one; the seconds of training that it holds."""
+    if not path.exists():
+        return 0.0
+    try:
+        with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums, but does not compare them on reading
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile
+        snapshot = torch.load(path, map_location=trainer.images.device, weights_only=True)
+    except Exception:  # damaged: the group starts anew
+        path.unlink(missing_ok=True)
+        return 0.0
+    snapshot["generators"] = [state.cpu() for state in snapshot["generators"]]
+    trainer.restore(snapshot)
+    return snapshot["seconds"]
+
+
+def record_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) -> dict[str, Any]:
+    """Record the outputs, for this task, of a group that was trained for another."""
+    task = load_task(spec, device)
+    pool = Pool(task, kind)
+    networks = [build_network(task) for _ in range(start, stop)]
+    for model, network in zip(range(start, stop), networks, strict=True):
+        network.load_state_dict(pool.state(model))
+    add_progress(stop - start)
+    return _save_outputs(pool, start, GroupedNetwork(networks).to(device))
+
+
+def _save_outputs(pool: Pool, start: int, network: GroupedNetwork) -> dict[str, Any]:
+    path = pool.outputs_path(start)
+    record_outputs(network, pool.task).save(path)
+    return {path.name: {"sha256": sha256_of(path)}}
+
+
+def time_retraining(spec: TaskSpec, device: str) -> float:
+    """Seconds that an ordinary loop takes to train one retrained model, measured on its first few seconds."""
+    task = load_task(spec, device)
+    total = task.recipe.epochs * math.ceil(len(task.retain_indices) / task.recipe.batch_size)
+    warm_up, limit = min(3, total - 1), 3.0
+    steps = training_steps(task, task.retain_indices, seed=0)
+    for _ in islice(steps, warm_up):
+        pass
+    began, done = compute_seconds(device), 0
+    for done, _ in enumerate(steps, start=1):
+        if done % 10 == 0 and compute_seconds(device) - began > limit:
+            break
+    return total * (compute_seconds(device) - began) / max(done, 1)

@@ -1,0 +1,143 @@
+"""What a user decides about a grading, and what follows from it alone: settings, identity, folder."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data import Task, TaskSpec, UserError
+from evaluation.report import results_folder
+from methods import all_method_handlers
+
+PROTOCOLS = ("per-original", "full")
+MIN_MODELS = {"official": 6, "notebook": 12}
+"""The fewest models that a metric can grade: the ceiling compares two halves, and each must be enough for it."""
+
+
+@dataclass(frozen=True)
+class GradingSpec:
+    """Everything that a user decides about a grading; `config.yaml` holds it.
+
+    `protocol` "per-original" grades `models` runs from each of `originals` originals, each by itself, and
+    averages. "full" grades one run from each of `models` originals (and `originals` does not count).
+    """
+
+    method: str
+    task: TaskSpec = field(default_factory=TaskSpec)
+    settings: tuple[tuple[str, Any], ...] = ()
+    """Hyper-parameters that differ from the method's defaults."""
+    originals: int = 2
+    models: int = 64
+    protocol: str = "per-original"
+    metric: str = "official"
+    seed: int = 0
+    budget: float = 0.2
+    """The most seconds a run may take, as a fraction of the measured seconds of retraining."""
+    budget_seconds: float | None = None
+    """The same in seconds; overrides `budget`."""
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise UserError(f"--protocol is one of {', '.join(PROTOCOLS)}, not {self.protocol!r}.")
+        if self.metric not in MIN_MODELS:
+            raise UserError(f"--metric is one of {', '.join(MIN_MODELS)}, not {self.metric!r}.")
+        if self.originals < 1 or self.models < MIN_MODELS[self.metric]:
+            fewest = MIN_MODELS[self.metric]
+            raise UserError(f"A grading by the {self.metric} metric needs at least 1 original and {fewest} models.")
+        for budget in (self.budget, self.budget_seconds):
+            if budget is not None and not 0 < budget < math.inf:
+                raise UserError(f"The budget must be greater than 0 and finite, not {budget}.")
+
+    def runs(self) -> list[tuple[int, int]]:
+        """The runs `(original, run)` of the grading, in the order of `outputs.npz`."""
+        if self.protocol == "full":
+            return [(original, 0) for original in range(self.models)]
+        return [(original, run) for original in range(self.originals) for run in range(self.models)]
+
+    @property
+    def originals_needed(self) -> int:
+        """How many originals the bank must have."""
+        return self.models if self.protocol == "full" else self.originals
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(distributions to grade, models in each)."""
+        return (1 if self.protocol == "full" else self.originals, self.models)
+
+    def to_yaml(self) -> str:
+        """As the text of a `config.yaml`."""
+        values = asdict(self)
+        values["settings"] = dict(self.settings)
+        values["task"] = {**asdict(self.task), "recipe": dict(self.task.recipe), "forget": list(self.task.forget)}
+        return yaml.safe_dump(values, sort_keys=False)
+
+    def as_options(self) -> dict[str, Any]:
+        """As values of the command line's options, by the name of the parameter."""
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        task = options.pop("task")
+        options["set_"] = [f"{name}={value}" for name, value in options.pop("settings")]
+        options["recipe"] = [f"{name}={value}" for name, value in task.recipe]
+        options["forget"] = list(task.forget)
+        options |= {name: getattr(task, name) for name in ("data_dir", "train_size", "test_size", "network")}
+        return {**options, "task": task.name}
+
+    @staticmethod
+    def read(path: Path) -> GradingSpec:
+        """From a `config.yaml`.
+
+        Raises:
+            UserError: the file can't be read, or is something else.
+        """
+        try:
+            values = dict(yaml.safe_load(path.read_text()))
+            task = dict(values.pop("task", {}))
+            task["forget"] = tuple(task.get("forget", ()))
+            task["recipe"] = tuple(dict(task.get("recipe") or {}).items())
+            values["settings"] = tuple(dict(values.get("settings") or {}).items())
+            return GradingSpec(task=TaskSpec(**task), **values)
+        except OSError as error:
+            raise UserError(f"{path} can't be read: {error.strerror}. Name a config.yaml from results/.") from error
+        except (yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path} is not the config.yaml of a grading: {reason}.") from error
+
+
+def method_settings(spec: GradingSpec, task: Task) -> dict[str, Any]:
+    """The hyper-parameters in force: the user's, else the task's recipe's if the method follows it, else the default.
+
+    Raises:
+        UserError: a hyper-parameter that the method does not have, or a value that it can't take.
+    """
+    handler = all_method_handlers()[spec.method]
+    overrides = dict(spec.settings)
+    if handler.follows_recipe:
+        recipe = {name: value for name, value in asdict(task.recipe).items() if name in handler.hyper_parameters()}
+        overrides = {**recipe, **overrides}
+    try:
+        return handler(**overrides).settings()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def run_identity(spec: GradingSpec, task: Task, device: str) -> str:
+    """Hash of all that decides a run, apart from which original and which run it is.
+
+    The source of the method is part of it: an edited method is another method.
+    """
+    source = inspect.getsource(inspect.getmodule(all_method_handlers()[spec.method]))  # type: ignore[arg-type]
+    decided = [task.fingerprint, spec.method, method_settings(spec, task), source, spec.seed, device.split(":")[0]]
+    return hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:12]
+
+
+def grading_folder(spec: GradingSpec, task: Task, device: str) -> Path:
+    """`results/<task>-<fingerprint>/<method>-<hash>/`."""
+    decided = [run_identity(spec, task, device), spec.protocol, spec.shape]
+    digest = hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:8]
+    return results_folder() / f"{task.name}-{task.fingerprint}" / f"{spec.method}-{digest}"
