@@ -14,7 +14,43 @@ import typer
 from data.errors import UserError
 
 if TYPE_CHECKING:
+    from data.task import TaskSpec
     from evaluation.report import Report
+
+# The options that choose a task; several commands have them.
+TaskName = Annotated[str, typer.Option(help="Data set and problem; see the command list.")]
+Forget = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What to forget: random:0.1, class:3, class:airplane, class:3:0.5, group:person_id:15, "
+        "where:EXPRESSION, file:indices.npy. Several arrive one after another."
+    ),
+]
+DataDir = Annotated[str | None, typer.Option(help="Where the images are (tasks folder and kaggle), or downloads.")]
+Size = Annotated[str | None, typer.Option(help="Of a generated task: faces comes as mini (default) and full.")]
+TrainSize = Annotated[int | None, typer.Option(help="Train on a class-balanced subset of so many.")]
+TestSize = Annotated[int | None, typer.Option(help="Test on a class-balanced subset of so many.")]
+Network = Annotated[str | None, typer.Option(help="Another network than the task's.")]
+RecipeValues = Annotated[
+    list[str] | None, typer.Option("--recipe", help="Training recipe: epochs=30, learning_rate=0.1, ...")
+]
+
+# The options that say how to grade.
+Models = Annotated[
+    int | None,
+    typer.Option(help="N: runs per original, and retrained models to compare with. [default: 64; task kaggle: 512]"),
+]
+Metric = Annotated[
+    str,
+    typer.Option(
+        help="official: the competition's. notebook: the variant of the public CIFAR-10 notebook, whose numbers "
+        "are several times as large and can't be compared with it."
+    ),
+]
+WorkerCount = Annotated[int | None, typer.Option(help="Processes; default: one a core, or four to a GPU.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU if there is one.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no notes.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")]
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, context_settings={"max_content_width": 110})
 
@@ -56,46 +92,41 @@ def defaults_from_config(context: typer.Context, path: Path | None) -> Path | No
 def grade(
     context: typer.Context,
     method: Annotated[str | None, typer.Option("-m", "--method", help="Method to grade; a,b for several; all.")] = None,
-    task: Annotated[str, typer.Option(help="Data set and problem; see the command list.")] = "digits",
-    forget: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="What to forget: random:0.1, class:3, class:airplane, class:3:0.5, group:person_id:15, "
-            "where:EXPRESSION, file:indices.npy. Several arrive one after another."
-        ),
-    ] = None,
-    data_dir: Annotated[str | None, typer.Option(help="Where the images are (task folder), or downloads.")] = None,
-    train_size: Annotated[int | None, typer.Option(help="Train on a class-balanced subset of so many.")] = None,
-    test_size: Annotated[int | None, typer.Option(help="Test on a class-balanced subset of so many.")] = None,
-    network: Annotated[str | None, typer.Option(help="Another network than the task's.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option(help="Training recipe: epochs=30, learning_rate=0.1, ...")] = None,
+    task: TaskName = "digits",
+    forget: Forget = None,
+    data_dir: DataDir = None,
+    size: Size = None,
+    train_size: TrainSize = None,
+    test_size: TestSize = None,
+    network: Network = None,
+    recipe: RecipeValues = None,
     originals: Annotated[int, typer.Option(help="K: original models, each graded by itself.")] = 2,
-    models: Annotated[int, typer.Option(help="N: runs per original, and retrained models to compare with.")] = 64,
+    models: Models = None,
     protocol: Annotated[
         str, typer.Option(help="per-original, or full: N originals with one run each (the textbook definition).")
     ] = "per-original",
     set_: Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter: learning_rate=0.01.")] = None,
     budget: Annotated[float, typer.Option(help="Most time of a run, as a fraction of retraining.")] = 0.2,
     budget_seconds: Annotated[float | None, typer.Option(help="The same in seconds.")] = None,
-    metric: Annotated[
-        str,
-        typer.Option(
-            help="official: the competition's. notebook: the variant of the public CIFAR-10 notebook, whose numbers "
-            "are several times as large and can't be compared with it."
-        ),
-    ] = "official",
+    metric: Metric = "official",
     seed: Annotated[int, typer.Option(help="Seed of the grading.")] = 0,
-    workers: Annotated[int | None, typer.Option(help="Processes; default: one a core, or four to a GPU.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU if there is one.")] = "auto",
-    phase: Annotated[str, typer.Option("-p", "--phase", help="dev: grade here. test: make the notebook.")] = "dev",
+    workers: WorkerCount = None,
+    device: Device = "auto",
+    phase: Annotated[
+        str, typer.Option("-p", "--phase", help="dev: grade here. test: make the submission notebook and execute it.")
+    ] = "dev",
+    owner: Annotated[str | None, typer.Option(help="With -p test: your name on Kaggle, as in kaggle.com/NAME.")] = None,
+    whole_module: Annotated[
+        bool, typer.Option("--whole-module", help="With -p test: send the method's whole file.")
+    ] = False,
     config: Annotated[
         Path | None,
         typer.Option(
             help="A config.yaml from results/: repeat that grading.", is_eager=True, callback=defaults_from_config
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no notes.")] = False,
-    json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
+    quiet: Quiet = False,
+    json_: AsJson = False,
 ) -> None:
     """Grade machine-unlearning methods the way the NeurIPS 2023 competition did, on your own machine."""
     if context.invoked_subcommand is not None:
@@ -103,26 +134,26 @@ def grade(
     if method is None:
         print(context.get_help())
         return
+    if phase not in ("dev", "test"):
+        raise UserError(f"-p is dev or test, not {phase!r}.")
+    if phase == "test":
+        make_notebooks(method, set_, owner, whole_module)
+        return
     from checkpoints.workers import Workers, default_workers, start_server
 
     start_server()
-    from data.task import TaskSpec
     from evaluation import pipeline
     from evaluation.console import Console
     from evaluation.show import show_report
     from evaluation.spec import GradingSpec
 
     chosen = pipeline.choose_methods(method)
-    if phase == "test":
-        raise UserError("-p test makes the submission notebook, which this version can't do yet; grade with -p dev.")
-    if phase != "dev":
-        raise UserError(f"-p is dev or test, not {phase!r}.")
     where = pipeline.choose_device(device)
-    task_spec = TaskSpec(task, tuple(forget or ()), train_size, test_size, data_dir, network, pairs("--recipe", recipe))
+    problem = task_spec(task, forget, data_dir, size, train_size, test_size, network, recipe)
+    count = default_models(problem) if models is None else models
+    settings = pairs("--set", set_)
     specs = [
-        GradingSpec(
-            name, task_spec, pairs("--set", set_), originals, models, protocol, metric, seed, budget, budget_seconds
-        )
+        GradingSpec(name, problem, settings, originals, count, protocol, metric, seed, budget, budget_seconds)
         for name in chosen
     ]
     console = Console(quiet=quiet)
@@ -140,6 +171,39 @@ def grade(
         print_json(reports, one=len(specs) == 1)
     if failures:
         raise typer.Exit(2)
+
+
+def task_spec(
+    name: str,
+    forget: list[str] | None,
+    data_dir: str | None,
+    size: str | None,
+    train_size: int | None,
+    test_size: int | None,
+    network: str | None,
+    recipe: list[str] | None,
+) -> TaskSpec:
+    """The task that the options choose."""
+    from data.task import TaskSpec
+
+    values = pairs("--recipe", recipe)
+    return TaskSpec(name, tuple(forget or ()), train_size, test_size, data_dir, network, values, size)
+
+
+def default_models(problem: TaskSpec) -> int:
+    """How many models a task is graded with unless the user says otherwise."""
+    from data import task_info
+
+    return task_info(problem).models
+
+
+def make_notebooks(methods: str, settings: list[str] | None, owner: str | None, whole_module: bool) -> None:
+    """Export methods as submission notebooks, each executed before it is handed over."""
+    import notebook_utils
+    from evaluation.pipeline import choose_methods
+
+    for name in choose_methods(methods):
+        notebook_utils.submit(name, dict(pairs("--set", settings)), owner, whole_module)
 
 
 def pairs(flag: str, texts: list[str] | None) -> tuple[tuple[str, str], ...]:
@@ -208,7 +272,7 @@ def leaderboard(
 def score(
     directory: Annotated[Path, typer.Argument(help="A folder of results/, with outputs.npz and config.yaml.")],
     metric: Annotated[str | None, typer.Option(help="official or notebook; default: that of the grading.")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")] = False,
+    json_: AsJson = False,
 ) -> None:
     """Score stored outputs again, without running anything."""
     from evaluation.pipeline import score_again
@@ -219,6 +283,69 @@ def score(
         print_json([report], one=True)
     else:
         show_report(report)
+
+
+@app.command("grade")
+@friendly
+def grade_zip(
+    submission: Annotated[Path, typer.Argument(help="A submission.zip: the checkpoints of one method.")],
+    name: Annotated[str | None, typer.Option(help="Its name on the leaderboard; default: that of the file.")] = None,
+    task: TaskName = "kaggle",
+    forget: Forget = None,
+    data_dir: DataDir = None,
+    size: Size = None,
+    train_size: TrainSize = None,
+    test_size: TestSize = None,
+    network: Network = None,
+    recipe: RecipeValues = None,
+    models: Models = None,
+    metric: Metric = "official",
+    workers: WorkerCount = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    json_: AsJson = False,
+) -> None:
+    """Grade a zip of checkpoints that were made elsewhere, all from one original."""
+    from checkpoints.workers import Workers, default_workers, start_server
+
+    start_server()
+    from evaluation import pipeline
+    from evaluation.console import Console
+    from evaluation.show import show_report
+    from evaluation.spec import GradingSpec
+
+    problem = task_spec(task, forget, data_dir, size, train_size, test_size, network, recipe)
+    count = default_models(problem) if models is None else models
+    label = "".join(letter if letter.isalnum() else "_" for letter in name or submission.stem)
+    spec = GradingSpec(label, problem, originals=1, models=count, metric=metric)
+    where = pipeline.choose_device(device)
+    with Workers(default_workers(where) if workers is None else workers, where) as pool:
+        report = pipeline.grade_submission(submission, spec, pool, Console(quiet=quiet))
+    if json_:
+        print_json([report], one=True)
+    else:
+        show_report(report)
+
+
+@app.command()
+@friendly
+def show(
+    task: TaskName = "digits",
+    forget: Forget = None,
+    data_dir: DataDir = None,
+    size: Size = None,
+    train_size: TrainSize = None,
+    out: Annotated[Path | None, typer.Option(help="PNG file; default: contact-sheet.png among the results.")] = None,
+) -> None:
+    """Draw a contact sheet of a task: its classes, its subjects, and what is to be forgotten."""
+    from data import load
+    from evaluation.contact_sheet import draw
+    from evaluation.report import results_folder
+
+    problem = load(task_spec(task, forget, data_dir, size, train_size, None, None, None))
+    path = out or results_folder() / f"{problem.name}-{problem.fingerprint}" / "contact-sheet.png"
+    draw(problem, path)
+    print(f"{path}: {len(problem.train)} training images, {len(problem.forget_indices)} to forget")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,17 @@ from __future__ import annotations
 
 from data.errors import UserError
 from data.task import Recipe, Request, Split, Task, TaskSpec
-from data.tasks import TaskInfo, all_tasks, load
+from data.tasks import TaskInfo, all_tasks, load, task_info
 
-__all__ = ["Recipe", "Request", "Split", "Task", "TaskInfo", "TaskSpec", "UserError", "all_tasks", "load"]
+__all__ = [
+    "Recipe",
+    "Request",
+    "Split",
+    "Task",
+    "TaskInfo",
+    "TaskSpec",
+    "UserError",
+    "all_tasks",
+    "load",
+    "task_info",
+]

@@ -87,7 +87,7 @@ class TaskSpec:
     """What a user says to choose a task; small, picklable, and written into `config.yaml`.
 
     `forget` empty means the task's own default; `network` and `recipe` (field name -> value) override the
-    task's own.
+    task's own. `size` chooses among the sizes that a generated task comes in; None is its default.
     """
 
     name: str = "digits"
@@ -97,6 +97,7 @@ class TaskSpec:
     data_dir: str | None = None
     network: str | None = None
     recipe: tuple[tuple[str, float | int | str | bool], ...] = ()
+    size: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

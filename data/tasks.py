@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data import sources
+from data import kaggle, sources
 from data.errors import UserError, unknown_name
+from data.faces import FULL, MINI, read_faces
 from data.folder import read_folder
 from data.forget import parse_requests
 from data.raw import RawData
@@ -41,7 +42,9 @@ class TaskInfo:
 
     `summary` is one line; `forget` a forget request (see `data.forget`); `network` None means "small_cnn" for
     grey and "resnet18_3x3" for coloured images; `train_size` None means all training images. `read(data_dir,
-    progress)` returns the source's images.
+    progress)` returns the source's images. `models` is the number of models to grade with (N) unless the user
+    says otherwise. `request_columns` are metadata that forget requests see and batches do not carry. A task that
+    comes in several sizes has the name of this one in `size`, and the rest in `other_sizes`.
     """
 
     name: str
@@ -52,11 +55,43 @@ class TaskInfo:
     train_size: int | None
     normalisation: Normalisation
     read: Callable[[str | None, bool], RawData]
+    models: int = 64
+    request_columns: tuple[str, ...] = ()
+    size: str | None = None
+    other_sizes: tuple[TaskInfo, ...] = ()
 
 
 # Four models together: the activations of a ResNet-18 on 64 images of 32x32 take about 0.7 GB a model, and on a
 # CPU larger groups are no faster on such images.
 _LONG_RECIPE = Recipe(learning_rate=0.1, epochs=30, models_together=4)
+
+# The published evaluation (github.com/google-deepmind/unlearning_evaluation, train_lib.py): raw pixels as they are.
+_RAW = Normalisation(maximum=1, mean=(0.0,), std=(1.0,))
+_KAGGLE_RECIPE = Recipe(
+    optimizer="adam", learning_rate=1e-4, weight_decay=5e-3, epochs=30, class_weights=True, models_together=4
+)
+
+_FACES_FULL = TaskInfo(
+    name="faces",
+    summary="procedural faces, 32x32 colour, 10 age groups: the hidden problem, simulated; no download",
+    forget=kaggle.FORGET_REQUEST,
+    network="resnet18",
+    recipe=_KAGGLE_RECIPE,
+    train_size=None,
+    normalisation=_RAW,
+    read=partial(read_faces, FULL),
+    request_columns=(kaggle.FORGET_COLUMN,),
+    size="full",
+)
+# Small enough that 64 models are trained and graded on two cores while one waits; see benchmarks/faces_calibration.py.
+_FACES_MINI = replace(
+    _FACES_FULL,
+    network="strided_cnn",
+    recipe=replace(_KAGGLE_RECIPE, learning_rate=2e-3, weight_decay=4e-2, models_together=8),
+    read=partial(read_faces, MINI),
+    size="mini",
+    other_sizes=(_FACES_FULL,),
+)
 
 _TASKS = (
     TaskInfo(
@@ -129,12 +164,41 @@ _TASKS = (
         normalisation=Normalisation(maximum=255, mean=(0.5,), std=(0.5,)),
         read=read_folder,
     ),
+    TaskInfo(
+        name="kaggle",
+        summary="a folder in the competition's layout, plus test.csv; graded as the published evaluation did",
+        forget=kaggle.FORGET_REQUEST,
+        network="resnet18",
+        recipe=_KAGGLE_RECIPE,
+        train_size=None,
+        normalisation=_RAW,
+        read=kaggle.read_kaggle,
+        models=512,
+        request_columns=(kaggle.FORGET_COLUMN,),
+    ),
+    _FACES_MINI,
 )
 
 
 def all_tasks() -> dict[str, TaskInfo]:
-    """Every task by name, the default task first."""
+    """Every task by name, the default task first; of a task with several sizes, the default size."""
     return {info.name: info for info in _TASKS}
+
+
+def task_info(spec: TaskSpec) -> TaskInfo:
+    """The entry of the task and size that `spec` names. Raises `UserError` if there is none."""
+    tasks = all_tasks()
+    if spec.name not in tasks:
+        raise unknown_name("task", spec.name, tasks)
+    info = tasks[spec.name]
+    if spec.size is None:
+        return info
+    if info.size is None:
+        raise UserError(f"The task {spec.name} comes in one size: leave --size away.")
+    sizes = {one.size: one for one in (info, *info.other_sizes) if one.size is not None}
+    if spec.size not in sizes:
+        raise unknown_name(f"size of the task {spec.name}", spec.size, sizes)
+    return sizes[spec.size]
 
 
 def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = True) -> Task:
@@ -143,14 +207,13 @@ def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = Tr
     The same spec gives the same task everywhere, bit for bit. The first time, images are decoded or
     downloaded into the cache (see `data.cache`); `progress` False shows no bar meanwhile. Raises `UserError`.
     """
-    tasks = all_tasks()
-    if spec.name not in tasks:
-        raise unknown_name("task", spec.name, tasks)
-    info = tasks[spec.name]
+    info = task_info(spec)
     recipe = override_recipe(info.recipe, spec.recipe)
     raw = info.read(spec.data_dir, progress)
     rows = _split(raw, info.train_size if spec.train_size is None else spec.train_size, spec.test_size)
     train, validation, test = (_select(raw, part, info.normalisation) for part in rows)
+    requests = parse_requests(spec.forget or (info.forget,), train, raw.classes)
+    train, validation, test = (_without(split, info.request_columns) for split in (train, validation, test))
     task = Task(
         spec=spec,
         train=train,
@@ -159,7 +222,7 @@ def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = Tr
         classes=raw.classes,
         network=spec.network or info.network or _network_for(raw),
         recipe=recipe,
-        requests=parse_requests(spec.forget or (info.forget,), train, raw.classes),
+        requests=requests,
         data_sha256=_digest(raw, info.normalisation, rows),
     )
     return task.to(device)
@@ -215,6 +278,11 @@ def _select(raw: RawData, rows: np.ndarray, normalisation: Normalisation) -> Spl
         image_ids=raw.image_ids[rows],
         columns={name: column[rows] for name, column in raw.columns.items()},
     )
+
+
+def _without(split: Split, columns: tuple[str, ...]) -> Split:
+    """The split without some of its metadata columns."""
+    return replace(split, columns={name: column for name, column in split.columns.items() if name not in columns})
 
 
 def _network_for(raw: RawData) -> str:

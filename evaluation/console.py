@@ -27,6 +27,16 @@ class Console:
         self.screen.print(text, markup=False)
 
     @contextmanager
+    def waiting(self, text: str) -> Iterator[None]:
+        """Say what takes so long, while the block runs: a line, and on a terminal a sign of life beside it."""
+        if not self.screen.is_terminal:
+            self.tell(text)
+            yield
+            return
+        with self.screen.status(text):
+            yield
+
+    @contextmanager
     def progress(self, label: str, unit: str) -> Iterator[OnProgress]:
         """Show progress, with the time left, while the block runs; call what it gives to report some.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import dataclass
 from pathlib import Path
 
 from pebble import ProcessExpired
@@ -17,6 +18,9 @@ from data.files import locked, write_atomically
 from evaluation.run import OVER_BUDGET, RunSettings, Unlearned, perform, run_path
 from evaluation.spec import GradingSpec, grading_folder, method_settings, run_identity
 from methods import all_method_handlers
+
+RunKey = tuple[int, int]
+"""(original, run)."""
 
 
 class GradingFailedError(UserError):
@@ -54,15 +58,17 @@ def unlearn(
         known = _known_runs(folder, identity)
         if settings.budget_seconds is not None:  # an earlier grading may have allowed more
             known = {key: run for key, run in known.items() if run.seconds[0] <= settings.budget_seconds}
-        _work_off(settings, [key for key in spec.runs() if key not in known], len(spec.runs()), workers, on_progress)
-        for key in spec.runs():
-            if key not in known:
-                known[key] = _read_run(folder, key)
-        unlearned = Unlearned.join([known[key] for key in spec.runs()])
-        unlearned.save(folder / "outputs.npz")
-        for path in (folder / "runs").glob("*.npz"):
-            path.unlink()
-    return unlearned
+        missing = [key for key in spec.runs() if key not in known]
+        failure = work_off(
+            missing,
+            lambda key: workers.submit(perform, settings, *key),
+            len(spec.runs()),
+            on_progress,
+            settings.budget_seconds,
+        )
+        if failure is not None:
+            _fail(settings, failure)
+        return gather_runs(folder, spec.runs(), known)
 
 
 def budget_seconds(spec: GradingSpec, bank: Bank) -> float | None:
@@ -72,9 +78,9 @@ def budget_seconds(spec: GradingSpec, bank: Bank) -> float | None:
     return spec.budget_seconds or spec.budget * bank.retrain_seconds
 
 
-def _known_runs(folder: Path, identity: str) -> dict[tuple[int, int], Unlearned]:
+def _known_runs(folder: Path, identity: str) -> dict[RunKey, Unlearned]:
     """Runs with this identity that are on disk: in this folder, or in that of a grading with other numbers."""
-    known: dict[tuple[int, int], Unlearned] = {}
+    known: dict[RunKey, Unlearned] = {}
     for config in sorted(folder.parent.glob("*/config.yaml")):
         mark = config.with_name("run_identity")
         if not mark.is_file() or mark.read_text() != identity:
@@ -94,50 +100,67 @@ def _known_runs(folder: Path, identity: str) -> dict[tuple[int, int], Unlearned]
     return known
 
 
-def _read_run(folder: Path, key: tuple[int, int]) -> Unlearned:
-    run = Unlearned.load(run_path(folder, *key, ".npz"))
-    assert run is not None, f"run {key} was reported as finished, but left no outputs in {folder}"
-    return run
+def gather_runs(folder: Path, keys: list[RunKey], known: dict[RunKey, Unlearned]) -> Unlearned:
+    """The runs `keys` as one, those that are not `known` read from their files; it replaces the files."""
+    runs = [known[key] if key in known else Unlearned.load(run_path(folder, *key, ".npz")) for key in keys]
+    finished = [run for run in runs if run is not None]
+    assert len(finished) == len(keys), f"runs were reported as finished, but left no outputs in {folder}"
+    unlearned = Unlearned.join(finished)
+    unlearned.save(folder / "outputs.npz")
+    for path in (folder / "runs").glob("*.npz"):
+        path.unlink()
+    return unlearned
 
 
-def _work_off(
-    settings: RunSettings,
-    keys: list[tuple[int, int]],
+@dataclass(frozen=True)
+class Failure:
+    """The first run that failed, what went wrong in words, and how many had finished by then."""
+
+    key: RunKey
+    complaint: str
+    finished: int
+
+
+def work_off(
+    keys: list[RunKey],
+    submit: Callable[[RunKey], Future[str | None]],
     total: int,
-    workers: Workers,
     on_progress: Callable[[int, int], None],
-) -> None:
-    """Have the workers do the runs `keys`; the first that fails ends the grading."""
+    budget_seconds: float | None = None,
+) -> Failure | None:
+    """Have the workers do the runs `keys`, of `total` in all. The first that fails ends the work and is returned."""
     before = total - len(keys)
-    pending = {workers.submit(perform, settings, *key): key for key in keys}
+    pending = {submit(key): key for key in keys}
     try:
         while pending:
             on_progress(total - len(pending), total)
             done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in done:
                 key = pending.pop(future)
-                complaint = _complaint(future, settings)
+                complaint = _complaint(future, budget_seconds)
                 if complaint is not None:
-                    _fail(settings, key, complaint, finished=total - len(pending) - 1 - before)
+                    return Failure(key, complaint, finished=total - len(pending) - 1 - before)
         on_progress(total, total)
     finally:
         for future in pending:
             future.cancel()
+    return None
 
 
-def _complaint(future: Future[str | None], settings: RunSettings) -> str | None:
+def _complaint(future: Future[str | None], budget_seconds: float | None) -> str | None:
     """What went wrong in a run, in words; None if nothing did."""
     try:
         return future.result()
     except ProcessExpired as death:
         if death.exitcode in OVER_BUDGET:
-            return f"it exceeded the budget of {settings.budget_seconds:.3g} seconds and was killed"
+            return f"it exceeded the budget of {budget_seconds:.3g} seconds and was killed"
         return f"its process died with exit code {death.exitcode} (-9 often means: out of memory)"
 
 
-def _fail(settings: RunSettings, key: tuple[int, int], complaint: str, finished: int) -> None:
-    log = run_path(settings.folder, *key, ".log")
-    message = f"{settings.method} failed in run {key[1]} from original {key[0]}: {complaint.rstrip('.')}."
-    record = {"method": settings.method, "original": key[0], "run": key[1], "complaint": complaint}
+def _fail(settings: RunSettings, failure: Failure) -> None:
+    original, run = failure.key
+    log = run_path(settings.folder, original, run, ".log")
+    message = f"{settings.method} failed in run {run} from original {original}: {failure.complaint.rstrip('.')}."
+    record = {"method": settings.method, "original": original, "run": run, "complaint": failure.complaint}
     write_atomically(settings.folder / "failed.json", lambda beside: beside.write_text(json.dumps(record, indent=1)))
-    raise GradingFailedError(f"{message} Its log: {log}. The {finished} runs that finished are kept.")
+    raise GradingFailedError(f"{message} Its log: {log}. The {failure.finished} runs that finished are kept.")

@@ -79,7 +79,9 @@ def cells(row: Row) -> tuple[str, ...]:
     report = row.report
     low, high = report.score_interval
     rank_text = "-" if row.rank is None else f"{row.rank}{'=' if row.tied else ''}"
-    used = "exempt" if report.exempt_from_budget else f"{report.budget_fraction_used:.2f}"
+    used = "exempt" if report.exempt_from_budget else "?"
+    if report.budget_fraction_used is not None and not report.exempt_from_budget:
+        used = f"{report.budget_fraction_used:.2f}"
     return (
         rank_text,
         report.label,

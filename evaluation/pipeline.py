@@ -24,6 +24,7 @@ from evaluation.report import Report, read_report
 from evaluation.run import Unlearned
 from evaluation.score import Scores, score_outputs
 from evaluation.spec import GradingSpec, grading_folder, method_settings
+from evaluation.submission import evaluate, look_over, submission_folder
 from methods import all_method_handlers
 
 
@@ -112,52 +113,98 @@ def _grade_one(spec: GradingSpec, task: Task, bank: Bank, workers: Workers, cons
     return report
 
 
+def grade_submission(path: Path, spec: GradingSpec, workers: Workers, console: Console) -> Report:
+    """Grade a zip of checkpoints, `spec.models` in number, that were made elsewhere; `spec.method` is their name.
+
+    Raises:
+        UserError: the task is wrong, or something is wrong with the zip or a checkpoint in it.
+    """
+    began = time.monotonic()
+    task = load(spec.task)
+    submission = look_over(path, spec.models, task)
+    console.tell(_headline(spec, task, workers))
+    with console.progress("bank", "models") as on_progress:
+        bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
+    folder = submission_folder(submission, spec.method, task)
+    with console.progress(spec.method, "checkpoints") as on_progress:
+        unlearned = evaluate(submission, spec, folder, workers, console.tell, on_progress)
+    report = Report(
+        method=spec.method,
+        submission=submission.sha256,
+        settings={},
+        changed={},
+        exempt_from_budget=False,
+        budget_seconds=None,
+        budget_fraction_used=None,
+        runs_seconds_mean=None,
+        peak_memory_bytes=None,
+        **_about_the_grading(spec, task, bank, unlearned.outputs, workers, began),
+    )
+    report.save(folder)
+    return report
+
+
 def make_report(
     spec: GradingSpec, task: Task, bank: Bank, unlearned: Unlearned, workers: Workers, began: float
 ) -> Report:
     """Score what the runs left and put together all that is known of the grading, which began at `began`."""
-    scores = _score(spec, task, bank.originals, bank.retrained, unlearned)
-    handler = all_method_handlers()[spec.method]
-    settings = method_settings(spec, task)
     return Report(
-        method=spec.method,
-        settings=settings,
-        changed={name: settings[name] for name, _ in spec.settings},
-        exempt_from_budget=handler.exempt_from_budget,
-        task=task.name,
-        forget=[request.text for request in task.requests],
-        forget_examples=len(task.forget_indices),
-        train_examples=len(task.train),
-        network=task.network,
-        recipe=asdict(task.recipe),
-        task_fingerprint=task.fingerprint,
-        bank_fingerprint=bank.fingerprint(spec.originals_needed, spec.models),
-        models=spec.models,
-        originals=spec.originals_needed,
-        protocol=spec.protocol,
-        metric=spec.metric,
-        seed=spec.seed,
-        **_scores(scores),
-        **_accuracies(unlearned.outputs, task, ""),
-        **_accuracies(bank.retrained.outputs(spec.models), task, "_retrained"),
-        forget_indices=task.forget_indices.tolist(),
-        budget_seconds=budget_seconds(spec, bank),
-        budget_fraction_used=float(unlearned.seconds.mean() / bank.retrain_seconds),
-        retrain_seconds=bank.retrain_seconds,
-        runs_seconds_mean=float(unlearned.seconds.mean()),
-        seconds=time.monotonic() - began,
-        peak_memory_bytes=int(unlearned.peak_memory.max()),
-        device=describe_device(workers.device),
-        workers=workers.count,
-        versions=versions(),
-        git_commit=_git_commit(),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        **_about_the_method(spec, task, bank, unlearned),
+        **_about_the_grading(spec, task, bank, unlearned.outputs, workers, began),
     )
 
 
-def _score(spec: GradingSpec, task: Task, originals: Pool, retrained: Pool, unlearned: Unlearned) -> Scores:
+def _about_the_method(spec: GradingSpec, task: Task, bank: Bank, unlearned: Unlearned) -> dict[str, Any]:
+    """The fields of a report that tell what ran, and how long it took."""
+    settings = method_settings(spec, task)
+    return {
+        "method": spec.method,
+        "submission": None,
+        "settings": settings,
+        "changed": {name: settings[name] for name, _ in spec.settings},
+        "exempt_from_budget": all_method_handlers()[spec.method].exempt_from_budget,
+        "budget_seconds": budget_seconds(spec, bank),
+        "budget_fraction_used": float(unlearned.seconds.mean() / bank.retrain_seconds),
+        "runs_seconds_mean": float(unlearned.seconds.mean()),
+        "peak_memory_bytes": int(unlearned.peak_memory.max()),
+    }
+
+
+def _about_the_grading(
+    spec: GradingSpec, task: Task, bank: Bank, outputs: Outputs, workers: Workers, began: float
+) -> dict[str, Any]:
+    """The fields of a report that follow from the outputs of the unlearned models and what they are compared with."""
+    return {
+        "task": task.name,
+        "forget": [request.text for request in task.requests],
+        "forget_examples": len(task.forget_indices),
+        "train_examples": len(task.train),
+        "network": task.network,
+        "recipe": asdict(task.recipe),
+        "task_fingerprint": task.fingerprint,
+        "bank_fingerprint": bank.fingerprint(spec.originals_needed, spec.models),
+        "models": spec.models,
+        "originals": spec.originals_needed,
+        "protocol": spec.protocol,
+        "metric": spec.metric,
+        "seed": spec.seed,
+        **_scores(_score(spec, task, bank.originals, bank.retrained, outputs)),
+        **_accuracies(outputs, task, ""),
+        **_accuracies(bank.retrained.outputs(spec.models), task, "_retrained"),
+        "forget_indices": task.forget_indices.tolist(),
+        "retrain_seconds": bank.retrain_seconds,
+        "seconds": time.monotonic() - began,
+        "device": describe_device(workers.device),
+        "workers": workers.count,
+        "versions": versions(),
+        "git_commit": _git_commit(),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _score(spec: GradingSpec, task: Task, originals: Pool, retrained: Pool, unlearned: Outputs) -> Scores:
     count, models = spec.shape
-    outputs = [unlearned.outputs[k * models : (k + 1) * models] for k in range(count)]
+    outputs = [unlearned[k * models : (k + 1) * models] for k in range(count)]
     idle = originals.outputs(spec.originals_needed)
     # What doing nothing leaves: the originals themselves, N copies of each unless each is run once.
     floor = [idle] if spec.protocol == "full" else [Outputs.join([idle[k : k + 1]] * models) for k in range(count)]
@@ -223,6 +270,6 @@ def score_again(folder: Path, metric: str | None) -> Report:
     originals, retrained = Pool(task, "original"), Pool(task, "retrained")
     if not (originals.is_complete(spec.originals_needed) and retrained.is_complete(spec.models)):
         raise UserError(f"The models it was compared with are gone: python main.py --config {config} makes them again.")
-    report = replace(before, metric=spec.metric, **_scores(_score(spec, task, originals, retrained, unlearned)))
+    report = replace(before, metric=spec.metric, **_scores(_score(spec, task, originals, retrained, unlearned.outputs)))
     report.save(folder)
     return report

@@ -42,9 +42,11 @@ class Report:
     """
 
     method: str
-    """Name in the registry."""
+    """Name in the registry; of a submission, the name it was given."""
+    submission: str | None
+    """SHA-256 of the zip of checkpoints that was graded; None where the method ran here."""
     settings: dict[str, Any]
-    """Every hyper-parameter's value."""
+    """Every hyper-parameter's value; empty for a submission."""
     changed: dict[str, Any]
     """The hyper-parameters that the user set."""
     exempt_from_budget: bool
@@ -105,15 +107,15 @@ class Report:
 
     budget_seconds: float | None
     """Seconds after which a run is killed; None for exempt methods."""
-    budget_fraction_used: float
-    """Mean seconds of a run over the seconds of retraining."""
+    budget_fraction_used: float | None
+    """Mean seconds of a run over the seconds of retraining; None for a submission, as the next two."""
+    runs_seconds_mean: float | None
+    peak_memory_bytes: int | None
+    """The largest of all runs."""
     retrain_seconds: float
     """Measured seconds of training one retrained model in an ordinary loop on this device."""
-    runs_seconds_mean: float
     seconds: float
     """Wall-clock seconds of this grading, bank and scoring included."""
-    peak_memory_bytes: int
-    """The largest of all runs."""
     device: str
     workers: int
     versions: dict[str, str]

@@ -114,12 +114,13 @@ def perform(settings: RunSettings, original: int, run: int) -> str | None:
     exceeds the budget gives no answer at all: the operating system kills the process.
     """
     task = load_task(settings.task, settings.device)
+    state = _original_state(task, original)
     limit = settings.budget_seconds
     with _log(run_path(settings.folder, original, run, ".log")):
         try:
             if _needs_rehearsal(settings):
-                _call(settings, task, original, seed=0, limit=limit, extra=REHEARSAL_SECONDS)
-            net, seconds, memory = _call(settings, task, original, run_seed(settings, original, run), limit)
+                unlearn_once(settings, task, state, seed=0, limit=limit, extra=REHEARSAL_SECONDS)
+            net, seconds, memory = unlearn_once(settings, task, state, run_seed(settings, original, run), limit)
             outputs = record_outputs(fresh_network(task, net, settings.method), task)
         except BaseException as error:  # whatever a method raises, SystemExit too, is its own failure
             traceback.print_exc()
@@ -129,17 +130,17 @@ def perform(settings: RunSettings, original: int, run: int) -> str | None:
     return None
 
 
-def _call(
-    settings: RunSettings, task: Task, original: int, seed: int, limit: float | None, extra: float = 0.0
+def unlearn_once(
+    settings: RunSettings, task: Task, original: State, seed: int, limit: float | None = None, extra: float = 0.0
 ) -> tuple[nn.Module, float, int]:
-    """Call the method's `run` once; the network it leaves, the seconds it took, and the peak memory in bytes.
+    """Call the method's `run` on the weights `original`; the network it leaves, its seconds and peak memory in bytes.
 
     The process is killed if that takes longer than `limit` and `extra` seconds.
     """
     reset_globals(seed, settings.device)  # a run that failed may have left types that no network can be built with
     method = make_method(settings.method, dict(settings.hyper_parameters))
     net = build_network(task)
-    net.load_state_dict(_original_state(task, original))
+    net.load_state_dict(original)
     net = net.to(settings.device).eval()  # on Kaggle, all calls but the first get the net in eval mode
     loaders = run_loaders(task, seed)
     _reset_peak_memory(settings.device)

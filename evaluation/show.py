@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 from rich.console import Console as Screen
@@ -55,6 +56,8 @@ def _reference_cells(reference: Reference) -> tuple[str, str, str, str]:
 
 
 def _budget_line(report: Report) -> str:
+    if report.budget_fraction_used is None:
+        return "time         unknown: the checkpoints were made elsewhere"
     used = f"{report.runs_seconds_mean:.2g} s a run, {report.budget_fraction_used:.2f} of retraining"
     if report.budget_seconds is None:
         return f"time         {used} (exempt from the budget)"
@@ -108,7 +111,7 @@ def print_method(name: str) -> None:
     """A method's docstring and hyper-parameters."""
     handler = all_method_handlers()[name]
     screen = _screen()
-    screen.print(f"{name}: {handler.__doc__}", markup=False)
+    screen.print(f"{name}: {inspect.getdoc(handler)}\n", markup=False)
     table = Table("hyper-parameter", "type", "default", "meaning", box=None)
     for parameter in handler.hyper_parameters().values():
         table.add_row(parameter.name, parameter.type.__name__, str(parameter.default), parameter.explanation)

@@ -85,7 +85,7 @@ class GradingSpec:
         options["set_"] = [f"{name}={value}" for name, value in options.pop("settings")]
         options["recipe"] = [f"{name}={value}" for name, value in task.recipe]
         options["forget"] = list(task.forget)
-        options |= {name: getattr(task, name) for name in ("data_dir", "train_size", "test_size", "network")}
+        options |= {name: getattr(task, name) for name in ("data_dir", "size", "train_size", "test_size", "network")}
         return {**options, "task": task.name}
 
     @staticmethod

@@ -13,12 +13,12 @@ It is taken of the square roots of F and score, on whose scale it changes little
 only the variance is taken: F of a draw is larger than F of the whole pools.
 
 *The originals.* If originals matter, the values of the K originals differ by more than their own pools explain.
-With two originals that is a guess from a single difference, so it is moderated by half a degree of freedom's
-worth of belief that they add as much variance as the runs have (without it, originals that happen to agree would
-promise too much: with two that differ by 0.2 standard deviations, 86 % of the intervals held the truth at N = 32). The variances from originals and from retrained models add up by the
-rule of Welch and Satterthwaite, which gives the degrees of freedom of the t quantile. With K = 1 nothing is
-known about other originals, and the interval is about this one; under the full protocol, where every unlearned
-model comes from an original of its own, it is about all.
+With two originals that is a guess from a single difference, so it is moderated by half a degree of freedom's worth
+of belief that they add as much variance as the runs have (without it, originals that happen to agree would promise
+too much: with two that differ by 0.2 standard deviations, 86 % of the intervals held the truth at N = 32). The
+variances from originals and from retrained models add up by the rule of Welch and Satterthwaite, which gives the
+degrees of freedom of the t quantile. With K = 1 nothing is known about other originals, and the interval is about
+this one; under the full protocol, where every unlearned model comes from an original of its own, it is about all.
 
 `benchmarks/interval_coverage.py` measures how often such intervals hold the truth.
 """

@@ -7,7 +7,7 @@ import difflib
 import inspect
 import textwrap
 from dataclasses import dataclass
-from typing import Any, ClassVar, get_type_hints
+from typing import Any, ClassVar
 
 from torch import nn
 from torch.utils.data import DataLoader
@@ -93,10 +93,10 @@ class BaseMethod:
     @classmethod
     def hyper_parameters(cls) -> dict[str, HyperParameter]:
         """The hyper-parameters by name, in the order of the file, those of base classes first."""
-        types = get_type_hints(cls)
         found = {}
         for base in reversed(cls.__mro__):
             explanations = _attribute_docstrings(base) if base not in (object, BaseMethod) else {}
+            types = inspect.get_annotations(base, eval_str=True)
             for name, explanation in explanations.items():
                 if types[name] not in PLAIN_TYPES:
                     plain = ", ".join(plain.__name__ for plain in PLAIN_TYPES)

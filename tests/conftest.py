@@ -18,8 +18,8 @@ import torch
 from evaluation.report import Reference, Report
 
 REPOSITORY = Path(__file__).parent.parent
-PACKAGES = ("data", "checkpoints", "evaluation", "methods")
-GENERATED = shutil.ignore_patterns("__pycache__", "cache", "bank", "results")
+PACKAGES = ("data", "checkpoints", "evaluation", "methods", "notebooks")
+GENERATED = shutil.ignore_patterns("__pycache__", "cache", "bank", "results", "submissions")
 
 torch.set_num_threads(1)  # as in the workers, so that the same work gives the same bits here
 
@@ -38,7 +38,8 @@ class Kit:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        shutil.copy(REPOSITORY / "main.py", folder)
+        for file in ("main.py", "notebook_utils.py"):
+            shutil.copy(REPOSITORY / file, folder)
         for part in PACKAGES:
             shutil.copytree(REPOSITORY / part, folder / part, ignore=GENERATED)
 
@@ -121,6 +122,7 @@ def make_report() -> Callable[..., Report]:
     ceiling = Reference(0.18, 0.18, 1.0, 1.0, (0.17, 0.19), (0.17, 0.19))
     report = Report(
         method="my_method",
+        submission=None,
         settings={"epochs": 1, "learning_rate": 0.001},
         changed={},
         exempt_from_budget=False,

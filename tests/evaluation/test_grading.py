@@ -475,6 +475,7 @@ def test_references_have_no_budget(method: str, workers: CountingWorkers, result
     report = grade_one(replace(TINY, method=method, settings=(), budget_seconds=0.001), workers)
     assert report.exempt_from_budget
     assert report.budget_seconds is None
+    assert report.budget_fraction_used is not None
     assert report.budget_fraction_used >= 0
 
 

@@ -25,6 +25,10 @@ from methods.BaseMethod import BaseMethod, Between
 METHODS = all_method_handlers()
 LEAVES_WEIGHTS = {"do_nothing"}
 """Methods that are to change nothing."""
+WITHOUT_CHANCE = LEAVES_WEIGHTS | {"ssd", "linear_filtration"}
+"""Methods in which nothing is random, not even the order of batches: all their runs are equal, and F is 0."""
+EAGER = {"ssd": {"alpha": 1.0}}
+"""Settings with which a method finds something to change in a network that has learned nothing yet."""
 
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -140,7 +144,7 @@ def make_task(
 def quick(name: str) -> BaseMethod:
     """The method with a single epoch, if it has epochs."""
     handler = METHODS[name]
-    return handler(**{"epochs": 1} if "epochs" in handler.hyper_parameters() else {})
+    return handler(**{"epochs": 1} if "epochs" in handler.hyper_parameters() else {}, **EAGER.get(name, {}))
 
 
 def unlearn(name: str, task: Task, seed: int = 1, batch_size: int = 16) -> torch.nn.Module:
@@ -227,10 +231,11 @@ def test_works_on_the_default_task(name: str) -> None:
 @every_method
 def test_a_run_is_a_function_of_its_seed(name: str) -> None:
     """The same seed gives the same bits, and another seed others: N runs must not be N copies."""
-    task = make_task()
+    task = make_task(train=280, forget=range(140))  # more than a batch, whatever its size, so that the order matters
     first, again, other = (unlearn(name, task, seed).state_dict() for seed in (1, 1, 2))
     assert differing(first, again) == []
-    assert bool(differing(first, other)) == (name not in LEAVES_WEIGHTS)
+    if name not in WITHOUT_CHANCE:
+        assert differing(first, other)
 
 
 @every_method

@@ -1,0 +1,233 @@
+"""Grading a zip of checkpoints that were made elsewhere: on Kaggle, or by somebody else, who is not trusted.
+
+The zip holds `unlearned_checkpoint_0.pth` to `unlearned_checkpoint_<N-1>.pth`, as the competition wanted them: each
+the `state_dict` of one unlearned network, all of them from the same original. Nothing in it is unpacked to disk,
+nothing is unpickled but tensors, and nothing is read before its size is known to be that of the task's network.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from checkpoints.grouped import State
+from checkpoints.networks import build_network
+from checkpoints.outputs import record_outputs
+from checkpoints.pool import Tell
+from checkpoints.workers import Workers, load_task
+from data import Task, TaskSpec, UserError
+from data.files import locked, sha256_of, write_atomically
+from evaluation.grading import RunKey, gather_runs, work_off
+from evaluation.report import results_folder
+from evaluation.run import Unlearned, run_path
+from evaluation.spec import GradingSpec
+
+CHECKPOINT = re.compile(r"(?:(?!\.+/)[^/\\:]+/)*unlearned_checkpoint_(0|[1-9][0-9]{0,5})\.pth")
+"""The name of checkpoint i, as in the competition, whose notebook left them below `kaggle/tmp/` in the zip."""
+
+MARGIN = 1 << 20
+"""Bytes that a checkpoint may have beyond twice those of the network's weights: names, structure, float64."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A zip that has been looked over: every checkpoint is there, and none is larger than it can rightly be."""
+
+    path: Path
+    members: tuple[str, ...]
+    """The names of the checkpoints, by their number."""
+    sha256: str
+
+
+def look_over(path: Path, models: int, task: Task) -> Submission:
+    """Check all that can be known of a zip without reading a checkpoint.
+
+    Raises:
+        UserError: it is no zip, has something else in it, has a checkpoint twice or not at all, or one too large.
+    """
+    try:
+        archive = zipfile.ZipFile(path)
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror or error}.") from error
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise UserError(
+            f"{path} is not a zip file ({error}): give the submission.zip that the notebook wrote."
+        ) from error
+    with archive:
+        found: dict[int, str] = {}
+        most = largest_checkpoint(build_network(task))
+        for member in archive.infolist():
+            match = CHECKPOINT.fullmatch(member.filename)
+            if match is None:
+                name = member.filename[:60]
+                raise UserError(f"{path} holds {name!r}: only unlearned_checkpoint_0.pth, ..._1.pth, ... may be in it.")
+            complaint = _complaint_about(member, int(match[1]) in found, most)
+            if complaint is not None:
+                raise UserError(f"{path}: {member.filename} {complaint}.")
+            found[int(match[1])] = member.filename
+    if found.keys() != set(range(models)):
+        missing = sorted(set(range(models)) - found.keys())
+        first = f", unlearned_checkpoint_{missing[0]}.pth is missing" if missing else ""
+        raise UserError(
+            f"{path} holds {len(found)} checkpoints, and the grading wants numbers 0 to {models - 1}{first}: "
+            "--models says how many there are."
+        )
+    return Submission(path.resolve(), tuple(found[number] for number in range(models)), sha256_of(path))
+
+
+def largest_checkpoint(network: nn.Module) -> int:
+    """The most bytes that a file with the weights of `network` can rightly have."""
+    return 2 * sum(value.nbytes for value in network.state_dict().values()) + MARGIN
+
+
+def _complaint_about(member: zipfile.ZipInfo, is_known: bool, most: int) -> str | None:
+    if is_known:
+        return "is in it twice"
+    if member.flag_bits & 1:
+        return "is encrypted"
+    if member.file_size > most:
+        return f"has {member.file_size} bytes unpacked, and a checkpoint of this network can't have more than {most}"
+    return None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# One checkpoint
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class BadCheckpointError(Exception):
+    """A checkpoint that can't be graded; the message says what is wrong with it."""
+
+
+def read_checkpoint(data: bytes, expected: State) -> State:
+    """The weights in a checkpoint file, in the types of `expected`, which are those of the task's network.
+
+    Raises:
+        BadCheckpointError: it is not a plain state_dict of that network, or not all of its numbers are finite.
+    """
+    _check_container(data)
+    try:
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BadCheckpointError(f"can't be read as weights alone, without running code ({reason[:120]})") from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise BadCheckpointError("is not a state_dict: save net.state_dict(), not the network or anything around it")
+    if state.keys() != expected.keys():
+        odd = sorted(map(str, state.keys() ^ expected.keys()))
+        raise BadCheckpointError(f"is of another network: {', '.join(odd[:3])} is missing or not known")
+    return {name: _checked(name, state[name], value) for name, value in expected.items()}
+
+
+def _check_container(data: bytes) -> None:
+    """A `.pth` is a zip itself; PyTorch stores what is in it, so compressed parts are a trick."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            parts = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise BadCheckpointError("is not a file of torch.save (PyTorch 1.6 or later)") from error
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > len(data):
+        raise BadCheckpointError("has compressed parts, which torch.save does not make")
+
+
+def _checked(name: str, value: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    if value.layout != torch.strided or value.is_quantized or value.is_complex():
+        raise BadCheckpointError(f"has an unusual kind of tensor in {name}; plain numbers are wanted")
+    if value.shape != expected.shape:
+        raise BadCheckpointError(f"has the shape {tuple(value.shape)} in {name} instead of {tuple(expected.shape)}")
+    converted = value.to(expected.dtype)
+    if not torch.isfinite(converted).all():
+        raise BadCheckpointError(f"has NaN or infinite values in {name}")
+    return converted
+
+
+@dataclass(frozen=True)
+class CheckpointJob:
+    """What the worker needs in order to evaluate checkpoints. Picklable."""
+
+    task: TaskSpec
+    device: str
+    submission: Submission
+    folder: Path
+
+    def __call__(self, run: int) -> str | None:
+        """Evaluate one checkpoint and save its outputs; None, or what is wrong with it."""
+        task = load_task(self.task, self.device)
+        network, expected = _network(task)
+        try:
+            data = _read_member(self.submission.path, self.submission.members[run])
+            network.load_state_dict(read_checkpoint(data, expected))
+        except BadCheckpointError as error:
+            return str(error)
+        outputs = record_outputs(network.to(task.train.images.device), task)
+        left = Unlearned(outputs, np.array([np.nan]), np.array([0]))
+        left.save(run_path(self.folder, 0, run, ".npz"))
+        return None
+
+
+@lru_cache(maxsize=1)
+def _network(task: Task) -> tuple[nn.Module, State]:
+    """A network to load checkpoints into, and what its weights look like; built once per process."""
+    network = build_network(task)
+    return network, {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def _read_member(path: Path, name: str) -> bytes:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read(name)  # no more than the size that was looked over, and its checksum is compared
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, OSError, ValueError) as error:
+        raise BadCheckpointError(f"is damaged in the zip ({error})") from error
+    except Exception as error:  # zlib, bz2 and lzma each have an error of their own
+        raise BadCheckpointError(f"is damaged in the zip ({type(error).__name__}: {error})") from error
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# All checkpoints
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def submission_folder(submission: Submission, name: str, task: Task) -> Path:
+    """`results/<task>-<fingerprint>/<name>-<hash of the zip>/`."""
+    return results_folder() / f"{task.name}-{task.fingerprint}" / f"{name}-{submission.sha256[:8]}"
+
+
+def evaluate(
+    submission: Submission,
+    spec: GradingSpec,
+    folder: Path,
+    workers: Workers,
+    tell: Tell,
+    on_progress: Callable[[int, int], None],
+) -> Unlearned:
+    """The outputs of all checkpoints; what was evaluated before an interruption is not evaluated again.
+
+    Raises:
+        UserError: a checkpoint can't be graded.
+    """
+    keys: list[RunKey] = [(0, run) for run in range(len(submission.members))]
+    job = CheckpointJob(spec.task, workers.device, submission, folder)
+
+    def submit(key: RunKey) -> Future[str | None]:
+        return workers.submit(job, key[1])
+
+    with locked(folder / "lock", lambda: tell("another process grades this submission: waiting for it")):
+        write_atomically(folder / "config.yaml", lambda beside: beside.write_text(spec.to_yaml()))
+        together = Unlearned.load(folder / "outputs.npz")
+        if together is not None and len(together) == len(keys):
+            return together
+        known = {key: run for key in keys if (run := Unlearned.load(run_path(folder, *key, ".npz"))) is not None}
+        failure = work_off([key for key in keys if key not in known], submit, len(keys), on_progress)
+        if failure is not None:
+            raise UserError(f"{submission.path.name}: {submission.members[failure.key[1]]} {failure.complaint}.")
+        return gather_runs(folder, keys, known)

@@ -1,0 +1,289 @@
+"""From a method to a Kaggle submission that has been executed: `python notebook_utils.py -m my_method --owner NAME`.
+
+`python main.py -m my_method -p test` does the same. In three steps, which can be called from Python too:
+
+    submission = export("my_method", {"epochs": "2"}, owner="NAME")     # notebooks/submissions/my_method.ipynb
+    report = execute(submission, checkpoints=2)                         # in a fresh kernel, and checked
+    print(submission.push_command)
+
+`what_travels` decides which code of the method's file goes into the notebook; it is made to be changed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from data.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from notebooks.extraction import Program, Travellers
+
+LEAVES_ORIGINAL = {"do_nothing"}
+"""Methods that are to hand the original back; of any other it is an error."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Export
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def what_travels(program: Program, whole_module: bool = False) -> Travellers:
+    """Decide which code of a method goes into the notebook. To send more, or less, change this function.
+
+    Args:
+        program: the method's class, the method classes that it inherits from, and their files, cut into statements.
+        whole_module: send all of the files, instead of `run()` and what it needs, directly or not.
+
+    Whatever is decided here, `notebooks/refusals.py` then refuses what would fail on Kaggle, with file and line. To
+    send a helper that nothing mentions by name, for example, add its name to the roots:
+    `needed_by(program, roots=("run", "my_helper"))`.
+    """
+    from notebooks.extraction import everything, needed_by
+
+    return everything(program) if whole_module else needed_by(program, roots=("run",))
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A written notebook, and what it is of."""
+
+    method: str
+    settings: dict[str, Any]
+    """The hyper-parameters in force."""
+    notebook: Path
+    metadata: Path
+    """`kernel-metadata.json`, in a folder of its own."""
+    owner: str | None
+
+    @property
+    def push_command(self) -> str:
+        """The command of Kaggle's own client (`pip install kaggle`) that pushes the notebook, and starts it there."""
+        folder = self.metadata.parent
+        shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+        return f"kaggle kernels push -p {shown}"
+
+
+def export(
+    method: str,
+    settings: Mapping[str, Any] | None = None,
+    owner: str | None = None,
+    whole_module: bool = False,
+    folder: Path | None = None,
+) -> Submission:
+    """Write the notebook of a registered method, and `kernel-metadata.json`.
+
+    Args:
+        method: its registered name.
+        settings: hyper-parameters that are to have another value than the default; values may be texts.
+        owner: the name of the Kaggle account; without it the metadata have a placeholder, which Kaggle refuses.
+        whole_module: see `what_travels`.
+        folder: where to write; None means `notebooks/submissions/`.
+
+    Raises:
+        UserError: an unknown method or hyper-parameter, or code that can't travel; the latter names file and line.
+    """
+    from methods import all_method_handlers
+    from notebooks import assembly
+    from notebooks.extraction import Program, text_for_notebook
+    from notebooks.refusals import check, may_import
+
+    handlers = all_method_handlers()
+    if method not in handlers:
+        raise unknown_name("method", method, handlers)
+    handler = handlers[method]
+    in_force = settings_in_force(method, settings or {})
+    defaults = {name: parameter.default for name, parameter in handler.hyper_parameters().items()}
+    program = Program(handler, {name: value for name, value in in_force.items() if value != defaults[name]})
+    travellers = what_travels(program, whole_module)
+    check(program, travellers, assembly.names_of_template())
+    notebook = assembly.fill_template(method, text_for_notebook(program, travellers, may_import), in_force)
+    paths = assembly.write_submission(method, notebook, owner, folder or assembly.submissions_folder())
+    return Submission(method, in_force, *paths, owner)
+
+
+def settings_in_force(method: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters of a method as a grading of the task `kaggle` would have them.
+
+    Raises:
+        UserError: an unknown hyper-parameter, or a value of another type.
+    """
+    from data import all_tasks
+    from methods import all_method_handlers
+    from methods.BaseMethod import BaseMethod
+
+    handler = all_method_handlers()[method]
+    known = handler.hyper_parameters()
+    recipe = asdict(all_tasks()["kaggle"].recipe) if handler.follows_recipe else {}
+    values = {**{name: value for name, value in recipe.items() if name in known}, **overrides}
+    plain = handler.__new__(handler)  # without an __init__ of its own, which the notebook will call itself
+    try:
+        BaseMethod.__init__(plain, **values)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return plain.settings()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Execute and check
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ExecutionReport:
+    """What the execution of a submission showed."""
+
+    checkpoints: int
+    seconds_per_checkpoint: float
+    remarks: list[str]
+    """Lines for the user: what is odd, and the time that Kaggle would need."""
+
+
+def execute(
+    submission: Submission,
+    checkpoints: int = 2,
+    expect_change: bool | None = None,
+    input_folder: Path | None = None,
+) -> ExecutionReport:
+    """Execute a submission in a fresh kernel against a simulated input folder, and check what it leaves.
+
+    The number of checkpoints; that each loads into a fresh network, is finite, and is not the original; that they
+    differ from each other (if not, a remark); that they equal those of the local grader for the same seeds, bit for
+    bit; and the time that 512 of them would take.
+
+    Args:
+        expect_change: whether a checkpoint that is the original is an error; None means for all but `do_nothing`.
+        input_folder: a folder in the competition's layout, with `test.csv`; None means the simulated one.
+
+    Raises:
+        UserError: a check failed. `notebooks.execution.CellFailedError`, which is one, has the failed cell.
+    """
+    import torch
+
+    from checkpoints.workers import Workers
+    from data import TaskSpec, load
+    from methods import all_method_handlers
+    from notebooks import checks
+    from notebooks.execution import execute_notebook
+    from notebooks.simulated import simulated_input
+
+    folder = input_folder or simulated_input()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    task_spec = TaskSpec("kaggle", data_dir=str(folder))
+    original = folder / "original_model.pth"
+    scratch = Path(tempfile.mkdtemp(prefix="submission-"))
+    try:
+        with Workers(1, device) as grader:
+            local = grader.submit(
+                checks.local_states, submission.method, submission.settings, task_spec, original, checkpoints, device
+            )
+            execution = execute_notebook(submission.notebook, folder, scratch, checkpoints)
+            states = checks.read_states(execution.submission, checkpoints)
+            expected = _result_of_grader(local)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    task = load(task_spec, progress=False)
+    if expect_change is None:
+        expect_change = submission.method not in LEAVES_ORIGINAL
+    original_state = torch.load(original, map_location="cpu", weights_only=True)
+    remarks = checks.check_states(states, task, original_state, expect_change)
+    checks.check_equal(states, expected)
+    exempt = all_method_handlers()[submission.method].exempt_from_budget
+    remarks.append(checks.check_time(execution.seconds_per_checkpoint, len(task.train), device, exempt))
+    return ExecutionReport(checkpoints, execution.seconds_per_checkpoint, remarks)
+
+
+def _result_of_grader(local: Future[Any]) -> Any:
+    try:
+        return local.result()
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"The method fails in the grader, though not in the notebook: {type(error).__name__}: {error}"
+        ) from error
+
+
+def submit(
+    method: str,
+    settings: Mapping[str, Any] | None = None,
+    owner: str | None = None,
+    whole_module: bool = False,
+    checkpoints: int = 2,
+    run: bool = True,
+    allow_unchanged: bool = False,
+) -> None:
+    """Export a method, execute and check its notebook unless `run` is False, and print how to push it.
+
+    A method that leaves the original as it is raises `UserError`, unless `allow_unchanged`: it may be that it only
+    finds nothing to change on the few simulated images.
+    Without an `owner`, the account that Kaggle's client takes from the variable KAGGLE_USERNAME is meant, if any.
+    """
+    from evaluation.console import Console
+    from notebooks.execution import CellFailedError
+
+    if checkpoints < 1:
+        raise UserError(f"--checkpoints must be at least 1, not {checkpoints}.")
+    submission = export(method, settings, owner or os.environ.get("KAGGLE_USERNAME"), whole_module)
+    print(f"{method}: wrote {submission.notebook} and {submission.metadata}")
+    if run:
+        try:
+            with Console().waiting(f"{method}: executing the notebook for {checkpoints} checkpoints in a fresh kernel"):
+                report = execute(submission, checkpoints, expect_change=False if allow_unchanged else None)
+        except CellFailedError as failure:
+            print(failure.shown, file=sys.stderr)
+            raise
+        print(
+            f"executed in a fresh kernel, without internet: {checkpoints} checkpoints, "
+            f"{report.seconds_per_checkpoint:.1f} s each, equal to the local grader's bit for bit"
+        )
+        for remark in report.remarks:
+            print(remark)
+    if submission.owner is None:
+        print("The notebook needs an owner to be pushed: say --owner YOUR_KAGGLE_NAME. Then:")
+    print(submission.push_command)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The command line
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def command_line(
+    method: Annotated[str, typer.Option("-m", "--method", help="Registered name of the method.")],
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter: learning_rate=0.01.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Your name on Kaggle, as in kaggle.com/NAME.")] = None,
+    whole_module: Annotated[bool, typer.Option("--whole-module", help="Send the method's whole file.")] = False,
+    checkpoints: Annotated[int, typer.Option(help="How many checkpoints the execution makes.")] = 2,
+    allow_unchanged: Annotated[
+        bool, typer.Option("--allow-unchanged", help="A method that changes nothing is no error.")
+    ] = False,
+    no_run: Annotated[bool, typer.Option("--no-run", help="Only write the notebook.")] = False,
+) -> None:
+    """Make the Kaggle notebook of a method, and execute it before you hand it in."""
+    try:
+        settings = dict(_pair(text) for text in set_ or ())
+        submit(method, settings, owner, whole_module, checkpoints, run=not no_run, allow_unchanged=allow_unchanged)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise UserError(f"--set takes name=value, like --set epochs=4, not {text!r}.")
+    return name.strip(), value.strip()
+
+
+if __name__ == "__main__":
+    typer.run(command_line)

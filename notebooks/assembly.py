@@ -1,0 +1,115 @@
+"""The submission: our template with a method in it, and what Kaggle's client wants to know about it."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from data.files import write_atomically
+from notebooks.extraction import is_import
+from notebooks.refusals import imports_of
+from notebooks.source import make_pieces
+
+TEMPLATE = Path(__file__).parent / "run-unlearn-finetune.ipynb"
+COMPETITION = "neurips-2023-machine-unlearning"
+PLACEHOLDER_OWNER = "YOUR-KAGGLE-NAME"
+"""Stands in `kernel-metadata.json` until the owner is known; Kaggle refuses it."""
+
+METHOD_CELL, METHOD_TEXT, TITLE_TEXT = "method", "method-text", "title"
+"""The ids of the template's cells that a submission replaces."""
+
+
+def submissions_folder() -> Path:
+    """`notebooks/submissions/`."""
+    return Path(__file__).parent / "submissions"
+
+
+@cache
+def names_of_template() -> dict[str, str]:
+    """The names that the template's other cells bind or use, each with the import that binds it, or ""."""
+    taken: dict[str, str] = {}
+    for cell in read_notebook(TEMPLATE)["cells"]:
+        if cell["cell_type"] == "code" and cell["id"] != METHOD_CELL:
+            text = source_of(cell)
+            for piece in make_pieces(ast.parse(text).body, text.splitlines(), first_line=1):
+                taken |= imports_of(piece) if is_import(piece) else dict.fromkeys(piece.binds, "")
+                for name in piece.needs:
+                    taken.setdefault(name, "")
+    return taken
+
+
+def read_notebook(path: Path) -> dict[str, Any]:
+    """An .ipynb file as the dict that it is."""
+    notebook: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return notebook
+
+
+def source_of(cell: dict[str, Any]) -> str:
+    """The text of a cell, which is stored as one text or as its lines."""
+    source = cell["source"]
+    return source if isinstance(source, str) else "".join(source)
+
+
+def fill_template(name: str, code: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The template with the code of the method `name` in it; `settings` are shown above it."""
+    notebook = read_notebook(TEMPLATE)
+    values = ", ".join(f"`{key} = {value!r}`" for key, value in settings.items()) or "It has no hyper-parameters."
+    texts = {
+        METHOD_CELL: code.strip("\n"),
+        METHOD_TEXT: f"## The method: {name}\n\n`unlearning` changes `net` in place.\n\n{values}",
+    }
+    for cell in notebook["cells"]:
+        cell["source"] = texts.get(cell["id"], source_of(cell)).splitlines(keepends=True)
+        if cell["id"] == TITLE_TEXT:
+            cell["source"][0] = f"# Machine unlearning: {name}\n"
+    return notebook
+
+
+def write_submission(name: str, notebook: dict[str, Any], owner: str | None, folder: Path) -> tuple[Path, Path]:
+    """Write `FOLDER/NAME.ipynb` and `FOLDER/NAME/kernel-metadata.json`; the paths of both.
+
+    Kaggle's client pushes a folder with a `kernel-metadata.json`, so each submission has one of its own; the
+    notebook's path in it is relative to that folder.
+    """
+    path = folder / f"{name}.ipynb"
+    about = folder / name / "kernel-metadata.json"
+    _write_json(path, notebook)
+    _write_json(about, kernel_metadata(name, owner, code_file=f"../{path.name}"))
+    return path, about
+
+
+def kernel_metadata(name: str, owner: str | None, code_file: str) -> dict[str, Any]:
+    """What Kaggle's client reads (github.com/Kaggle/kaggle-api, docs/kernels_metadata.md).
+
+    The id has to be the title in lower case with dashes, or Kaggle names the notebook after the title.
+
+    Raises:
+        UserError: `owner` can't be the name of a Kaggle account.
+    """
+    if owner is not None and (owner == PLACEHOLDER_OWNER or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", owner)):
+        raise UserError(f"--owner is the name in your profile's address, kaggle.com/NAME, not {owner!r}.")
+    title = f"Unlearning {name.replace('_', ' ')}"[:50].strip()
+    return {
+        "id": f"{owner or PLACEHOLDER_OWNER}/{title.lower().replace(' ', '-')}",
+        "title": title,
+        "code_file": code_file,
+        "language": "python",
+        "kernel_type": "notebook",
+        "is_private": True,
+        "enable_gpu": True,
+        "enable_internet": False,
+        "dataset_sources": [],
+        "competition_sources": [COMPETITION],
+        "kernel_sources": [],
+        "model_sources": [],
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))

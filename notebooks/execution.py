@@ -1,0 +1,147 @@
+"""Execute a notebook as Kaggle does: from the first cell to the last, in a fresh kernel, without the internet."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+
+CHECKPOINTS_CELL = "checkpoints"
+"""The id of the cell that does the runs."""
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class CellFailedError(UserError):
+    """A cell raised an exception; `shown` is what Kaggle shows of it: the number of the cell, and the traceback."""
+
+    def __init__(self, message: str, shown: str) -> None:
+        super().__init__(message)
+        self.shown = shown
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What an executed notebook left."""
+
+    submission: Path
+    """`submission.zip`."""
+    seconds_per_checkpoint: float
+    output: str
+    """What its cells printed."""
+
+
+def execute_notebook(notebook: Path, input_folder: Path, scratch: Path, checkpoints: int) -> Execution:
+    """Execute a notebook for so many checkpoints; it works in `scratch` and finds its data in `input_folder`.
+
+    The kernel is a process of its own: this interpreter, in `scratch/working`, that neither knows the kit nor
+    reaches the internet (see `offline_kernel.py`).
+
+    Raises:
+        CellFailedError: a cell raised.
+        UserError: the kernel died.
+    """
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+    content = nbformat.read(notebook, as_version=4)
+    working = scratch / "working"
+    working.mkdir(parents=True, exist_ok=True)
+    client = NotebookClient(
+        content,
+        timeout=None,
+        startup_timeout=120,
+        kernel_manager_class=_offline_kernels(),
+        resources={"metadata": {"path": str(working)}},
+        shutdown_kernel="immediate",
+    )
+    try:
+        client.execute(env=_environment(input_folder, scratch, checkpoints))
+    except CellExecutionError as error:
+        message = (
+            f"The notebook fails: {error.ename}: {_first_line(error.evalue)} (see above; {notebook} has the cell.)"
+        )
+        raise CellFailedError(message, _failure(content)) from None
+    except DeadKernelError:
+        message = "The notebook's kernel died, most likely for want of memory; the method has to do with less."
+        raise UserError(message) from None
+    submission = working / "submission.zip"
+    if not submission.is_file():
+        raise UserError(f"{notebook} was executed, but it wrote no submission.zip into the working folder.")
+    return Execution(submission, _seconds_each(scratch / "tmp", content), _printed(content))
+
+
+def _offline_kernels() -> type:
+    """The class that starts our kernel, whatever kernels are installed on this machine."""
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+
+    class OfflineKernels(AsyncKernelManager):
+        @property
+        def kernel_spec(self) -> KernelSpec:
+            script = str(Path(__file__).parent / "offline_kernel.py")
+            # No history file, and no warning that messages between two processes of this machine are not encrypted.
+            options = ["--HistoryManager.enabled=False", "--IPKernelApp.log_level=ERROR"]
+            return KernelSpec(argv=[sys.executable, script, "-f", "{connection_file}", *options])
+
+    return OfflineKernels
+
+
+def _environment(input_folder: Path, scratch: Path, checkpoints: int) -> dict[str, str]:
+    """This process's environment with the notebook's folders, and without what would let it see the kit."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KAGGLE_KERNEL_RUN_TYPE")}
+    return {
+        **kept,
+        "UNLEARNING_INPUT": str(input_folder.resolve()),
+        "UNLEARNING_OUTPUT": str((scratch / "working").resolve()),
+        "UNLEARNING_TMP": str((scratch / "tmp").resolve()),
+        "UNLEARNING_CHECKPOINTS": str(checkpoints),
+        "IPYTHONDIR": str((scratch / "ipython").resolve()),  # not the user's, with its start-up files
+    }
+
+
+def _failure(notebook: Any) -> str:
+    """The failed cell's heading, number and traceback, in colour only for a terminal."""
+    heading = ""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            heading = next((line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")), heading)
+            continue
+        for output in cell.outputs:
+            if output.output_type == "error":
+                text = "\n".join(output.traceback)
+                text = text if sys.stderr.isatty() else _COLOUR.sub("", text)
+                return f"In [{cell.execution_count}]  ({heading})\n{text}"
+    return "The notebook fails, and no cell says why."
+
+
+def _first_line(text: str) -> str:
+    return text.splitlines()[0] if text else "(no message)"
+
+
+def _seconds_each(folder: Path, notebook: Any) -> float:
+    """Seconds of a checkpoint: from one file to the next. If there is but one, those of its cell, with the loading."""
+    times = sorted(path.stat().st_mtime for path in folder.glob("*.pth"))
+    if len(times) > 1:
+        return (times[-1] - times[0]) / (len(times) - 1)
+    for cell in notebook.cells:
+        if cell.get("id") == CHECKPOINTS_CELL:
+            executed = cell.metadata["execution"]
+            return (_time(executed["shell.execute_reply"]) - _time(executed["iopub.execute_input"])).total_seconds()
+    return 0.0
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def _printed(notebook: Any) -> str:
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    return "".join(output.text for cell in cells for output in cell.outputs if output.output_type == "stream")

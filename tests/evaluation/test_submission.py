@@ -1,0 +1,369 @@
+"""Zips of checkpoints made elsewhere: an honest one gets its method's score, a hostile one gets a sentence."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from checkpoints.networks import build_network
+from checkpoints.pool import Pool
+from checkpoints.workers import be_deterministic
+from data import Task, TaskSpec, UserError, load
+from evaluation.run import RunSettings, run_seed, unlearn_once
+from evaluation.submission import CheckpointJob, largest_checkpoint, look_over
+
+if TYPE_CHECKING:
+    from tests.conftest import Answer
+
+N = 6
+SPEC = TaskSpec(forget=("random:12",), train_size=60, test_size=50, recipe=(("epochs", 3),))
+FLAGS = ["--task", "digits", "--train-size", "60", "--test-size", "50", "--recipe", "epochs=3", "--forget", "random:12"]
+
+
+def command(*arguments: str) -> Answer:
+    """`python main.py ...` in this process."""
+    from tests.test_main import command as run
+
+    return run(*arguments)
+
+
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    """The task that the submissions are for."""
+    return load(SPEC)
+
+
+def name_of(run: int) -> str:
+    """The name of a checkpoint in a submission."""
+    return f"unlearned_checkpoint_{run}.pth"
+
+
+def as_bytes(content: object, **how: Any) -> bytes:
+    """What `torch.save` writes."""
+    file = io.BytesIO()
+    torch.save(content, file, **how)
+    return file.getvalue()
+
+
+def good_state(task: Task, seed: int = 0) -> State:
+    """The weights of a fresh network of the task."""
+    return build_network(task, seed).state_dict()
+
+
+def write_zip(path: Path, members: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> Path:
+    """A zip file with these members."""
+    with zipfile.ZipFile(path, "w", how) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def good_members(task: Task) -> dict[str, bytes]:
+    """The members of an honest submission."""
+    return {name_of(run): as_bytes(good_state(task, run)) for run in range(N)}
+
+
+def refusal(path: Path, folder: Path, task: Task) -> str:
+    """Do what the grader does with a zip, in this process; what it says of it ("" if nothing)."""
+    try:
+        submission = look_over(path, N, task)
+    except UserError as error:
+        return str(error)
+    job = CheckpointJob(SPEC, "cpu", submission, folder)
+    complaints = (job(run) for run in range(N))
+    return next((complaint for complaint in complaints if complaint is not None), "")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Honest submissions
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_honest_zip_is_accepted(task: Task, tmp_path: Path) -> None:
+    """Stored or compressed, weights in half precision or double, in a list of any order: all checkpoints are read."""
+    members = good_members(task)
+    assert refusal(write_zip(tmp_path / "stored.zip", members), tmp_path / "a", task) == ""
+    placed = {f"kaggle/tmp/{name}": data for name, data in members.items()}
+    assert refusal(write_zip(tmp_path / "as-on-kaggle.zip", placed), tmp_path / "c", task) == ""
+    mixed = dict(reversed(members.items()))
+    mixed[name_of(1)] = as_bytes({name: value.double() for name, value in good_state(task, 1).items()})
+    mixed[name_of(2)] = as_bytes(
+        {name: value.half() if value.is_floating_point() else value for name, value in good_state(task, 2).items()}
+    )
+    assert refusal(write_zip(tmp_path / "deflated.zip", mixed, zipfile.ZIP_DEFLATED), tmp_path / "b", task) == ""
+
+
+def test_the_score_is_that_of_the_runs(results: Path, task: Task, tmp_path: Path) -> None:
+    """Checkpoints of a method's own runs get the report that the method gets, and a place on the same leaderboard."""
+    flags = [*FLAGS, "--models", str(N)]
+    graded = command(
+        "-m", "my_method", "--set", "learning_rate=0.1", "--originals", "1", "--budget-seconds", "60", "--json", *flags
+    )
+    report = json.loads(graded.stdout)
+
+    be_deterministic("cpu")
+    original = Pool(task, "original").state(0)
+    settings = RunSettings(SPEC, "cpu", "my_method", tuple(report["settings"].items()), 0, None, tmp_path)
+    members = {}
+    for run in range(N):
+        net, *_ = unlearn_once(settings, task, original, run_seed(settings, 0, run))
+        members[name_of(run)] = as_bytes(net.state_dict())
+    path = write_zip(tmp_path / "submission.zip", members)
+
+    first = command("grade", str(path), "--json", *flags)
+    submitted = json.loads(first.stdout)
+    own = {"method", "submission", "settings", "changed", "exempt_from_budget", "created", "seconds", "workers"}
+    own |= {"budget_seconds", "budget_fraction_used", "runs_seconds_mean", "peak_memory_bytes"}
+    for name in report.keys() - own:
+        assert submitted[name] == report[name], name
+    assert submitted["method"] == "submission"
+
+    shown = command("grade", str(path), "--name", "of a friend", *flags)
+    assert "unknown: the checkpoints were made elsewhere" in shown.stdout
+    rows = [line for line in command("leaderboard").stdout.splitlines() if f"{report['score']:.4f}  [" in line]
+    assert len(rows) == 3, "my_method, submission and of_a_friend are in one table"
+
+    (folder,) = results.glob("*/submission-*")
+    again = command("score", str(folder), "--json")
+    assert json.loads(again.stdout)["score"] == report["score"]
+
+
+def test_an_interrupted_grading_goes_on(task: Task, results: Path, tmp_path: Path) -> None:
+    """Checkpoints that were evaluated before one that can't be graded are not evaluated again."""
+    members = good_members(task)
+    members[name_of(5)] = as_bytes({"a": torch.zeros(1)})
+    path = write_zip(tmp_path / "submission.zip", members)
+    flags = [*FLAGS, "--models", str(N), "--workers", "1"]
+    first = command("grade", str(path), *flags)
+    assert first.code == 2
+    assert "unlearned_checkpoint_5.pth is of another network" in first.stderr
+    assert "Traceback" not in first.stderr
+    (folder,) = results.glob("*/submission-*")
+    kept = {file.name: file.stat().st_mtime_ns for file in (folder / "runs").glob("*.npz")}
+    assert len(kept) == N - 1
+    command("grade", str(path), *flags)
+    assert kept == {file.name: file.stat().st_mtime_ns for file in (folder / "runs").glob("*.npz")}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Hostile and broken zips
+# ----------------------------------------------------------------------------------------------------------------------
+
+Members = Callable[[Task], dict[str, bytes]]
+
+
+def with_extra(name: str) -> Members:
+    """An honest submission with one more member."""
+    return lambda task: {**good_members(task), name: b"hello"}
+
+
+def with_first(make: Callable[[Task], bytes]) -> Members:
+    """An honest submission whose first checkpoint is another."""
+    return lambda task: {**good_members(task), name_of(0): make(task)}
+
+
+def with_state(change: Callable[[State], object]) -> Members:
+    """An honest submission whose first checkpoint is what `change` makes of its state, or leaves of it."""
+
+    def make(task: Task) -> bytes:
+        state = dict(good_state(task))
+        changed = change(state)
+        return as_bytes(state if changed is None else changed)
+
+    return with_first(make)
+
+
+class Evil:
+    """Unpickled, it would run a command."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (eval, ("open('/tmp/you-have-been-had', 'w').write('!')",))
+
+
+def compressed_inside(task: Task) -> bytes:
+    """A checkpoint whose tensors are compressed, which PyTorch would unpack without asking."""
+    stored = zipfile.ZipFile(io.BytesIO(as_bytes(good_state(task))))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for part in stored.infolist():
+            archive.writestr(part.filename, stored.read(part))
+    return file.getvalue()
+
+
+def fill(state: State, name: str, value: float) -> None:
+    """Overwrite all numbers of a weight."""
+    state[name].fill_(value)
+
+
+def small_file_of_a_large_tensor(state: State) -> None:
+    """One number that claims to be a hundred billion: `expand` needs no memory until it is looked at."""
+    state["0.weight"] = torch.zeros(1).expand(10**11)
+
+
+HOSTILE: dict[str, tuple[Members, str]] = {
+    "path that climbs out": (with_extra("../../evil.pth"), "only unlearned_checkpoint_0.pth"),
+    "absolute path": (with_extra("/etc/passwd"), "only unlearned_checkpoint_0.pth"),
+    "windows path": (with_extra("..\\..\\evil.pth"), "only unlearned_checkpoint_0.pth"),
+    "path that climbs in between": (with_extra("a/../unlearned_checkpoint_6.pth"), "only unlearned_checkpoint_0.pth"),
+    "checkpoint of a path that climbs": (
+        with_extra("../unlearned_checkpoint_6.pth"),
+        "only unlearned_checkpoint_0.pth",
+    ),
+    "checkpoint at an absolute path": (with_extra("/unlearned_checkpoint_6.pth"), "only unlearned_checkpoint_0.pth"),
+    "checkpoint on a drive": (with_extra("C:/unlearned_checkpoint_6.pth"), "only unlearned_checkpoint_0.pth"),
+    "one too many, in a folder": (with_extra("deep/unlearned_checkpoint_6.pth"), "holds 7 checkpoints"),
+    "one twice, in a folder": (with_extra("deep/unlearned_checkpoint_3.pth"), "is in it twice"),
+    "another file": (with_extra("method.py"), "only unlearned_checkpoint_0.pth"),
+    "number with zeros": (with_extra("unlearned_checkpoint_007.pth"), "only unlearned_checkpoint_0.pth"),
+    "one too many": (with_extra("unlearned_checkpoint_6.pth"), "holds 7 checkpoints"),
+    "one too few": (lambda task: {k: v for k, v in good_members(task).items() if k != name_of(3)}, "_3.pth is missing"),
+    "empty": (lambda task: {}, "holds 0 checkpoints"),
+    "zip bomb": (with_first(lambda task: bytes(10 * largest_checkpoint(build_network(task)))), "unpacked, and a"),
+    "code in a pickle": (with_first(lambda task: as_bytes(Evil())), "without running code"),
+    "code beside weights": (with_state(lambda state: {**state, "evil": Evil()}), "without running code"),
+    "bare pickle with code": (with_first(lambda task: pickle.dumps(Evil())), "not a file of torch.save"),
+    "old format": (
+        with_first(lambda task: as_bytes(good_state(task), _use_new_zipfile_serialization=False)),
+        "not a file of torch.save",
+    ),
+    "whole network": (with_first(lambda task: as_bytes(build_network(task))), "without running code"),
+    "list": (with_state(lambda state: list(state.values())), "not a state_dict"),
+    "dict in a dict": (with_state(lambda state: {"state_dict": state}), "not a state_dict"),
+    "empty file": (with_first(lambda task: b""), "not a file of torch.save"),
+    "truncated": (with_first(lambda task: as_bytes(good_state(task))[:-300]), "not a file of torch.save"),
+    "compressed inside": (with_first(compressed_inside), "compressed parts"),
+    "other network": (with_state(lambda state: {"fc.weight": torch.zeros(2)}), "of another network"),
+    "weight missing": (
+        with_state(lambda state: {k: v for k, v in state.items() if k != "0.weight"}),
+        "0.weight is missing or not known",
+    ),
+    "weight too many": (with_state(lambda state: {**state, "x": torch.zeros(1)}), "x is missing or not known"),
+    "wrong shape": (
+        with_state(lambda state: {**state, "0.weight": torch.zeros(3, 3)}),
+        r"the shape (3, 3) in 0.weight",
+    ),
+    "tensor of nothing": (with_state(small_file_of_a_large_tensor), "the shape (100000000000,) in 0.weight"),
+    "NaN": (with_state(lambda state: fill(state, "0.weight", float("nan"))), "NaN or infinite"),
+    "infinite": (with_state(lambda state: fill(state, "1.running_var", float("inf"))), "NaN or infinite"),
+    "too large for float32": (
+        with_state(lambda state: {**state, "0.weight": torch.full_like(state["0.weight"], 1e300, dtype=torch.double)}),
+        "NaN or infinite",
+    ),
+    "complex": (with_state(lambda state: {**state, "0.weight": state["0.weight"].to(torch.complex64)}), "unusual kind"),
+    "sparse": (with_state(lambda state: {**state, "0.weight": state["0.weight"].to_sparse()}), "unusual kind"),
+    "no tensors": (with_state(lambda state: dict.fromkeys(state, 1.0)), "not a state_dict"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_hostile_contents_are_refused(case: str, task: Task, tmp_path: Path) -> None:
+    """Each with a sentence that names what is wrong, and without a trace on the disk."""
+    make, said = HOSTILE[case]
+    path = write_zip(tmp_path / "submission.zip", make(task), zipfile.ZIP_DEFLATED)
+    assert said in refusal(path, tmp_path / "folder", task)
+    assert not Path("/tmp/you-have-been-had").exists()
+    assert not (tmp_path / "folder" / "runs" / "original-000-run-0000.npz").exists()
+
+
+def directory_of(data: bytes) -> int:
+    """Where a zip's directory starts."""
+    end = data.rfind(b"PK\x05\x06")
+    (start,) = struct.unpack("<I", data[end + 16 : end + 20])
+    return int(start)
+
+
+def lie_about_the_size(data: bytes) -> bytes:
+    """Every size in the zip's directory becomes 100: what is unpacked would be more than was looked over."""
+    start = directory_of(data)
+    changed = bytearray(data)
+    while changed[start : start + 4] == b"PK\x01\x02":
+        changed[start + 24 : start + 28] = struct.pack("<I", 100)
+        lengths = struct.unpack("<HHH", changed[start + 28 : start + 34])
+        start += 46 + sum(lengths)
+    return bytes(changed)
+
+
+def flip(data: bytes) -> bytes:
+    """One bit of the first checkpoint's numbers has changed on the way."""
+    changed = bytearray(data)
+    changed[len(data) // (2 * N)] ^= 16
+    return bytes(changed)
+
+
+def encrypt(data: bytes) -> bytes:
+    """The mark of an encrypted member, at the first one, in its own header and in the directory."""
+    changed = bytearray(data)
+    changed[data.find(b"PK\x03\x04") + 6] |= 1
+    changed[directory_of(data) + 8] |= 1
+    return bytes(changed)
+
+
+BROKEN: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "no zip": (lambda data: b"hello", "is not a zip file"),
+    "nothing": (lambda data: b"", "is not a zip file"),
+    "cut off": (lambda data: data[: len(data) // 2], "is not a zip file"),
+    "flipped bit": (flip, "damaged in the zip"),
+    "false sizes": (lie_about_the_size, "damaged in the zip"),
+    "encrypted": (encrypt, "is encrypted"),
+    "gzip": (lambda data: zlib.compress(data), "is not a zip file"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_broken_zips_are_refused(case: str, task: Task, tmp_path: Path) -> None:
+    """Whatever is wrong with the container itself."""
+    spoil, said = BROKEN[case]
+    path = write_zip(tmp_path / "submission.zip", good_members(task), zipfile.ZIP_DEFLATED)
+    path.write_bytes(spoil(path.read_bytes()))
+    assert said in refusal(path, tmp_path / "folder", task)
+
+
+def test_a_member_twice_is_refused(task: Task, tmp_path: Path) -> None:
+    """Which of the two would count?"""
+    path = tmp_path / "submission.zip"
+    with warnings.catch_warnings(), zipfile.ZipFile(path, "w") as archive:
+        warnings.simplefilter("ignore")  # the library warns
+        for name, data in [*good_members(task).items(), (name_of(2), b"x")]:
+            archive.writestr(name, data)
+    assert "unlearned_checkpoint_2.pth is in it twice" in refusal(path, tmp_path / "folder", task)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere.zip"], "can't be read: No such file"),
+        (["."], "can't be read: Is a directory"),
+        (["nowhere.zip", "--task", "digit"], "digits"),
+        (["nowhere.zip", "--metric", "offical"], "--metric is one of"),
+        (["nowhere.zip", "--models", "2"], "needs at least"),
+        (["nowhere.zip", "--task", "kaggle"], "--data-dir"),
+    ],
+)
+def test_wrong_arguments(arguments: list[str], said: str) -> None:
+    """One sentence, exit code 2."""
+    answer: Answer = command("grade", *FLAGS, *arguments)
+    assert answer.code == 2
+    assert answer.stderr.startswith("error: ")
+    assert said in answer.stderr
+
+
+def test_the_largest_checkpoint_allows_what_torch_saves(task: Task) -> None:
+    """The bound holds for every network of the kit, in single and in double precision, and is not much more."""
+    for network in ("small_cnn", "all_cnn", "mlp", "resnet18"):
+        net = build_network(load(TaskSpec(train_size=60, network=network)))
+        size = len(as_bytes({name: value.double() for name, value in net.state_dict().items()}))
+        assert size < largest_checkpoint(net) < 2 * size + (2 << 20)
