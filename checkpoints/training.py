@@ -89,10 +89,10 @@ class GroupTrainer:
 
     def train_epoch(self) -> None:
         """One pass of every model over its examples."""
-        self.network.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, self.epoch)
         for chosen in self._batches():  # (models, batch)
+            self.network.train(chosen.shape[1] > 1)  # batch normalisation cannot normalise over a single image
             logits = self.network(self.images[chosen])  # (models, batch, classes)
             loss = self._losses(logits, self.labels[chosen]).sum()
             self.optimizer.zero_grad()
@@ -176,11 +176,11 @@ def training_steps(task: Task, indices: np.ndarray, seed: int) -> Iterator[nn.Mo
     dataset = ExampleDataset(task.train, indices)
     loader = TensorLoader(dataset, batch_size=task.recipe.batch_size, shuffle=True, generator=generator)
     weights = class_weights(task)
-    network.train()
     for epoch in range(task.recipe.epochs):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(task.recipe, epoch)
         for sample in loader:
+            network.train(len(sample["image"]) > 1)  # as above
             loss = F.cross_entropy(network(sample["image"]), sample["age_group"], weight=weights)
             optimizer.zero_grad()
             loss.backward()

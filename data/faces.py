@@ -183,7 +183,7 @@ def _draw_subjects(size: FacesSize, random: np.random.RandomState) -> Values:
         "beard": np.maximum(0, _between(random, -1.2, 0.9, n)),
         "glasses": (random.random_sample(n) < 0.25).astype(np.float64),
         "ears": _between(random, 0.04, 0.12, n),
-        "wall": 100 + 80 * random.random_sample((n, 1)) + 10 * _bell(random, n, 3),
+        "wall": 50 + 160 * random.random_sample((n, 3)),
         "clothes": 230 * random.random_sample((n, 3)),
     }
 

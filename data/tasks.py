@@ -87,7 +87,7 @@ _FACES_FULL = TaskInfo(
 _FACES_MINI = replace(
     _FACES_FULL,
     network="strided_cnn",
-    recipe=replace(_KAGGLE_RECIPE, learning_rate=2e-3, weight_decay=4e-2, models_together=8),
+    recipe=replace(_KAGGLE_RECIPE, learning_rate=3e-3, weight_decay=1.5e-2, models_together=8),
     read=partial(read_faces, MINI),
     size="mini",
     other_sizes=(_FACES_FULL,),

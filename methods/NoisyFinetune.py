@@ -49,10 +49,10 @@ class NoisyFinetune(BaseMethod):
         )
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.epochs)
 
-        net.train()
         for _ in range(self.epochs):
             for sample in retain_loader:
                 images, labels = sample["image"].to(device), sample["age_group"].to(device)
+                net.train(len(images) > 1)  # batch normalisation cannot normalise over a single image
                 loss = F.cross_entropy(net(images), labels)
                 optimizer.zero_grad()
                 loss.backward()

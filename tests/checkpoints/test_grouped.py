@@ -86,6 +86,17 @@ def test_group_trainer_makes_the_models_of_the_plain_loop(recipe: dict[str, Any]
 
 
 @pytest.mark.usefixtures("float64")
+def test_a_last_batch_of_one_image_can_be_trained_on() -> None:
+    """A ResNet on small images normalises over one pixel there; both trainers take the running statistics instead."""
+    task = make_task("resnet18", 3, size=32, epochs=1)
+    indices = np.arange(33)  # two batches of 16, and one image
+    trainer = GroupTrainer(task, indices, seeds=[1])
+    trainer.train_epoch()
+    for name, value in train_one(task, indices, seed=1).state_dict().items():
+        torch.testing.assert_close(trainer.states()[0][name], value, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.usefixtures("float64")
 def test_a_model_does_not_depend_on_its_group() -> None:
     """The same seed beside other seeds gives the same model, up to rounding."""
     task = make_task()

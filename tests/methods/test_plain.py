@@ -1,0 +1,421 @@
+"""The plain baselines: what a step of each computes, what it leaves alone, and what it does to digits."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from checkpoints.networks import build_network
+from checkpoints.workers import seed_everything
+from data import Task
+from data.loaders import run_loaders
+from methods.BaseMethod import BaseMethod
+from methods.CfK import CfK
+from methods.EuK import EuK
+from methods.Finetune import Finetune
+from methods.GradientAscent import GradientAscent
+from methods.L1Sparse import L1Sparse
+from methods.NegGrad import NegGrad
+from methods.NegGradPlus import NegGradPlus
+from methods.RandomLabel import RandomLabel
+from methods.SuccessiveRandomLabel import SuccessiveRandomLabel
+from tests.methods.trained_digits import accuracy, assert_close, digits, gradients, loss, moves, part, same, trained
+from tests.methods.trained_digits import unlearn as unlearn_in_batches
+
+ALL = 1000
+"""A batch size that takes a whole set: then a step does not depend on the order of images."""
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    """200 digits, 30 of them to forget."""
+    return digits()
+
+
+@pytest.fixture(scope="module")
+def original() -> nn.Module:
+    """A network that knows its training set by heart."""
+    return trained()
+
+
+def unlearn(method: BaseMethod, original: nn.Module, task: Task, seed: int = 1) -> nn.Module:
+    """A copy of the original after a run of the method, with each set in one batch where the loaders decide."""
+    return unlearn_in_batches(method, original, task, seed, batch_size=ALL)
+
+
+class Lesson:
+    """What a network was taught in one call of the loss: its images, `(B, C, H, W)`, and their labels, `(B,)`."""
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, training: bool) -> None:
+        self.labels = {image.numpy().tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
+        self.training = training
+
+
+def lessons(
+    method: BaseMethod, original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch, batch_size: int = ALL
+) -> list[Lesson]:
+    """Every image with the label that it was taught with, by step."""
+    network = copy.deepcopy(original)
+    seen: list[torch.Tensor] = []
+    taught = []
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    cross_entropy = F.cross_entropy
+
+    def spy(logits: torch.Tensor, labels: torch.Tensor, **options: Any) -> torch.Tensor:
+        taught.append(Lesson(seen[-1], labels, network.training))
+        return cross_entropy(logits, labels, **options)
+
+    seed_everything(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(F, "cross_entropy", spy)
+        method.run(network, *run_loaders(task, 1, batch_size))
+    return taught
+
+
+def true_labels(task: Task, which: str) -> dict[bytes, int]:
+    """The label of every image of a set."""
+    return Lesson(*part(task, which), training=False).labels
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# finetune and l1_sparse
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("freeze_bn", [False, True])
+def test_finetune_step(original: nn.Module, task: Task, freeze_bn: bool) -> None:
+    """One step down the retain loss. Catches another set, eval mode by mistake, weight decay that is lost."""
+    method = Finetune(epochs=1, learning_rate=0.01, weight_decay=0.1, batch_size=ALL, freeze_bn=freeze_bn)
+    images, labels = part(task, "retain")
+    network = copy.deepcopy(original).train(not freeze_bn)
+    down = gradients(network, F.cross_entropy(network(images), labels))
+    expected = [-0.01 * (step + 0.1 * weight) for step, weight in zip(down, original.parameters(), strict=True)]
+    left = unlearn(method, original, task)
+    assert_close(moves(original, left), [step.detach() for step in expected])
+    before, after = (dict(network.named_buffers()) for network in (original, left))
+    assert all(torch.equal(before[name], after[name]) for name in before) == freeze_bn
+
+
+def test_finetune_takes_batches(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`batch_size` is obeyed, not the loader's; each epoch is all images once, in an order of its own."""
+    taught = lessons(Finetune(epochs=2, batch_size=50), original, task, monkeypatch, batch_size=64)
+    assert [len(lesson.labels) for lesson in taught] == [50, 50, 50, 20] * 2
+    first, second = ([image for lesson in taught[part] for image in lesson.labels] for part in (slice(4), slice(4, 8)))
+    assert set(first) == set(second) == true_labels(task, "retain").keys()
+    assert first != second
+
+
+def test_l1_sparse_without_penalty_is_finetune(original: nn.Module, task: Task) -> None:
+    """Bit for bit. Catches a penalty that does not scale with alpha, and settings that differ."""
+    left = unlearn(L1Sparse(alpha=0.0, epochs=3, batch_size=64), original, task)
+    assert same(left, unlearn(Finetune(epochs=3, batch_size=64), original, task))
+    assert not same(left, unlearn(L1Sparse(alpha=1e-4, epochs=3, batch_size=64), original, task))
+
+
+def test_l1_sparse_step(original: nn.Module, task: Task) -> None:
+    """The penalty pulls all weights to zero by alpha. Catches an L2 penalty, and a mean instead of a sum."""
+    images, labels = part(task, "retain")
+    network = copy.deepcopy(original).train()
+    down = gradients(network, F.cross_entropy(network(images), labels))
+    expected = [-0.01 * (step + 0.3 * weight.sign()) for step, weight in zip(down, original.parameters(), strict=True)]
+    method = L1Sparse(alpha=0.3, epochs=1, learning_rate=0.01, weight_decay=0, batch_size=ALL)
+    assert_close(moves(original, unlearn(method, original, task)), [step.detach() for step in expected])
+
+
+def test_l1_sparse_penalty_fades() -> None:
+    """alpha (1 - e / (E - unpenalised)). Catches a penalty that grows, is constant, or divides by zero."""
+    assert [L1Sparse(alpha=1.0, epochs=4).alpha_in(epoch) for epoch in range(4)] == [1, 0.75, 0.5, 0.25]
+    assert [L1Sparse(alpha=1.0, epochs=4, unpenalised=2).alpha_in(epoch) for epoch in range(4)] == [1, 0.5, 0, 0]
+    assert L1Sparse(alpha=1.0, epochs=1, unpenalised=1).alpha_in(0) == 0
+
+
+def test_l1_sparse_prunes(original: nn.Module, task: Task) -> None:
+    """Weights get smaller than those of `finetune`, much. Catches a penalty with a minus sign."""
+
+    def size(network: nn.Module) -> float:
+        return float(sum(weight.detach().abs().sum() for weight in network.parameters()))
+
+    options = {"epochs": 10, "learning_rate": 0.02, "batch_size": 64}
+    plain, sparse = (
+        unlearn(Finetune(**options), original, task),
+        unlearn(L1Sparse(alpha=0.005, **options), original, task),
+    )
+    assert size(sparse) < 0.9 * size(plain)
+    assert accuracy(sparse, task, "retain") > 0.95
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# gradient_ascent, neg_grad, neg_grad_plus
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("freeze_bn", [False, True])
+def test_gradient_ascent_step(original: nn.Module, task: Task, freeze_bn: bool) -> None:
+    """One step up the forget loss. Catches the wrong sign, and a step that sees the retain set."""
+    method = GradientAscent(epochs=1, learning_rate=0.01, weight_decay=0, freeze_bn=freeze_bn)
+    images, labels = part(task, "forget")
+    network = copy.deepcopy(original).train(not freeze_bn)
+    up = gradients(network, F.cross_entropy(network(images), labels))
+    assert_close(moves(original, unlearn(method, original, task)), [0.01 * step for step in up])
+
+
+def test_gradient_ascent_stops_at_chance(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `stop_at_chance` more epochs change nothing once guessing is reached. Catches a stop that does not hold.
+
+    The first batch that is so bad ends the run. Catches a batch that is merely skipped.
+    """
+    options = {"learning_rate": 0.001, "freeze_bn": True}
+    stopped, longer = (
+        unlearn(GradientAscent(epochs=epochs, stop_at_chance=True, **options), original, task) for epochs in (60, 61)
+    )
+    assert same(stopped, longer)
+    assert loss(stopped, task, "forget") >= math.log(10)
+    method = GradientAscent(epochs=60, stop_at_chance=True, batch_size=10, **options)
+    assert 3 < len(lessons(method, original, task, monkeypatch)) < 3 * 60
+    unstopped = unlearn(GradientAscent(epochs=25, **options), original, task)
+    assert loss(unstopped, task, "forget") > 2 * loss(stopped, task, "forget")
+
+
+def test_neg_grad_step(original: nn.Module, task: Task) -> None:
+    """The signed mean over all images of a batch.
+
+    Catches forget examples that have no gradient (a published clamp between 0 and 1 / classes), two means where one is
+    due, and a set left out.
+    """
+    network = copy.deepcopy(original).train()
+    (kept, kept_labels), (forgotten, forgotten_labels) = part(task, "retain"), part(task, "forget")
+    losses = F.cross_entropy(
+        network(torch.cat([kept, forgotten])), torch.cat([kept_labels, forgotten_labels]), reduction="none"
+    )
+    down = gradients(network, (losses[:170].sum() - losses[170:].sum()) / 200)
+    method = NegGrad(epochs=1, learning_rate=1.0, weight_decay=0, batch_size=ALL)
+    assert_close(moves(original, unlearn(method, original, task)), [-step for step in down])
+
+
+def test_neg_grad_cap(task: Task) -> None:
+    """Capped, a forget example worse than guessing has no gradient; any other has. Catches a cap for all, or none."""
+    network = build_network(task, seed=3).train()
+    before = copy.deepcopy(network)
+    (kept, kept_labels), (forgotten, forgotten_labels) = part(task, "retain"), part(task, "forget")
+    losses = F.cross_entropy(
+        network(torch.cat([kept, forgotten])), torch.cat([kept_labels, forgotten_labels]), reduction="none"
+    )
+    better = losses[170:] < math.log(10)
+    assert 0 < better.sum() < 30
+    down = gradients(network, (losses[:170].sum() - losses[170:][better].sum()) / 200)
+    method = NegGrad(epochs=1, learning_rate=0.01, weight_decay=0, batch_size=ALL, capped=True)
+    assert_close(moves(before, unlearn(method, before, task)), [-0.01 * step for step in down])
+
+
+@pytest.mark.parametrize("method", [NegGrad, SuccessiveRandomLabel])
+def test_mixed_epochs_end_together(
+    method: type[BaseMethod], original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step has its share of the forget set, every image comes once. Catches a forget set that ends early."""
+    taught = lessons(method(epochs=2, batch_size=50), original, task, monkeypatch)
+    assert [len(lesson.labels) for lesson in taught] == [58, 58, 57, 27] * 2
+    everything = true_labels(task, "retain").keys() | true_labels(task, "forget").keys()
+    for epoch in (taught[:4], taught[4:]):
+        assert {image for lesson in epoch for image in lesson.labels} == everything
+
+
+@pytest.mark.parametrize("freeze_bn", [False, True])
+def test_neg_grad_plus_without_forget_loss_is_finetune(original: nn.Module, task: Task, freeze_bn: bool) -> None:
+    """At alpha = 1, bit for bit. Catches forget batches that leak in by normalisation or by random numbers."""
+    options = {"epochs": 3, "batch_size": 50, "freeze_bn": freeze_bn}
+    left = unlearn(NegGradPlus(alpha=1.0, **options), original, task)
+    assert same(left, unlearn(Finetune(**options), original, task))
+    assert not same(left, unlearn(NegGradPlus(alpha=0.95, **options), original, task))
+
+
+def test_neg_grad_plus_step(original: nn.Module, task: Task) -> None:
+    """alpha CE_r - (1 - alpha) CE_f in eval mode. Catches exchanged weights, two steps, and train mode."""
+    network = copy.deepcopy(original)
+    retain, forget = (
+        F.cross_entropy(network(part(task, which)[0]), part(task, which)[1]) for which in ("retain", "forget")
+    )
+    down = gradients(network, 0.6 * retain - 0.4 * forget)
+    method = NegGradPlus(epochs=1, learning_rate=1.0, weight_decay=0, alpha=0.6, batch_size=ALL)
+    left = unlearn(method, original, task)
+    assert_close(moves(original, left), [-step for step in down])
+    assert all(torch.equal(*pair) for pair in zip(original.buffers(), left.buffers(), strict=True))
+
+
+def test_neg_grad_plus_cycles(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch is the retain set; forget batches come again and again. Catches an epoch that ends with the shorter."""
+    taught = lessons(NegGradPlus(epochs=1, batch_size=34), original, task, monkeypatch, batch_size=20)
+    assert [len(lesson.labels) for lesson in taught] == [34, 20, 34, 10, 34, 20, 34, 10, 34, 20]
+    forget = true_labels(task, "forget")
+    assert taught[1].labels.keys() | taught[3].labels.keys() == forget.keys()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# random_label and successive_random_label
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_random_label_order(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget set first, retain set next, with its true labels. Catches random labels for all, and a set left out."""
+    taught = lessons(RandomLabel(epochs=2), original, task, monkeypatch)
+    assert [len(lesson.labels) for lesson in taught] == [30, 170] * 2
+    assert taught[1].labels == taught[3].labels == true_labels(task, "retain")
+    assert taught[0].labels.keys() == true_labels(task, "forget").keys()
+
+
+def random_labels(taught: list[Lesson], task: Task) -> list[dict[bytes, int]]:
+    """The labels of the forget set in each epoch of 30 images in one batch (of them alone, or of all)."""
+    forget = true_labels(task, "forget")
+    epochs = [lesson.labels for lesson in taught if forget.keys() <= lesson.labels.keys()]
+    return [{image: labels[image] for image in forget} for labels in epochs]
+
+
+@pytest.mark.parametrize("method", [RandomLabel, SuccessiveRandomLabel])
+def test_random_labels_are_redrawn_and_uniform(
+    method: type[BaseMethod], original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New ones in each epoch; each class as often, the true one included, as published.
+
+    Catches labels that are drawn once, a range without the last class, and a permutation of the true labels.
+    """
+    epochs = random_labels(lessons(method(epochs=40, batch_size=ALL), original, task, monkeypatch), task)
+    assert len(epochs) == 40
+    assert all(one != other for one, other in itertools.pairwise(epochs))
+    drawn = torch.tensor([list(epoch.values()) for epoch in epochs])  # (40, 30)
+    assert torch.all((torch.bincount(drawn.flatten(), minlength=10) - 120).abs() < 45)  # 4 standard deviations
+    forget = true_labels(task, "forget")
+    hits = sum(epoch[image] == forget[image] for epoch in epochs for image in forget)
+    assert abs(hits - 120) < 45
+
+
+@pytest.mark.parametrize("method", [RandomLabel, SuccessiveRandomLabel])
+def test_true_labels_can_be_excluded(
+    method: type[BaseMethod], original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never the true one, and each of the others as often. Catches an option without effect, or "the next class"."""
+    taught = lessons(method(epochs=40, exclude_true=True, batch_size=ALL), original, task, monkeypatch)
+    forget = true_labels(task, "forget")
+    steps = torch.tensor(
+        [(epoch[image] - forget[image]) % 10 for epoch in random_labels(taught, task) for image in forget]
+    )
+    counts = torch.bincount(steps, minlength=10)
+    assert counts[0] == 0
+    assert torch.all((counts[1:] - 1200 / 9).abs() < 45)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# cf_k and eu_k
+# ----------------------------------------------------------------------------------------------------------------------
+
+LAST_LAYERS = [
+    ("small_cnn", 1, ("11.",)),
+    ("small_cnn", 2, ("11.", "6.", "7.")),
+    ("all_cnn", 2, ("24.", "21.", "22.")),
+    ("mlp", 1, ("3.",)),
+    ("resnet18_3x3", 3, ("fc.", "layer4.1.")),
+]
+"""Network, k, and where the names of what is trained begin."""
+
+
+@pytest.mark.parametrize("method", [CfK, EuK])
+@pytest.mark.parametrize(("architecture", "k", "trained_names"), LAST_LAYERS)
+def test_other_layers_are_frozen(
+    method: type[BaseMethod], architecture: str, k: int, trained_names: tuple[str, ...], task: Task
+) -> None:
+    """The last k layers all change, statistics too; the rest stays bit for bit, and can be trained afterwards.
+
+    Catches batch normalisation that drifts in frozen layers, weight decay on them, and layers counted from the front.
+    """
+    original = build_network(_with_network(task, architecture), seed=0).eval()
+    left = unlearn(method(k=k, epochs=1), original, _with_network(task, architecture))
+    before = original.state_dict()
+    changed = {name for name, value in left.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if name.startswith(trained_names)}
+    assert all(weight.requires_grad for weight in left.parameters())
+
+
+def _with_network(task: Task, architecture: str) -> Task:
+    return replace(task, network=architecture)
+
+
+@pytest.mark.parametrize("method", [CfK, EuK])
+def test_more_layers_than_there_are(method: type[BaseMethod], original: nn.Module, task: Task) -> None:
+    """All are trained then. Catches a slice that wraps around to few layers."""
+    left = unlearn(method(k=99, epochs=1), original, task)
+    assert not any(torch.equal(*pair) for pair in zip(original.parameters(), left.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("method", [CfK, EuK])
+def test_no_layers_are_refused(method: type[BaseMethod], original: nn.Module, task: Task) -> None:
+    """Rather than `layers[-0:]`, which is all of them."""
+    with pytest.raises(ValueError, match="k is the number of layers to train, 1 or more, not 0"):
+        unlearn(method(k=0), original, task)
+
+
+def test_cf_k_starts_from_the_original(original: nn.Module, task: Task) -> None:
+    """At rate 0 no weight moves. Catches a re-initialisation."""
+    left = unlearn(CfK(k=2, epochs=1, learning_rate=0.0), original, task)
+    assert all(torch.equal(*pair) for pair in zip(original.parameters(), left.parameters(), strict=True))
+
+
+def test_eu_k_starts_anew(original: nn.Module, task: Task) -> None:
+    """At rate 0 the last layers have nothing of the original's. Catches layers that are copied from themselves."""
+    left = unlearn(EuK(k=2, epochs=1, learning_rate=0.0), original, task)
+    before, after = dict(original.named_parameters()), dict(left.named_parameters())
+    for name in ("6.weight", "11.weight"):
+        pair = torch.stack([before[name].detach().flatten(), after[name].detach().flatten()])
+        assert abs(torch.corrcoef(pair)[0, 1]) < 0.3
+    assert torch.equal(after["7.weight"], torch.ones(16))
+    assert torch.equal(after["7.bias"], torch.zeros(16))
+    assert left.get_buffer("7.num_batches_tracked") == 1
+
+
+def test_eu_k_initialises_as_torchvision(task: Task) -> None:
+    """A ResNet's convolutions get He's normal distribution by fan out. Catches PyTorch's default for them."""
+    resnet = _with_network(task, "resnet18_3x3")
+    left = unlearn(EuK(k=3, epochs=1, learning_rate=0.0), build_network(resnet, seed=0).eval(), resnet)
+    deviation = float(left.get_parameter("layer4.1.conv2.weight").detach().std())
+    assert deviation == pytest.approx(math.sqrt(2 / (512 * 9)), rel=0.01)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Effects
+# ----------------------------------------------------------------------------------------------------------------------
+
+EFFECTS = [
+    (Finetune(epochs=10, learning_rate=0.05, batch_size=64), 1.3, 1.0),
+    (L1Sparse(epochs=10, learning_rate=0.05, batch_size=64, alpha=1e-3), 1.3, 1.0),
+    (NegGrad(epochs=10, learning_rate=0.03, batch_size=64), 20, 0.9),
+    (NegGradPlus(epochs=10, learning_rate=0.01, alpha=0.8, batch_size=64), 20, 0.9),
+    (RandomLabel(epochs=10, batch_size=64), 20, 0.9),
+    (SuccessiveRandomLabel(epochs=10, batch_size=64), 20, 0.9),
+    (CfK(epochs=10, learning_rate=0.05, batch_size=64), 1.3, 1.0),
+    (EuK(epochs=20, learning_rate=0.1, batch_size=64), 1.5, 0.95),
+]
+"""Method, how often its forget loss is the original's at least, and its retain accuracy at least."""
+
+
+@pytest.mark.parametrize(("method", "factor", "kept"), EFFECTS, ids=lambda value: type(value).__name__)
+def test_forgets_and_keeps(method: BaseMethod, factor: float, kept: float, original: nn.Module, task: Task) -> None:
+    """The forget loss rises well above the original's, and the retain set is still known.
+
+    Catches a method that does nothing, learns the forget set again, or destroys the network.
+    """
+    left = unlearn_in_batches(method, original, task)
+    assert loss(left, task, "forget") > factor * loss(original, task, "forget")
+    assert accuracy(left, task, "retain") >= kept
+    assert accuracy(left, task, "validation") > 0.7
+
+
+def test_gradient_ascent_effect(original: nn.Module, task: Task) -> None:
+    """The forget loss rises, and it drags the retain loss along. Catches an ascent on the wrong set."""
+    left = unlearn(GradientAscent(epochs=20, learning_rate=0.001, freeze_bn=True), original, task)
+    assert loss(left, task, "forget") > 10 * loss(original, task, "forget")
+    assert loss(original, task, "retain") < loss(left, task, "retain") < loss(left, task, "forget")
