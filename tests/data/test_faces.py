@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -152,9 +151,11 @@ def test_cache_folder_is_a_kaggle_input_folder(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_pixels_are_those_of_every_machine(tiny: Parts) -> None:
-    """A digest of what was drawn when the pictures were last changed on purpose (with `_VERSION`)."""
-    pixels = column(tiny, "pixels")
-    assert hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()[:16] == "d9be7968897af092"
+    """What was drawn when the pictures were last changed on purpose (with `_VERSION`), up to a machine's rounding."""
+    pixels = column(tiny, "pixels").astype(np.float64)
+    np.testing.assert_allclose(pixels.mean(axis=(0, 2, 3)), [138.8974, 122.5312, 118.1480], atol=0.01)
+    np.testing.assert_allclose(pixels.std(axis=(0, 2, 3)), [49.7853, 46.7628, 51.7633], atol=0.01)
+    np.testing.assert_allclose(pixels[[0, -1]].mean(axis=(1, 2, 3)), [106.3486, 121.7387], atol=0.05)
 
 
 def test_sizes_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:

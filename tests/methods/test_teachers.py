@@ -145,7 +145,7 @@ def test_scrub_rewind(original: nn.Module, one_class: Task) -> None:
 def test_scrub_effect(original: nn.Module, task: Task) -> None:
     """Forget loss up by far, retain accuracy held."""
     left = unlearn(Scrub(learning_rate=0.01, alpha=0.5), original, task)
-    assert loss(left, task, "forget") > 1.5 * loss(original, task, "forget") + 0.02
+    assert loss(left, task, "forget") > 2 * loss(original, task, "forget")
     assert accuracy(left, task, "retain") > 0.95
 
 
