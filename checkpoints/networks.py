@@ -33,6 +33,22 @@ def small_cnn(channels: int, size: int, classes: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(16, classes))
 
 
+def strided_cnn(channels: int, size: int, classes: int) -> nn.Module:
+    """Three strided convolutions (5x5 by 4, then 3x3 by 2 twice; 16, 32, 64 channels) with batch normalisation.
+
+    For small coloured images. Few multiplications, because it strides at once, and many weights, because the last
+    layer has some for each place: 27,034 parameters on 32x32, enough to remember each of 600 faces.
+    """
+    layers: list[nn.Module] = []
+    inputs = channels
+    for outputs, kernel, stride in ((16, 5, 4), (32, 3, 2), (64, 3, 2)):
+        convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+        inputs = outputs
+        size = (size + stride - 1) // stride
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * size * size, classes))
+
+
 def all_cnn(channels: int, size: int, classes: int) -> nn.Module:
     """All-CNN-C of Springenberg et al. (arXiv 1412.6806, table 1): convolutions only, striding instead of pooling.
 
@@ -93,7 +109,7 @@ def _replace_stem(network: nn.Module, stem: nn.Conv2d) -> None:
 
 
 NETWORKS: dict[str, Builder] = {
-    builder.__name__: builder for builder in (small_cnn, all_cnn, mlp, resnet18, resnet18_3x3)
+    builder.__name__: builder for builder in (small_cnn, strided_cnn, all_cnn, mlp, resnet18, resnet18_3x3)
 }
 
 

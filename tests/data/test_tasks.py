@@ -15,6 +15,7 @@ import torch
 from small_downloads import write_files
 
 import data
+from checkpoints.networks import NETWORKS
 from data import Recipe, Task, TaskSpec, UserError
 from data.faces import FacesSize, make_faces
 from data.folder import read_folder
@@ -118,7 +119,9 @@ def test_every_task_has_a_line_and_sound_defaults() -> None:
         assert 0 < len(info.summary) < 100
         assert "\n" not in info.summary
         assert info.forget.startswith(("random:", "class:", "group:", "where:", "file:"))
-        assert isinstance(info.recipe, Recipe)
+        for size in (info, *info.other_sizes):
+            assert isinstance(size.recipe, Recipe)
+            assert size.network in (None, *NETWORKS)
 
 
 def test_digits_are_scikit_learns() -> None:
@@ -157,6 +160,7 @@ def test_cached_digits_need_no_scikit_learn() -> None:
     script = """
 import sys
 import data
+from checkpoints.networks import NETWORKS
 print("torch" in sys.modules)
 data.load(data.TaskSpec("digits"))
 print([name for name in ("sklearn", "scipy", "pandas", "torchvision", "PIL") if name in sys.modules])

@@ -188,6 +188,7 @@ def process_state() -> tuple[Any, ...]:
     [
         ("small_cnn", 1, 8),
         ("small_cnn", 3, 8),
+        ("strided_cnn", 3, 8),
         ("all_cnn", 3, 8),
         ("mlp", 1, 8),
         ("resnet18", 3, 32),
