@@ -160,7 +160,6 @@ def test_cached_digits_need_no_scikit_learn() -> None:
     script = """
 import sys
 import data
-from checkpoints.networks import NETWORKS
 print("torch" in sys.modules)
 data.load(data.TaskSpec("digits"))
 print([name for name in ("sklearn", "scipy", "pandas", "torchvision", "PIL") if name in sys.modules])
