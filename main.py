@@ -145,7 +145,7 @@ def grade(
     from evaluation import pipeline
     from evaluation.console import Console
     from evaluation.show import show_report
-    from evaluation.spec import GradingSpec
+    from evaluation.spec import GradingSpec, pairs
 
     chosen = pipeline.choose_methods(method)
     where = pipeline.choose_device(device)
@@ -185,6 +185,7 @@ def task_spec(
 ) -> TaskSpec:
     """The task that the options choose."""
     from data.task import TaskSpec
+    from evaluation.spec import pairs
 
     values = pairs("--recipe", recipe)
     return TaskSpec(name, tuple(forget or ()), train_size, test_size, data_dir, network, values, size)
@@ -201,17 +202,10 @@ def make_notebooks(methods: str, settings: list[str] | None, owner: str | None, 
     """Export methods as submission notebooks, each executed before it is handed over."""
     import notebook_utils
     from evaluation.pipeline import choose_methods
+    from evaluation.spec import pairs
 
     for name in choose_methods(methods):
         notebook_utils.submit(name, dict(pairs("--set", settings)), owner, whole_module)
-
-
-def pairs(flag: str, texts: list[str] | None) -> tuple[tuple[str, str], ...]:
-    """["epochs=4"] as (("epochs", "4"),)."""
-    for text in texts or ():
-        if "=" not in text or text.startswith("="):
-            raise UserError(f"{flag} takes name=value, like {flag} epochs=4, not {text!r}.")
-    return tuple((name.strip(), value.strip()) for name, _, value in (text.partition("=") for text in texts or ()))
 
 
 def print_json(reports: list[Report], one: bool) -> None:

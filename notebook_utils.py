@@ -17,7 +17,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -118,19 +118,9 @@ def settings_in_force(method: str, overrides: Mapping[str, Any]) -> dict[str, An
         UserError: an unknown hyper-parameter, or a value of another type.
     """
     from data import all_tasks
-    from methods import all_method_handlers
-    from methods.BaseMethod import BaseMethod
+    from evaluation import spec
 
-    handler = all_method_handlers()[method]
-    known = handler.hyper_parameters()
-    recipe = asdict(all_tasks()["kaggle"].recipe) if handler.follows_recipe else {}
-    values = {**{name: value for name, value in recipe.items() if name in known}, **overrides}
-    plain = handler.__new__(handler)  # without an __init__ of its own, which the notebook will call itself
-    try:
-        BaseMethod.__init__(plain, **values)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    return plain.settings()
+    return spec.settings_in_force(method, overrides, all_tasks()["kaggle"].recipe)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -270,19 +260,21 @@ def command_line(
     no_run: Annotated[bool, typer.Option("--no-run", help="Only write the notebook.")] = False,
 ) -> None:
     """Make the Kaggle notebook of a method, and execute it before you hand it in."""
+    from evaluation.spec import pairs
+
     try:
-        settings = dict(_pair(text) for text in set_ or ())
-        submit(method, settings, owner, whole_module, checkpoints, run=not no_run, allow_unchanged=allow_unchanged)
+        submit(
+            method,
+            dict(pairs("--set", set_)),
+            owner,
+            whole_module,
+            checkpoints,
+            run=not no_run,
+            allow_unchanged=allow_unchanged,
+        )
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(2) from error
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise UserError(f"--set takes name=value, like --set epochs=4, not {text!r}.")
-    return name.strip(), value.strip()
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -49,6 +50,20 @@ def cached(name: str, key: str, build: Callable[[], RawData]) -> RawData:
             raw = build()
             _write(path, key, raw)
         return raw
+
+
+def cached_folder(name: str, make: Callable[[Path], object]) -> Path:
+    """The folder `name` in the cache; if it is not there yet, `make(path)` makes it, beside, and it is renamed."""
+    folder = cache_dir() / name
+    if folder.is_dir():
+        return folder
+    with cache_lock(name):
+        if not folder.is_dir():  # another process may have made it while this one waited
+            beside = folder.with_name(f".{os.getpid()}-{name}")
+            shutil.rmtree(beside, ignore_errors=True)
+            make(beside)
+            beside.rename(folder)
+    return folder
 
 
 def short_digest(text: str) -> str:

@@ -22,6 +22,7 @@ import typer
 
 from data.errors import UserError
 from data.kaggle import CLASSES, write_layout
+from data.progress import with_bar
 
 SPLIT_SEED = 43
 """The seed of the published split; the competition's private leaderboard had another one."""
@@ -135,10 +136,7 @@ def split_rows(persons: Sequence[str], seed: int) -> dict[str, np.ndarray]:
 
 def _resize_all(pictures: Sequence[Picture], progress: bool) -> np.ndarray:
     """uint8 `(n, 3, 32, 32)`."""
-    from tqdm import tqdm
-
-    bar = tqdm(pictures, desc="resizing", unit=" images", leave=False, disable=not progress)
-    return np.stack([_resize(picture.file) for picture in bar])
+    return np.stack([_resize(picture.file) for picture in with_bar(pictures, "resizing", progress)])
 
 
 def _resize(file: Path) -> np.ndarray:

@@ -16,14 +16,12 @@ Only additions, products, quotients and square roots make a picture, which every
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from data.cache import cache_dir, cache_lock, short_digest
+from data.cache import cached_folder, short_digest
 from data.errors import UserError
 from data.kaggle import read_kaggle, write_layout
 from data.raw import RawData
@@ -79,16 +77,8 @@ def read_faces(size: FacesSize, data_dir: str | None = None, progress: bool = Tr
 
 def faces_folder(size: FacesSize, progress: bool = True) -> Path:
     """The folder of the faces, in the competition's layout; made if it is not there yet."""
-    folder = cache_dir() / f"faces-{size.name}-{short_digest(f'{size} {FACES_SEED} {_VERSION}')}"
-    if folder.is_dir():
-        return folder
-    with cache_lock(folder.name):
-        if not folder.is_dir():  # another process may have made it while this one waited
-            beside = folder.with_name(f".{os.getpid()}-{folder.name}")
-            shutil.rmtree(beside, ignore_errors=True)
-            write_layout(beside, make_faces(size), progress)
-            beside.rename(folder)
-    return folder
+    name = f"faces-{size.name}-{short_digest(f'{size} {FACES_SEED} {_VERSION}')}"
+    return cached_folder(name, lambda folder: write_layout(folder, make_faces(size), progress))
 
 
 def make_faces(size: FacesSize, seed: int = FACES_SEED) -> dict[str, Values]:

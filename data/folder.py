@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import numpy as np
 from data.cache import cached, short_digest, stat_key
 from data.errors import UserError
 from data.metadata import read_metadata
+from data.progress import with_bar
 from data.raw import PARTS, RawData, content_digest
 
 METADATA_FILE = "metadata.csv"
@@ -140,28 +141,13 @@ def _size(image: np.ndarray) -> str:
 
 def _decode_in_threads(files: Sequence[str], progress: bool, chunk: int = 256) -> Iterator[np.ndarray]:
     """The decoded files in order, with a progress bar on standard error if it takes more than two seconds."""
-    from tqdm import tqdm
-
     chunks = [files[start : start + chunk] for start in range(0, len(files), chunk)]
-    # A terminal sees the bar move; a log gets a line every ten seconds.
-    every = 0.1 if sys.stderr.isatty() else 10
     with ThreadPoolExecutor(os.cpu_count()) as threads:
-        bar = tqdm(
-            total=len(files),
-            desc="decoding",
-            unit=" images",
-            delay=2,
-            leave=False,
-            mininterval=every,
-            disable=not progress,
-        )
+        decoded = threads.map(lambda some: [_decode(file) for file in some], chunks)
         try:
-            for images in threads.map(lambda some: [_decode(file) for file in some], chunks):
-                bar.update(len(images))
-                yield from images
+            yield from with_bar(chain.from_iterable(decoded), "decoding", progress, total=len(files))
         finally:
             threads.shutdown(wait=False, cancel_futures=True)  # after an error, the rest is not wanted
-            bar.close()
 
 
 def _decode(file: str) -> np.ndarray:

@@ -16,7 +16,6 @@ import csv
 import math
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ import numpy as np
 from data.cache import cached, short_digest, stat_key
 from data.errors import UserError
 from data.files import write_atomically
+from data.progress import with_bar
 from data.raw import RawData, content_digest
 
 COLUMNS = ("image_id", "age_group", "age", "person_id")
@@ -206,7 +206,7 @@ def _decode_all(root: Path, rows: Sequence[Row], progress: bool) -> np.ndarray:
     """The pixels of all rows, uint8 `(n, C, H, W)`; C is 1 if all images are grey, 3 if all are coloured."""
     first = _decode(root, rows[0])
     pixels = np.empty((len(rows), *first.shape), dtype=np.uint8)
-    for i, row in _with_bar(list(enumerate(rows)), "decoding", progress):
+    for i, row in with_bar(list(enumerate(rows)), "decoding", progress):
         image = _decode(root, row)
         if image.shape != first.shape:
             raise UserError(
@@ -240,15 +240,6 @@ def _describe(image: np.ndarray) -> str:
     return f"{width} x {height} {'grey' if channels == 1 else 'RGB'}"
 
 
-def _with_bar(items: Sequence[Any], what: str, progress: bool) -> Iterable[Any]:
-    """The items, with a progress bar on standard error if it takes more than two seconds."""
-    from tqdm import tqdm
-
-    # A terminal sees the bar move; a log gets a line every ten seconds.
-    every = 0.1 if sys.stderr.isatty() else 10
-    return tqdm(items, desc=what, unit=" images", delay=2, leave=False, mininterval=every, disable=not progress)
-
-
 # ----------------------------------------------------------------------------------------------------------------------
 # Writing
 # ----------------------------------------------------------------------------------------------------------------------
@@ -271,7 +262,7 @@ def write_layout(folder: Path, parts: Mapping[str, Mapping[str, np.ndarray]], pr
     images = [(image_id, pixels) for part in parts.values() for image_id, pixels in _images_of(part)]
     for directory in {Path(image_path(image_id)).parent for image_id, _ in images}:
         (folder / directory).mkdir(parents=True, exist_ok=True)
-    for image_id, pixels in _with_bar(images, "writing", progress):
+    for image_id, pixels in with_bar(images, "writing", progress):
         _write_image(folder / image_path(image_id), pixels)
     for name, part in parts.items():
         write_atomically(folder / f"{name}.csv", lambda beside, part=part: _write_table(beside, part))  # type: ignore[misc]

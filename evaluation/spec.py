@@ -6,13 +6,14 @@ import hashlib
 import inspect
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from data import Task, TaskSpec, UserError
+from data import Recipe, Task, TaskSpec, UserError
 from evaluation.report import results_folder
 from methods import all_method_handlers
 
@@ -110,20 +111,34 @@ class GradingSpec:
 
 
 def method_settings(spec: GradingSpec, task: Task) -> dict[str, Any]:
+    """See `settings_in_force`."""
+    return settings_in_force(spec.method, dict(spec.settings), task.recipe)
+
+
+def settings_in_force(method: str, overrides: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """The hyper-parameters in force: the user's, else the task's recipe's if the method follows it, else the default.
 
     Raises:
         UserError: a hyper-parameter that the method does not have, or a value that it can't take.
     """
-    handler = all_method_handlers()[spec.method]
-    overrides = dict(spec.settings)
+    handler = all_method_handlers()[method]
     if handler.follows_recipe:
-        recipe = {name: value for name, value in asdict(task.recipe).items() if name in handler.hyper_parameters()}
-        overrides = {**recipe, **overrides}
+        known = handler.hyper_parameters()
+        overrides = {**{name: value for name, value in asdict(recipe).items() if name in known}, **overrides}
     try:
-        return handler(**overrides).settings()
+        values = handler.values_in_force(overrides)
+        handler(**values)  # its own __init__ may have something to say
     except ValueError as error:
         raise UserError(str(error)) from error
+    return values
+
+
+def pairs(flag: str, texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
+    """["epochs=4"], as an option like --set has them, as (("epochs", "4"),)."""
+    for text in texts or ():
+        if "=" not in text or text.startswith("="):
+            raise UserError(f"{flag} takes name=value, like {flag} epochs=4, not {text!r}.")
+    return tuple((name.strip(), value.strip()) for name, _, value in (text.partition("=") for text in texts or ()))
 
 
 def run_identity(spec: GradingSpec, task: Task, device: str) -> str:

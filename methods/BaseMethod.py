@@ -6,6 +6,7 @@ import ast
 import difflib
 import inspect
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,12 +70,9 @@ class BaseMethod:
     """What `python main.py tune` may change, by hyper-parameter; the rest keep their values."""
 
     def __init__(self, **overrides: Any) -> None:
-        known = self.hyper_parameters()
-        for name, value in overrides.items():
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=3) or list(known) or ["none at all"]
-                raise ValueError(f"{type(self).__name__} has no hyper-parameter {name!r}; it has {', '.join(close)}.")
-            setattr(self, name, _convert(name, value, known[name].type))
+        values = self.values_in_force(overrides)
+        for name in overrides:
+            setattr(self, name, values[name])
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """Make `net` forget, in place.
@@ -103,6 +101,22 @@ class BaseMethod:
                     raise ValueError(f"{cls.__name__}.{name}: the type of a hyper-parameter is one of {plain}.")
                 found[name] = HyperParameter(name, types[name], getattr(cls, name), explanation)
         return found
+
+    @classmethod
+    def values_in_force(cls, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """The value of every hyper-parameter, by name, if those in `overrides` (which may be texts) are set.
+
+        Raises:
+            ValueError: as the class does.
+        """
+        known = cls.hyper_parameters()
+        values = {name: parameter.default for name, parameter in known.items()}
+        for name, value in overrides.items():
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=3) or list(known) or ["none at all"]
+                raise ValueError(f"{cls.__name__} has no hyper-parameter {name!r}; it has {', '.join(close)}.")
+            values[name] = _convert(name, value, known[name].type)
+        return values
 
     def settings(self) -> dict[str, Any]:
         """The values in force, by name."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.cache import cache_dir, cache_lock
+from data.cache import cached_folder
 from data.faces import FacesSize, make_faces
 from data.kaggle import write_layout
 
@@ -26,16 +24,7 @@ _VERSION = 1
 
 def simulated_input() -> Path:
     """The folder, in the competition's layout, with `test.csv` and `original_model.pth`; made if it isn't there."""
-    folder = cache_dir() / f"notebook-input-{_VERSION}"
-    if folder.is_dir():
-        return folder
-    with cache_lock(folder.name):
-        if not folder.is_dir():  # another process may have made it while this one waited
-            beside = folder.with_name(f".{os.getpid()}-{folder.name}")
-            shutil.rmtree(beside, ignore_errors=True)
-            make_input(beside, SIZE)
-            beside.rename(folder)
-    return folder
+    return cached_folder(f"notebook-input-{_VERSION}", lambda folder: make_input(folder, SIZE))
 
 
 def make_input(folder: Path, size: FacesSize, network: str = "resnet18", epochs: int = 3) -> None:

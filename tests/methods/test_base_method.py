@@ -137,3 +137,20 @@ def test_a_method_needs_a_run() -> None:
     """Said by name, for those who have misspelled it."""
     with pytest.raises(NotImplementedError, match="Example needs a run"):
         Example().run(*[None] * 4)  # type: ignore[arg-type]
+
+
+def test_values_in_force_are_those_before_the_constructor() -> None:
+    """A method whose own __init__ changes a value is given the value once, not what an earlier __init__ made of it."""
+
+    class Doubling(BaseMethod):
+        rate: float = 1.0
+        """Rate."""
+
+        def __init__(self, **overrides: Any) -> None:
+            super().__init__(**overrides)
+            self.rate *= 2
+
+    values = Doubling.values_in_force({"rate": "3"})
+    assert values["rate"] == 3
+    assert Doubling(**values).settings()["rate"] == 6
+    assert Doubling.values_in_force({})["rate"] == 1

@@ -23,34 +23,13 @@ from methods.Unsir import Unsir
 from tests.methods.trained_digits import (
     accuracy,
     assert_close,
-    digits,
     gradients,
     loss,
     moves,
     part,
     same,
-    trained,
     unlearn,
 )
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    """200 digits, 30 of them to forget: one batch."""
-    return digits()
-
-
-@pytest.fixture(scope="module")
-def one_class() -> Task:
-    """The same digits; all fours are to be forgotten."""
-    return digits("class:4")
-
-
-@pytest.fixture(scope="module")
-def original() -> nn.Module:
-    """A network that knows its training set by heart."""
-    return trained()
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 # boundary_shrink

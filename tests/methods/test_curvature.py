@@ -22,33 +22,13 @@ from methods.SfrOn import SfrOn
 from methods.Ssd import Ssd
 from tests.methods.trained_digits import (
     accuracy,
-    digits,
     gradients,
     loss,
     moves,
     part,
     same,
-    trained,
     unlearn,
 )
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    """200 digits, 30 of them to forget: one batch."""
-    return digits()
-
-
-@pytest.fixture(scope="module")
-def one_class() -> Task:
-    """The same digits; all fours are to be forgotten."""
-    return digits("class:4")
-
-
-@pytest.fixture(scope="module")
-def original() -> nn.Module:
-    """A network that knows its training set by heart."""
-    return trained()
 
 
 class Examples(Dataset[dict[str, Any]]):

@@ -27,23 +27,11 @@ from methods.NegGrad import NegGrad
 from methods.NegGradPlus import NegGradPlus
 from methods.RandomLabel import RandomLabel
 from methods.SuccessiveRandomLabel import SuccessiveRandomLabel
-from tests.methods.trained_digits import accuracy, assert_close, digits, gradients, loss, moves, part, same, trained
+from tests.methods.trained_digits import accuracy, assert_close, gradients, loss, moves, part, same
 from tests.methods.trained_digits import unlearn as unlearn_in_batches
 
 ALL = 1000
 """A batch size that takes a whole set: then a step does not depend on the order of images."""
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    """200 digits, 30 of them to forget."""
-    return digits()
-
-
-@pytest.fixture(scope="module")
-def original() -> nn.Module:
-    """A network that knows its training set by heart."""
-    return trained()
 
 
 def unlearn(method: BaseMethod, original: nn.Module, task: Task, seed: int = 1) -> nn.Module:

@@ -29,25 +29,13 @@ from methods.Sebastian import Sebastian
 from methods.Seif import Seif
 from methods.Sun import Sun
 from methods.Transpose import Transpose, transpose_kernels
-from tests.methods.trained_digits import accuracy, assert_close, digits, gradients, loss, moves, part, trained
+from tests.methods.trained_digits import accuracy, assert_close, gradients, loss, moves, part
 from tests.methods.trained_digits import unlearn as unlearn_in_batches
 
 ALL = 1000
 """A batch size that takes a whole set: then a step does not depend on the order of images."""
 STILL = {"learning_rate": 0.0}
 """At rate 0 only what is done to weights directly remains (and the statistics of batch normalisation)."""
-
-
-@pytest.fixture(scope="module")
-def task() -> Task:
-    """200 digits, 30 of them to forget."""
-    return digits()
-
-
-@pytest.fixture(scope="module")
-def original() -> nn.Module:
-    """A network that knows its training set by heart; layers 0, 3, 6 are convolutions, 11 is the head."""
-    return trained()
 
 
 def unlearn(method: BaseMethod, original: nn.Module, task: Task, seed: int = 1) -> nn.Module:

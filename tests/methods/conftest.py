@@ -1,0 +1,27 @@
+"""Shared by the tests of single methods: a few digits, and a network that knows them by heart."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from data import Task
+from tests.methods.trained_digits import digits, trained
+
+
+@pytest.fixture(scope="module")
+def task() -> Task:
+    """200 digits, 30 of them to forget: one batch."""
+    return digits()
+
+
+@pytest.fixture(scope="module")
+def one_class() -> Task:
+    """The same digits; all fours are to be forgotten."""
+    return digits("class:4")
+
+
+@pytest.fixture(scope="module")
+def original() -> nn.Module:
+    """A network that knows its training set by heart."""
+    return trained()
