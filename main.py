@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import gc
 import json
 import sys
 from collections.abc import Callable
@@ -343,4 +345,8 @@ def show(
 
 
 if __name__ == "__main__":
+    # Importing PyTorch makes half a million objects, all of which stay. Looking for garbage among them, again and
+    # again and once more on leaving, would take a second of each command.
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)
     app()

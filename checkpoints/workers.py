@@ -142,8 +142,7 @@ def _context() -> BaseContext:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # PyTorch imports its compiler when the first optimiser is made: two seconds that every worker would spend.
-    context.set_forkserver_preload(["torch", "torch._dynamo", "checkpoints.training"])
+    context.set_forkserver_preload(["checkpoints.preload"])
     with _interrupts_ignored():
         forkserver.ensure_running()
     return context
