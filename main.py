@@ -344,9 +344,13 @@ def show(
     print(f"{path}: {len(problem.train)} training images, {len(problem.forget_indices)} to forget")
 
 
+def leave_quickly() -> None:
+    """On leaving, don't look for garbage: half a second. (The compiler would report what it finds still alive.)"""
+    if "torch._dynamo" not in sys.modules:
+        gc.freeze()
+
+
 if __name__ == "__main__":
-    # Importing PyTorch makes half a million objects, all of which stay. Looking for garbage among them, again and
-    # again and once more on leaving, would take a second of each command.
-    gc.set_threshold(100_000)
-    atexit.register(gc.freeze)
+    gc.set_threshold(100_000)  # importing PyTorch makes half a million objects, and all of them stay
+    atexit.register(leave_quickly)
     app()

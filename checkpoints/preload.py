@@ -1,7 +1,7 @@
 """What the server that workers are forked from imports, so that no worker spends seconds on it.
 
 PyTorch imports its compiler (`torch._dynamo`) when the first optimiser is made. The imports make some million objects,
-all of which stay: looking for garbage among them would take half a second, and in every worker again.
+all of which stay: looking for garbage among them would take half a second.
 """
 
 import gc
@@ -12,5 +12,4 @@ import torch._dynamo  # noqa: E402, F401
 
 import checkpoints.training  # noqa: E402, F401
 
-gc.freeze()
 gc.enable()

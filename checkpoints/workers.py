@@ -6,6 +6,7 @@ exceeding the budget, out of memory) is replaced and only its own job fails. The
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import random
@@ -126,6 +127,7 @@ def _start(progress: Any, device: str) -> None:
     if sys.platform == "linux":  # as in a notebook, where a method's DataLoader starts its workers at once
         multiprocessing.set_start_method("fork", force=True)
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    gc.freeze()  # what was imported stays: no need to look for garbage in it
     be_deterministic(device)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
@@ -89,6 +90,7 @@ def _known_runs(folder: Path, identity: str) -> dict[RunKey, Unlearned]:
             keys = GradingSpec.read(config).runs()
         except UserError:  # damaged, and that of another grading: this one's has just been written
             continue
+        _bring_notes(config.parent, folder, keys)
         together = Unlearned.load(config.with_name("outputs.npz"))
         if together is not None and len(together) == len(keys):
             known |= {key: together[number : number + 1] for number, key in enumerate(keys)}
@@ -98,6 +100,15 @@ def _known_runs(folder: Path, identity: str) -> dict[RunKey, Unlearned]:
             if alone is not None:
                 known[key] = alone
     return known
+
+
+def _bring_notes(source: Path, folder: Path, keys: list[RunKey]) -> None:
+    """Copy the notes that runs of another grading have left, if any, to where this one's are."""
+    for key in keys:
+        there, here = run_path(source, *key, ".json"), run_path(folder, *key, ".json")
+        if there.is_file() and not here.is_file():
+            here.parent.mkdir(exist_ok=True)
+            shutil.copyfile(there, here)
 
 
 def gather_runs(folder: Path, keys: list[RunKey], known: dict[RunKey, Unlearned]) -> Unlearned:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -13,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.pool import Pool
 from checkpoints.workers import be_deterministic, load_task, seed_everything
 from data import Task, TaskSpec
-from data.files import write_arrays
+from data.files import write_arrays, write_atomically
 from data.loaders import run_loaders
 from data.seeds import derive_seed
 from methods import all_method_handlers
@@ -56,7 +57,7 @@ class RunSettings:
 
 
 def run_path(folder: Path, original: int, run: int, ending: str) -> Path:
-    """The file of a run in a grading's folder: `.npz` for what it left, `.log` for what it said."""
+    """The file of a run in a grading's folder: `.npz` for what it left, `.log` for what it said, `.json` its notes."""
     return folder / "runs" / f"original-{original:03d}-run-{run:04d}{ending}"
 
 
@@ -120,20 +121,34 @@ def perform(settings: RunSettings, original: int, run: int) -> str | None:
         try:
             if _needs_rehearsal(settings):
                 unlearn_once(settings, task, state, seed=0, limit=limit, extra=REHEARSAL_SECONDS)
-            net, seconds, memory = unlearn_once(settings, task, state, run_seed(settings, original, run), limit)
-            outputs = record_outputs(fresh_network(task, net, settings.method), task)
+            done = unlearn_once(settings, task, state, run_seed(settings, original, run), limit)
+            outputs = record_outputs(fresh_network(task, done.net, settings.method), task)
+            notes = None if done.notes is None else json.dumps(done.notes)
         except BaseException as error:  # whatever a method raises, SystemExit too, is its own failure
             traceback.print_exc()
             return f"{type(error).__name__}: {error}"
-    left = Unlearned(outputs, np.array([seconds]), np.array([memory]))
+    if notes is not None:
+        write_atomically(run_path(settings.folder, original, run, ".json"), lambda beside: beside.write_text(notes))
+    left = Unlearned(outputs, np.array([done.seconds]), np.array([done.memory]))
     left.save(run_path(settings.folder, original, run, ".npz"))
     return None
 
 
+class Unlearning(NamedTuple):
+    """What one call of a method's `run` came to."""
+
+    net: nn.Module
+    seconds: float
+    memory: int
+    """Peak memory in bytes."""
+    notes: Any
+    """The method's `notes`; None if it has left none."""
+
+
 def unlearn_once(
     settings: RunSettings, task: Task, original: State, seed: int, limit: float | None = None, extra: float = 0.0
-) -> tuple[nn.Module, float, int]:
-    """Call the method's `run` on the weights `original`; the network it leaves, its seconds and peak memory in bytes.
+) -> Unlearning:
+    """Call the method's `run` on the weights `original`.
 
     The process is killed if that takes longer than `limit` and `extra` seconds.
     """
@@ -150,7 +165,7 @@ def unlearn_once(
         seconds = compute_seconds(settings.device) - began
     memory = _peak_memory(settings.device)
     reset_globals(seed, settings.device)
-    return net, seconds, memory
+    return Unlearning(net, seconds, memory, getattr(method, "notes", None))
 
 
 def make_method(name: str, hyper_parameters: dict[str, Any]) -> BaseMethod:

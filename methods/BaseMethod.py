@@ -84,7 +84,9 @@ class BaseMethod:
             forget_loader: what is to be forgotten.
             val_loader: images that the original was not trained on.
 
-        The return value is ignored. Only `net.state_dict()` is taken; the architecture must stay as it is.
+        The return value is ignored. Only `net.state_dict()` is taken; the architecture must stay as it is. What else
+        a run has to tell (curves of its losses, a certificate) it may leave in `self.notes`, as lists, numbers and
+        strings: the grader keeps that as a JSON file of the run.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a run() method.")
 

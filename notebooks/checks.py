@@ -55,7 +55,7 @@ def local_states(
     task = load(task_spec, device, progress=False)
     state = torch.load(original, map_location="cpu", weights_only=True)
     grading = RunSettings(task_spec, device, method, tuple(settings.items()), 0, None, Path())
-    nets = [unlearn_once(grading, task, state, run_seed(grading, 0, run))[0] for run in range(runs)]
+    nets = [unlearn_once(grading, task, state, run_seed(grading, 0, run)).net for run in range(runs)]
     return [{key: value.detach().cpu() for key, value in net.state_dict().items()} for net in nets]
 
 

@@ -125,6 +125,7 @@ FAILING = {
     "exits": ("os._exit(1)", "its process died with exit code 1"),
     "crashes": ("ctypes.string_at(0)", "its process died with exit code -11"),
     "is_killed": ("os.kill(os.getpid(), signal.SIGKILL)", r"its process died with exit code -9 \(.* out of memory\)"),
+    "leaves_odd_notes": ("self.notes = {'net': net}", "TypeError: .* not JSON serializable"),
     "poisons": (
         "torch.set_default_dtype(torch.float64); torch.set_grad_enabled(False); torch.set_default_device('meta')\n"
         "raise ValueError('left in disorder')",
@@ -163,6 +164,7 @@ subprocess.run("echo hello from a child", shell=True)
 warnings.warn("hello from a warning")
 logging.getLogger().warning("hello from logging")
 """,
+    "takes_notes": "self.notes = {'history': {'lr': [self.learning_rate, 2.0]}, 'drawn': torch.rand(1).item()}",
     "returns_another": "return nn.Linear(1, 1)",
     "forks": "list(torch.utils.data.DataLoader(retain_loader.dataset, 16, num_workers=2))",
     "is_slow": "time.sleep(0.3)",
@@ -222,6 +224,7 @@ def kit(make_kit: Callable[[], Kit], tmp_path_factory: pytest.TempPathFactory) -
         add_method(kit, name, body)
     for name, body in RUDE.items():
         add_method(kit, name, BASELINE + body)
+    add_method(kit, "notes_twice", f"{BASELINE}self.notes = torch.rand(1).item()")
     for name, body in HANGING.items():
         add_method(kit, name, f"if call('{name}') > 2:\n" + textwrap.indent(body, "    "))
     add_method(kit, "fails_once", FAILS_ONCE)
@@ -322,6 +325,14 @@ def test_methods_that_hang_are_killed(kit: Kit, tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------------------------------
 # Interruptions
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_notes_are_kept(behaved: Gradings) -> None:
+    """Each run's own, as JSON beside its log; runs of a method without notes leave no file."""
+    notes = [json.loads(path.read_text()) for path in sorted(behaved.folder("takes_notes").glob("runs/*.json"))]
+    assert [note["history"] for note in notes] == [{"lr": [0.1, 2.0]}] * N
+    assert len({note["drawn"] for note in notes}) == N
+    assert list(behaved.folder("my_method").glob("runs/*.json")) == []
 
 
 def test_finished_runs_are_kept_and_an_edited_method_is_another(
@@ -434,6 +445,14 @@ def test_growing_reuses_the_runs(workers: CountingWorkers, results: Path, monkey
     monkeypatch.setenv("UNLEARNING_RESULTS", str(results / "in one go"))
     assert lasting(grade_one(replace(TINY, models=8), workers)) == lasting(large)
     assert len(workers.runs) == 8
+
+
+def test_growing_takes_the_notes_along(kit: Kit, tmp_path: Path) -> None:
+    """A larger grading that takes over runs of a smaller one has their notes, too."""
+    run(kit, tmp_path, ["notes_twice"], "--budget-seconds", "60")
+    larger = run(kit, tmp_path, ["notes_twice"], "--budget-seconds", "60", "--models", str(N + 1))
+    assert larger.answer.code == 0, larger.answer.stderr
+    assert sorted(len(list(folder.glob("runs/*.json"))) for folder in tmp_path.glob("digits-*/*-*")) == [N, N + 1]
 
 
 @pytest.mark.parametrize("size", [0, 1000])
