@@ -8,6 +8,7 @@ import gc
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from data.errors import UserError
 if TYPE_CHECKING:
     from data.task import TaskSpec
     from evaluation.report import Report
+    from evaluation.tuned import Tuned
 
 # The options that choose a task; several commands have them.
 TaskName = Annotated[str, typer.Option(help="Data set and problem; see the command list.")]
@@ -51,6 +53,9 @@ Metric = Annotated[
 ]
 WorkerCount = Annotated[int | None, typer.Option(help="Processes; default: one a core, or four to a GPU.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU if there is one.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter: learning_rate=0.01.")]
+Budget = Annotated[float, typer.Option(help="Most time of a run, as a fraction of retraining.")]
+BudgetSeconds = Annotated[float | None, typer.Option(help="The same in seconds.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no notes.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as JSON and nothing else.")]
 
@@ -107,9 +112,13 @@ def grade(
     protocol: Annotated[
         str, typer.Option(help="per-original, or full: N originals with one run each (the textbook definition).")
     ] = "per-original",
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter: learning_rate=0.01.")] = None,
-    budget: Annotated[float, typer.Option(help="Most time of a run, as a fraction of retraining.")] = 0.2,
-    budget_seconds: Annotated[float | None, typer.Option(help="The same in seconds.")] = None,
+    set_: Settings = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Published hyper-parameters, also where tuned ones are there.")
+    ] = False,
+    tuned: Annotated[str | None, typer.Option(hidden=True)] = None,  # of --config: the values it was done with
+    budget: Budget = 0.2,
+    budget_seconds: BudgetSeconds = None,
     metric: Metric = "official",
     seed: Annotated[int, typer.Option(help="Seed of the grading.")] = 0,
     workers: WorkerCount = None,
@@ -154,10 +163,8 @@ def grade(
     problem = task_spec(task, forget, data_dir, size, train_size, test_size, network, recipe)
     count = default_models(problem) if models is None else models
     settings = pairs("--set", set_)
-    specs = [
-        GradingSpec(name, problem, settings, originals, count, protocol, metric, seed, budget, budget_seconds)
-        for name in chosen
-    ]
+    spec = GradingSpec("", problem, settings, originals, count, protocol, metric, seed, budget, budget_seconds)
+    specs = [replace(spec, method=name, tuned=tuned_values(problem, name, published, tuned)) for name in chosen]
     console = Console(quiet=quiet)
     reports, failures = [], 0
     with Workers(default_workers(where) if workers is None else workers, where) as pool:
@@ -191,6 +198,15 @@ def task_spec(
 
     values = pairs("--recipe", recipe)
     return TaskSpec(name, tuple(forget or ()), train_size, test_size, data_dir, network, values, size)
+
+
+def tuned_values(problem: TaskSpec, method: str, published: bool, given: str | None) -> Tuned | None:
+    """Tuned hyper-parameters: those `given` as JSON, else the kit's, unless the `published` ones are asked for."""
+    from evaluation.tuned import Tuned, find_tuned
+
+    if published:
+        return None
+    return Tuned.from_dict(json.loads(given)) if given else find_tuned(problem, method)
 
 
 def default_models(problem: TaskSpec) -> int:
@@ -231,6 +247,51 @@ def list_(
 
         for name in choose_methods(method):
             print_method(name)
+
+
+@app.command()
+@friendly
+def tune(
+    method: Annotated[str, typer.Option("-m", "--method", help="Method to tune; a,b for several; all.")],
+    trials: Annotated[int, typer.Option(help="Settings to try, those of earlier calls included.")] = 30,
+    task: TaskName = "digits",
+    forget: Forget = None,
+    data_dir: DataDir = None,
+    size: Size = None,
+    train_size: TrainSize = None,
+    test_size: TestSize = None,
+    network: Network = None,
+    recipe: RecipeValues = None,
+    models: Annotated[int, typer.Option(help="Runs of a trial that is not stopped early.")] = 32,
+    set_: Settings = None,
+    budget: Budget = 0.2,
+    budget_seconds: BudgetSeconds = None,
+    metric: Metric = "official",
+    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    workers: WorkerCount = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Search for a method's best hyper-parameters, on models and with seeds that no grading uses."""
+    from checkpoints.workers import Workers, default_workers, start_server
+
+    start_server()
+    from evaluation import pipeline, tuning
+    from evaluation.console import Console
+    from evaluation.show import show_outcomes
+    from evaluation.spec import GradingSpec, pairs
+
+    chosen = pipeline.choose_methods(method)
+    if method == "all":
+        chosen = [name for name in chosen if tuning.can_be_tuned(name)]
+    where = pipeline.choose_device(device)
+    problem = task_spec(task, forget, data_dir, size, train_size, test_size, network, recipe)
+    spec = GradingSpec(
+        "", problem, pairs("--set", set_), 1, models, "per-original", metric, seed, budget, budget_seconds
+    )
+    with Workers(default_workers(where) if workers is None else workers, where) as pool:
+        outcomes = [tuning.tune(replace(spec, method=name), trials, pool, Console(quiet=quiet)) for name in chosen]
+    show_outcomes(outcomes)
 
 
 @app.command()

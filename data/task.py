@@ -87,7 +87,9 @@ class TaskSpec:
     """What a user says to choose a task; small, picklable, and written into `config.yaml`.
 
     `forget` empty means the task's own default; `network` and `recipe` (field name -> value) override the
-    task's own. `size` chooses among the sizes that a generated task comes in; None is its default.
+    task's own. `size` chooses among the sizes that a generated task comes in; None is its default. `role` is
+    "grading" or "tuning"; the models of one have other seeds than those of the other, so that hyper-parameters are
+    not chosen by the models that judge them.
     """
 
     name: str = "digits"
@@ -98,6 +100,7 @@ class TaskSpec:
     network: str | None = None
     recipe: tuple[tuple[str, float | int | str | bool], ...] = ()
     size: str | None = None
+    role: str = "grading"
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,15 +139,21 @@ class Task:
         return np.arange(len(self.train))
 
     def training_fingerprint(self, indices: np.ndarray) -> str:
-        """Hash of all that decides the models trained on `train[indices]`, seeds apart."""
-        described = {"data": self.data_sha256, "network": self.network, "recipe": asdict(self.recipe)}
-        return _digest(described, indices)
+        """Hash of all that decides the models trained on `train[indices]`, and their seeds."""
+        return _digest(self._described, indices)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all that decides the bank: data, splits, network, recipe, forget requests in order."""
-        described = {"data": self.data_sha256, "network": self.network, "recipe": asdict(self.recipe)}
-        return _digest(described, *(request.indices for request in self.requests))
+        """Hash of all that decides the bank: data, splits, network, recipe, forget requests in order, role."""
+        return _digest(self._described, *(request.indices for request in self.requests))
+
+    @property
+    def _described(self) -> dict[str, object]:
+        described: dict[str, object] = {"data": self.data_sha256, "network": self.network}
+        described["recipe"] = asdict(self.recipe)
+        if self.spec.role != "grading":
+            described["role"] = self.spec.role
+        return described
 
     def to(self, device: str | torch.device) -> Task:
         """The same task with its tensors on `device`."""

@@ -71,7 +71,7 @@ def place_of(report: Report, reports: Sequence[Report]) -> tuple[int, bool, int]
 # Three ways to show a table
 # ----------------------------------------------------------------------------------------------------------------------
 
-COLUMNS = ("rank", "method", "score", "F", "retain ratio", "test ratio", "% of ceiling", "budget used", "N")
+COLUMNS = ("rank", "method", "score", "F", "retain ratio", "test ratio", "% of ceiling", "budget used", "values", "N")
 
 
 def cells(row: Row) -> tuple[str, ...]:
@@ -91,6 +91,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{report.test_ratio:.3f}",
         f"{100 * report.share_of_ceiling:.0f}",
         used,
+        report.values,
         str(report.models),
     )
 
@@ -122,9 +123,20 @@ def as_csv(tables: Sequence[Sequence[Row]]) -> str:
     """For a spreadsheet: unrounded, all tables as one. Rows with the same conditions can be compared."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    names = ("method", "settings", "task", "forget", "protocol", "metric", "models", "originals", "score")
+    names = (
+        "method",
+        "settings",
+        "tuned_trials",
+        "task",
+        "forget",
+        "protocol",
+        "metric",
+        "models",
+        "originals",
+        "score",
+    )
     more = ("forgetting_quality", "retain_ratio", "test_ratio", "share_of_ceiling", "budget_fraction_used")
-    hashes = ("task_fingerprint", "bank_fingerprint")
+    hashes = ("tuned_trials", "task_fingerprint", "bank_fingerprint")
     writer.writerow(["conditions", "rank", "tied", *names, "score_low", "score_high", *more, *hashes])
     for number, row in ((number, row) for number, rows in enumerate(tables, start=1) for row in rows):
         values = [getattr(row.report, name) for name in (*names, *more, *hashes)]

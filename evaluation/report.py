@@ -49,6 +49,8 @@ class Report:
     """Every hyper-parameter's value; empty for a submission."""
     changed: dict[str, Any]
     """The hyper-parameters that the user set."""
+    tuned_trials: int | None
+    """Trials that `tune` took to find the values of the others; None where they are the published ones."""
     exempt_from_budget: bool
     """Whether the method is a reference that may take as long as it likes."""
 
@@ -144,6 +146,13 @@ class Report:
         """The method, with the hyper-parameters that the user set."""
         changed = " ".join(f"{name}={value}" for name, value in self.changed.items())
         return f"{self.method} {changed}".rstrip()
+
+    @property
+    def values(self) -> str:
+        """Where the hyper-parameters come from, in words."""
+        if self.submission is not None:
+            return "?"
+        return "published" if self.tuned_trials is None else f"tuned, {self.tuned_trials} trials"
 
     def to_dict(self) -> dict[str, Any]:
         """As what `report.json` holds."""

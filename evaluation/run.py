@@ -182,8 +182,12 @@ _rehearsed: set[tuple[Any, ...]] = set()
 
 
 def _needs_rehearsal(settings: RunSettings) -> bool:
-    """True once per method and process: the first call pays for imports and warm-ups that are not the method's."""
-    key = (settings.task, settings.method, settings.hyper_parameters)
+    """True once per method and process: the first call pays for imports and warm-ups that are not the method's.
+
+    Texts and switches among the hyper-parameters choose other code, which may import something else; numbers don't.
+    """
+    choices = tuple((name, value) for name, value in settings.hyper_parameters if isinstance(value, (str, bool)))
+    key = (settings.task, settings.method, choices)
     first = key not in _rehearsed
     _rehearsed.add(key)
     return first

@@ -62,16 +62,9 @@ def score_outputs(
     `originals` holds what doing nothing leaves, in the same form: N models for each original.
     """
     chosen = METRICS[metric_name]
-    labels = task.train.labels[task.forget_indices].cpu().numpy()
-    test_labels = task.test.labels.cpu().numpy()
-
-    def pool(outputs: Outputs) -> Pool:
-        confidences = chosen.confidence(outputs.forget, labels)  # (models, forget)
-        return Pool(confidences, outputs.retain_accuracy, outputs.accuracy("test", test_labels))
-
-    truth = pool(retrained)
-    pools = [pool(outputs) for outputs in unlearned]
-    idle = [pool(outputs) for outputs in originals]
+    truth = _pool(retrained, task, metric_name)
+    pools = [_pool(outputs, task, metric_name) for outputs in unlearned]
+    idle = [_pool(outputs, task, metric_name) for outputs in originals]
     retain, test = ratios(pools, truth)
     return Scores(
         retain_ratio=retain,
@@ -81,6 +74,21 @@ def score_outputs(
         ceiling=_reference(ceiling(truth, chosen.forgetting_quality), [truth], truth),
         epsilons=[chosen.epsilons(one.confidences, truth.confidences).tolist() for one in pools],
     )
+
+
+def quick_score(unlearned: Outputs, retrained: Outputs, task: Task, metric_name: str) -> float:
+    """The score of the unlearned models of one original against as many retrained ones, and nothing else."""
+    truth = _pool(retrained, task, metric_name)
+    pool = _pool(unlearned, task, metric_name)
+    retain, test = ratios([pool], truth)
+    return METRICS[metric_name].forgetting_quality(pool.confidences, truth.confidences) * retain * test
+
+
+def _pool(outputs: Outputs, task: Task, metric_name: str) -> Pool:
+    """What the score looks at."""
+    labels = task.train.labels[task.forget_indices].cpu().numpy()
+    confidences = METRICS[metric_name].confidence(outputs.forget, labels)  # (models, forget)
+    return Pool(confidences, outputs.retain_accuracy, outputs.accuracy("test", task.test.labels.cpu().numpy()))
 
 
 def _reference(grades: Grades, pools: list[Pool], truth: Pool) -> Reference:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as Screen
 from rich.table import Table
@@ -12,6 +13,9 @@ from data import all_tasks
 from evaluation.leaderboard import MIN_MODELS_FOR_RANK, WHY_NO_RANK, Row, as_rich_table, place_of, read_reports
 from evaluation.report import Reference, Report, results_folder
 from methods import all_method_handlers
+
+if TYPE_CHECKING:
+    from evaluation.tuning import Outcome
 
 
 def _screen() -> Screen:
@@ -41,6 +45,8 @@ def show_report(report: Report) -> None:
     screen.print()
     screen.print(table)
     screen.print()
+    if report.settings:
+        screen.print(_values_line(report))
     screen.print(_budget_line(report))
     screen.print(_rank_line(report))
 
@@ -53,6 +59,32 @@ def _reference_cells(reference: Reference) -> tuple[str, str, str, str]:
     score = _with_interval(reference.score, reference.score_interval)
     ratios = (f"{reference.retain_ratio:.3f}", f"{reference.test_ratio:.3f}")
     return (score, f"{reference.forgetting_quality:.4f}", *ratios)
+
+
+def _values_line(report: Report) -> str:
+    if report.tuned_trials is None:
+        return "values       published (python main.py tune searches for better ones)"
+    return f"values       {report.values}: {_in_words(report.settings)}"
+
+
+def _in_words(settings: Mapping[str, Any]) -> str:
+    """Hyper-parameters, numbers rounded."""
+    texts = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in settings.items()}
+    return " ".join(f"{name}={text}" for name, text in texts.items())
+
+
+def show_outcomes(outcomes: Sequence[Outcome]) -> None:
+    """What searches for hyper-parameters came to."""
+    screen = _screen()
+    names = ("method", "published", "best", "trials", "stopped early", "failed", "values")
+    table = Table(*names, box=None, pad_edge=False)
+    for outcome in outcomes:
+        scores = (f"{outcome.published_score:.4f}", f"{outcome.score:.4f}")
+        counts = map(str, (outcome.trials, outcome.stopped_early, outcome.failed))
+        table.add_row(outcome.method, *scores, *counts, _in_words(outcome.settings))
+    screen.print(table)
+    if outcomes:
+        screen.print(f"\nsaved in {outcomes[0].path}; python main.py -m {outcomes[0].method} uses them")
 
 
 def _budget_line(report: Report) -> str:

@@ -15,6 +15,7 @@ import yaml
 
 from data import Recipe, Task, TaskSpec, UserError
 from evaluation.report import results_folder
+from evaluation.tuned import Tuned
 from methods import all_method_handlers
 
 PROTOCOLS = ("per-original", "full")
@@ -33,7 +34,7 @@ class GradingSpec:
     method: str
     task: TaskSpec = field(default_factory=TaskSpec)
     settings: tuple[tuple[str, Any], ...] = ()
-    """Hyper-parameters that differ from the method's defaults."""
+    """Hyper-parameters that the user set."""
     originals: int = 2
     models: int = 64
     protocol: str = "per-original"
@@ -43,6 +44,8 @@ class GradingSpec:
     """The most seconds a run may take, as a fraction of the measured seconds of retraining."""
     budget_seconds: float | None = None
     """The same in seconds; overrides `budget`."""
+    tuned: Tuned | None = None
+    """Values that `tune` found, for the other hyper-parameters; None: they have their published values."""
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -76,6 +79,7 @@ class GradingSpec:
         """As the text of a `config.yaml`."""
         values = asdict(self)
         values["settings"] = dict(self.settings)
+        values["tuned"] = self.tuned and self.tuned.to_dict()
         values["task"] = {**asdict(self.task), "recipe": dict(self.task.recipe), "forget": list(self.task.forget)}
         return yaml.safe_dump(values, sort_keys=False)
 
@@ -86,6 +90,8 @@ class GradingSpec:
         options["set_"] = [f"{name}={value}" for name, value in options.pop("settings")]
         options["recipe"] = [f"{name}={value}" for name, value in task.recipe]
         options["forget"] = list(task.forget)
+        options["published"] = self.tuned is None
+        options["tuned"] = self.tuned and json.dumps(self.tuned.to_dict())
         options |= {name: getattr(task, name) for name in ("data_dir", "size", "train_size", "test_size", "network")}
         return {**options, "task": task.name}
 
@@ -102,17 +108,19 @@ class GradingSpec:
             task["forget"] = tuple(task.get("forget", ()))
             task["recipe"] = tuple(dict(task.get("recipe") or {}).items())
             values["settings"] = tuple(dict(values.get("settings") or {}).items())
+            values["tuned"] = Tuned.from_dict(values["tuned"]) if values.get("tuned") else None
             return GradingSpec(task=TaskSpec(**task), **values)
         except OSError as error:
             raise UserError(f"{path} can't be read: {error.strerror}. Name a config.yaml from results/.") from error
-        except (yaml.YAMLError, TypeError, ValueError, AttributeError) as error:
+        except (yaml.YAMLError, TypeError, ValueError, AttributeError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{path} is not the config.yaml of a grading: {reason}.") from error
 
 
 def method_settings(spec: GradingSpec, task: Task) -> dict[str, Any]:
-    """See `settings_in_force`."""
-    return settings_in_force(spec.method, dict(spec.settings), task.recipe)
+    """See `settings_in_force`; the user's values go before tuned ones."""
+    tuned = dict(spec.tuned.settings) if spec.tuned else {}
+    return settings_in_force(spec.method, {**tuned, **dict(spec.settings)}, task.recipe)
 
 
 def settings_in_force(method: str, overrides: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:

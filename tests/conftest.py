@@ -19,7 +19,7 @@ from evaluation.report import Reference, Report
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("data", "checkpoints", "evaluation", "methods", "notebooks")
-GENERATED = shutil.ignore_patterns("__pycache__", "cache", "bank", "results", "submissions")
+GENERATED = shutil.ignore_patterns("__pycache__", "cache", "bank", "results", "submissions", "tuned")
 
 torch.set_num_threads(1)  # as in the workers, so that the same work gives the same bits here
 
@@ -90,7 +90,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the bank, the results and the cache of all tests are, here and in subprocesses: never the user's."""
     folder = tmp_path_factory.mktemp("generated")
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("bank", "results", "cache"):
+        for name in ("bank", "results", "cache", "tuned"):
             patch.setenv(f"UNLEARNING_{name.upper()}", str(folder / name))
         yield folder
 
@@ -124,6 +124,7 @@ def make_report() -> Callable[..., Report]:
         method="my_method",
         submission=None,
         settings={"epochs": 1, "learning_rate": 0.001},
+        tuned_trials=None,
         changed={},
         exempt_from_budget=False,
         task="digits",

@@ -1,0 +1,85 @@
+"""Hyper-parameters that `python main.py tune` has found: `methods/tuned/<task>.yaml`, one entry for each method."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data import TaskSpec, UserError, task_info
+from data.files import locked, write_atomically
+
+HEADER = "# Found by `python main.py tune`; `-m NAME` uses these values, `-m NAME --published` does not.\n"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Values for a method, and what it took to find them."""
+
+    settings: tuple[tuple[str, Any], ...]
+    """Hyper-parameters by name; the others keep their published values."""
+    trials: int
+    """Settings that were tried, the published one among them."""
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Tuned:
+        """From an entry of a file, or part of a `config.yaml`. Raises KeyError, TypeError or ValueError."""
+        return Tuned(tuple(dict(values["settings"]).items()), int(values["trials"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As what a file holds."""
+        return {"settings": dict(self.settings), "trials": self.trials}
+
+
+def tuned_path(task: TaskSpec) -> Path:
+    """The file of a problem: `digits.yaml`, `faces-full.yaml`; a hash follows if the user changed more than the size.
+
+    Another forget request, network or recipe is another problem: values that suit one are not passed on to the other.
+    It lies in `methods/tuned/`, or where the environment variable UNLEARNING_TUNED says.
+    """
+    folder = Path(os.environ.get("UNLEARNING_TUNED") or Path(__file__).parent.parent / "methods" / "tuned")
+    size = None if task.size == task_info(TaskSpec(task.name)).size else task.size  # the default, named or not
+    name = task.name if size is None else f"{task.name}-{size}"
+    if task != TaskSpec(task.name, size=task.size):
+        # Values of the recipe are texts from the command line, and numbers from Python.
+        recipe = tuple(sorted((key, str(value)) for key, value in task.recipe))
+        changed = asdict(replace(task, size=size, recipe=recipe))
+        name += "-" + hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8]
+    return folder / f"{name}.yaml"
+
+
+def find_tuned(task: TaskSpec, method: str) -> Tuned | None:
+    """The values that were found for `method` on this problem; None if it has not been tuned.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = tuned_path(task)
+    try:
+        entry = _read(path).get(method)
+        return None if entry is None else Tuned.from_dict(entry)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: the entry of {method} is damaged ({error}); mend it, or use --published.") from error
+
+
+def write_tuned(path: Path, method: str, entry: dict[str, Any]) -> None:
+    """Write or replace the entry of a method; `entry` has what `Tuned` has, and whatever else is worth keeping."""
+    with locked(path.with_name(f".{path.name}.lock")):
+        entries = dict(sorted({**_read(path), method: entry}.items()))
+        text = HEADER + yaml.safe_dump(entries, sort_keys=False)
+        write_atomically(path, lambda beside: beside.write_text(text))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(yaml.safe_load(path.read_text()) or {})
+    except FileNotFoundError:
+        return {}
+    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} can't be read ({reason}); mend it, or use --published.") from error

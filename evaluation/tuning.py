@@ -1,0 +1,263 @@
+"""The search for a method's hyper-parameters: `python main.py tune`.
+
+Published values are for another network and other data. So that methods are compared, and not the luck of their
+defaults, each may be tuned, by the same number of trials. A trial runs the method with other values and scores what it
+leaves, against models (`TaskSpec.role` "tuning") and with seeds that no grading uses. It stops early if it looks
+hopeless after a few runs. Values are proposed by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011,
+"Algorithms for Hyper-Parameter Optimization"), trials stopped by its successive halving (Li et al., arXiv 1810.05934).
+
+The same arguments give the same trials, whatever the number of workers and however often the search is interrupted:
+each trial's sampler has a seed of its own, and nothing else but the finished trials is looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from checkpoints.bank import Bank, ensure
+from checkpoints.workers import Workers
+from data import Task, UserError, load
+from data.files import locked
+from data.seeds import derive_seed
+from evaluation.console import Console
+from evaluation.grading import GradingFailedError, unlearn
+from evaluation.report import results_folder
+from evaluation.score import quick_score
+from evaluation.spec import GradingSpec, grading_folder, method_settings, run_identity
+from evaluation.tuned import tuned_path, write_tuned
+from methods import all_method_handlers
+from methods.BaseMethod import Between, OneOf
+
+if TYPE_CHECKING:
+    import optuna
+
+FEWEST_RUNS = 8
+"""A trial is looked at after so many runs for the first time, then after twice as many, and so on."""
+
+RANDOM_TRIALS = 10
+"""Trials at random before the sampler begins to learn from them: Optuna's default."""
+
+BUDGET_MARGIN = 0.8
+"""A trial may take this share of the budget: what just fits here must not be too slow in the grading."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a search came to. Scores are those of `models` runs from one original, on the models for tuning."""
+
+    method: str
+    settings: dict[str, Any]
+    """The best values found of the hyper-parameters in the method's search space, and those that the user set."""
+    score: float
+    published_score: float
+    """That of the published values, which are the first trial; 0 if they failed, or exceeded the budget."""
+    trials: int
+    stopped_early: int
+    failed: int
+    """Trials in which a run failed or exceeded the budget; their score is 0."""
+    path: Path
+    """The file that the values were written to."""
+
+
+def can_be_tuned(method: str) -> bool:
+    """Whether the method has a search space."""
+    return bool(all_method_handlers()[method].search_space)
+
+
+def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> Outcome:
+    """Search for the values of `spec.method` with the best score, in `trials` trials, those of earlier calls included.
+
+    Every finished trial is on disk. `spec.models` is the number of runs of a trial that is not stopped early.
+
+    Raises:
+        UserError: the method has no search space, or `trials` is less than 1.
+    """
+    if trials < 1:
+        raise UserError(f"--trials must be at least 1, not {trials}.")
+    if not _space(spec):
+        raise UserError(f"{spec.method} has nothing to tune: its class has no search_space beyond what --set says.")
+    spec = _for_tuning(spec)
+    task = load(spec.task)
+    with console.progress("bank for tuning", "models") as on_progress:
+        bank = ensure(task, 1, spec.models, workers, console.tell, on_progress)
+    folder = _study_folder(spec, task, workers.device)
+    waiting = f"another process tunes {spec.method} on this task: waiting for it"
+    with locked(folder / "lock", lambda: console.tell(waiting)), console.progress(spec.method, "trials") as on_progress:
+        study = _open_study(folder)
+        while (done := _finished(study)) < trials:
+            on_progress(done, trials)
+            _one_trial(study, spec, task, bank, workers)
+        on_progress(trials, trials)
+        return _conclude(study, spec, task, trials)
+
+
+def _for_tuning(spec: GradingSpec) -> GradingSpec:
+    """The grading that a trial is: other models, other seeds, one original, a tighter budget."""
+    return replace(
+        spec,
+        task=replace(spec.task, role="tuning"),
+        originals=1,
+        tuned=None,
+        seed=derive_seed("tuning", spec.seed),
+        budget=spec.budget * BUDGET_MARGIN,
+        budget_seconds=spec.budget_seconds and spec.budget_seconds * BUDGET_MARGIN,
+    )
+
+
+def _study_folder(spec: GradingSpec, task: Task, device: str) -> Path:
+    """Where the trials are kept; another for everything that would make other trials."""
+    space = {name: [type(range_).__name__, asdict(range_)] for name, range_ in _space(spec).items()}
+    decided = [run_identity(spec, task, device), spec.models, spec.budget, spec.budget_seconds, space]
+    digest = hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:8]
+    return results_folder() / f"{task.name}-{task.fingerprint}" / f"tuning-{spec.method}-{digest}"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Trials
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _open_study(folder: Path) -> optuna.Study:
+    """The search as it is on disk. Trials that were interrupted don't count, and are done again."""
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / "trials.journal"))),
+        study_name="tuning",
+        direction="maximize",
+        load_if_exists=True,
+        pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=FEWEST_RUNS, reduction_factor=2),
+    )
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    return study
+
+
+def _finished(study: optuna.Study) -> int:
+    """Trials that came to an end, be it an early one."""
+    return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False))
+
+
+def _one_trial(study: optuna.Study, spec: GradingSpec, task: Task, bank: Bank, workers: Workers) -> None:
+    """Propose values, run the method with them, and note how good they are."""
+    import optuna
+
+    number = _finished(study)
+    study.sampler = optuna.samplers.TPESampler(
+        seed=derive_seed("trial", spec.seed, number) % 2**32, n_startup_trials=RANDOM_TRIALS
+    )
+    if number == 0:
+        published = method_settings(spec, task)
+        study.enqueue_trial({name: published[name] for name in _space(spec)}, skip_if_exists=False)
+    trial = study.ask()
+    values = {**dict(spec.settings), **_propose(trial, spec)}
+    try:
+        score = _score_of_trial(trial, replace(spec, settings=tuple(values.items())), task, bank, workers)
+    except GradingFailedError as error:
+        trial.set_user_attr("complaint", str(error))
+        score = 0.0
+    if score is None:
+        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    else:
+        study.tell(trial, score)
+
+
+def _space(spec: GradingSpec) -> dict[str, Between | OneOf]:
+    """The method's search space, without the hyper-parameters that the user set."""
+    space = all_method_handlers()[spec.method].search_space
+    return {name: range_ for name, range_ in space.items() if name not in dict(spec.settings)}
+
+
+def _propose(trial: optuna.Trial, spec: GradingSpec) -> dict[str, Any]:
+    """Values for the hyper-parameters to search."""
+    known = all_method_handlers()[spec.method].hyper_parameters()
+    values: dict[str, Any] = {}
+    for name, range_ in _space(spec).items():
+        if isinstance(range_, OneOf):
+            values[name] = trial.suggest_categorical(name, range_.choices)
+        elif known[name].type is int:
+            values[name] = trial.suggest_int(name, int(range_.low), int(range_.high), log=range_.log)
+        else:
+            values[name] = _rounded(trial.suggest_float(name, range_.low, range_.high, log=range_.log))
+    return values
+
+
+def _rounded(value: Any) -> Any:
+    """Three digits of a number are enough, and can be read; anything else is left as it is."""
+    return float(f"{value:.3g}") if isinstance(value, float) else value
+
+
+def _score_of_trial(trial: optuna.Trial, spec: GradingSpec, task: Task, bank: Bank, workers: Workers) -> float | None:
+    """The score after all runs; None if the trial is stopped before. Its files are removed in the end."""
+    folders = []
+    try:
+        for runs in _looks(spec.models):
+            part = replace(spec, models=runs)
+            folders.append(grading_folder(part, task, workers.device))
+            unlearned = unlearn(part, task, bank, workers)
+            score = quick_score(unlearned.outputs, bank.retrained.outputs(runs), task, spec.metric)
+            trial.report(score, step=runs)
+            if runs < spec.models and trial.should_prune():
+                return None
+        return score
+    finally:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _looks(runs: int) -> list[int]:
+    """After how many runs a trial of `runs` is looked at.
+
+    >>> _looks(32), _looks(40), _looks(6)
+    ([8, 16, 32], [8, 16, 32, 40], [6])
+    """
+    looks = []
+    look = FEWEST_RUNS
+    while look < runs:
+        looks.append(look)
+        look *= 2
+    return [*looks, runs]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The end
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _conclude(study: optuna.Study, spec: GradingSpec, task: Task, trials: int) -> Outcome:
+    """Write down the best values among the first `trials` trials."""
+    ended = [trial for trial in study.get_trials() if trial.state.name in ("COMPLETE", "PRUNED")][:trials]
+    complete = [trial for trial in ended if trial.state.name == "COMPLETE"]
+    scores = [trial.value or 0.0 for trial in complete]
+    best = complete[scores.index(max(scores))]
+    in_force = method_settings(spec, task)
+    outcome = Outcome(
+        method=spec.method,
+        settings={
+            **{name: in_force[name] for name, _ in spec.settings},
+            **{name: _rounded(value) for name, value in best.params.items()},
+        },
+        score=max(scores),
+        # The first trial is the published values; with nobody to compare it with, it is never stopped early.
+        published_score=scores[0],
+        trials=trials,
+        stopped_early=len(ended) - len(complete),
+        failed=sum("complaint" in trial.user_attrs for trial in complete),
+        path=tuned_path(replace(spec.task, role="grading")),
+    )
+    entry = {
+        "settings": outcome.settings,
+        "trials": trials,
+        "runs": spec.models,
+        "score": round(outcome.score, 6),
+        "published_score": round(outcome.published_score, 6),
+    }
+    write_tuned(outcome.path, spec.method, entry)
+    return outcome
