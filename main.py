@@ -148,7 +148,11 @@ def grade(
     if phase not in ("dev", "test"):
         raise UserError(f"-p is dev or test, not {phase!r}.")
     if phase == "test":
-        make_notebooks(method, set_, owner, whole_module)
+        # Values tuned on some task are sent to Kaggle only if that task was named.
+        source = context.get_parameter_source("task")
+        named = source is not None and source.name != "DEFAULT"
+        problem = task_spec(task, forget, data_dir, size, train_size, test_size, network, recipe) if named else None
+        make_notebooks(method, set_, owner, whole_module, problem if not published else None)
         return
     from checkpoints.workers import Workers, default_workers, start_server
 
@@ -216,14 +220,22 @@ def default_models(problem: TaskSpec) -> int:
     return task_info(problem).models
 
 
-def make_notebooks(methods: str, settings: list[str] | None, owner: str | None, whole_module: bool) -> None:
-    """Export methods as submission notebooks, each executed before it is handed over."""
+def make_notebooks(
+    methods: str, settings: list[str] | None, owner: str | None, whole_module: bool, tuned_on: TaskSpec | None
+) -> None:
+    """Export methods as submission notebooks, each executed before it is handed over.
+
+    With the values that were `tuned_on` a problem, if one is given and they are there.
+    """
     import notebook_utils
     from evaluation.pipeline import choose_methods
     from evaluation.spec import pairs
+    from evaluation.tuned import find_tuned
 
     for name in choose_methods(methods):
-        notebook_utils.submit(name, dict(pairs("--set", settings)), owner, whole_module)
+        tuned = find_tuned(tuned_on, name) if tuned_on else None
+        values = {**dict(tuned.settings if tuned else ()), **dict(pairs("--set", settings))}
+        notebook_utils.submit(name, values, owner, whole_module)
 
 
 def print_json(reports: list[Report], one: bool) -> None:

@@ -16,6 +16,7 @@ import yaml
 from typer.testing import CliRunner
 
 import main
+import notebook_utils
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers
 from data import TaskSpec, UserError, load
@@ -220,6 +221,23 @@ def test_a_grading_uses_what_was_found(results: Path, tuned_folder: Path) -> Non
         assert [again[name] for name in ("score", "settings", "changed", "tuned_trials")] == [
             report[name] for name in ("score", "settings", "changed", "tuned_trials")
         ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "noise"), [([], "0.3"), (["--task", "digits"], "0.7"), (["--task", "digits", "--published"], "0.3")]
+)
+def test_notebooks_take_values_of_a_named_task(
+    flags: list[str], noise: str, tuned_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What suits the digits goes to Kaggle only if the digits were named. Catches values sent unasked."""
+    write_tuned(tuned_path(TaskSpec("digits")), "noisy_finetune", {"settings": {"noise": 0.7}, "trials": 25})
+    sent = []
+    monkeypatch.setattr(notebook_utils, "submit", lambda name, values, *more: sent.append((name, values)))
+    command("-m", "noisy_finetune", "-p", "test", "--set", "epochs=2", *flags)
+    ((name, values),) = sent
+    assert name == "noisy_finetune"
+    assert str(values.pop("noise", "0.3")) == noise
+    assert values == {"epochs": "2"}
 
 
 def test_another_problem_has_another_file(tuned_folder: Path) -> None:

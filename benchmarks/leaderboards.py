@@ -1,0 +1,71 @@
+"""The leaderboard of a task, as a page: `python -m benchmarks.leaderboards --out docs/leaderboard-digits.md`.
+
+Grades every registered method with tuned values where `methods/tuned/` has some (see `python main.py tune`), and with
+published ones beside them, and writes the tables as Markdown. Interrupted, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from checkpoints.workers import Workers, default_workers, start_server
+from data import TaskSpec, UserError
+from evaluation import pipeline
+from evaluation.console import Console
+from evaluation.leaderboard import as_markdown, rank
+from evaluation.report import Report
+from evaluation.spec import GradingSpec
+from evaluation.tuned import find_tuned
+
+
+def main() -> None:
+    """Grade, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="digits")
+    parser.add_argument("--methods", default="all", help="a,b; default: all that are registered")
+    parser.add_argument("--models", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--originals", type=int, default=2)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    start_server()
+    device = pipeline.choose_device(options.device)
+    parts = []
+    with Workers(default_workers(device), device) as workers:
+        for models in options.models:
+            specs = entries(options.methods, GradingSpec("", TaskSpec(options.task), (), options.originals, models))
+            results = list(pipeline.grade(specs, workers, Console()))
+            parts.append(as_markdown(rank([result for result in results if isinstance(result, Report)])))
+            # Where the log lies on this machine is nobody else's business.
+            failures = [f"- {str(result).split(' Its log:')[0]}" for result in results if isinstance(result, UserError)]
+            if failures:
+                parts.append("\n".join(["Not graded:", "", *failures]))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text("\n\n".join([f"# Leaderboard: {options.task}", made_by(options), *parts]) + "\n")
+    print(f"written to {options.out}")
+
+
+def entries(methods: str, spec: GradingSpec) -> list[GradingSpec]:
+    """Each method with its published values and, where there are some, with its tuned ones."""
+    found = []
+    for name in pipeline.choose_methods(methods):
+        tuned = find_tuned(spec.task, name)
+        found.append(replace(spec, method=name))
+        if tuned is not None:
+            found.append(replace(spec, method=name, tuned=tuned))
+    return found
+
+
+def made_by(options: argparse.Namespace) -> str:
+    """How to make the page again, and how to read it."""
+    command = f"python -m benchmarks.leaderboards --task {options.task} --out {options.out}"
+    return (
+        f"Made by `{command}`. Scores with 95 % confidence intervals; `=` marks a tie with the row above; budget used "
+        "is a share of the time that retraining takes (0.2 is allowed)."
+    )
+
+
+if __name__ == "__main__":
+    main()
