@@ -7,7 +7,7 @@ import functools
 import gc
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,6 +19,7 @@ from data.errors import UserError
 if TYPE_CHECKING:
     from data.task import TaskSpec
     from evaluation.report import Report
+    from evaluation.sequence import SequenceReport
     from evaluation.tuned import Tuned
 
 # The options that choose a task; several commands have them.
@@ -27,9 +28,10 @@ Forget = Annotated[
     list[str] | None,
     typer.Option(
         help="What to forget: random:0.1, class:3, class:airplane, class:3:0.5, group:person_id:15, "
-        "where:EXPRESSION, file:indices.npy. Several arrive one after another."
+        "confuse:0.1 (mislabelled images), where:EXPRESSION, file:indices.npy. Several arrive one after another."
     ),
 ]
+AtOnce = Annotated[bool, typer.Option("--at-once", help="Make one request of several --forget.")]
 DataDir = Annotated[str | None, typer.Option(help="Where the images are (tasks folder and kaggle), or downloads.")]
 Size = Annotated[str | None, typer.Option(help="Of a generated task: faces comes as mini (default) and full.")]
 TrainSize = Annotated[int | None, typer.Option(help="Train on a class-balanced subset of so many.")]
@@ -54,6 +56,9 @@ Metric = Annotated[
 WorkerCount = Annotated[int | None, typer.Option(help="Processes; default: one a core, or four to a GPU.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU if there is one.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter: learning_rate=0.01.")]
+Published = Annotated[
+    bool, typer.Option("--published", help="Published hyper-parameters, also where tuned ones are there.")
+]
 Budget = Annotated[float, typer.Option(help="Most time of a run, as a fraction of retraining.")]
 BudgetSeconds = Annotated[float | None, typer.Option(help="The same in seconds.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no notes.")]
@@ -101,6 +106,7 @@ def grade(
     method: Annotated[str | None, typer.Option("-m", "--method", help="Method to grade; a,b for several; all.")] = None,
     task: TaskName = "digits",
     forget: Forget = None,
+    at_once: AtOnce = False,
     data_dir: DataDir = None,
     size: Size = None,
     train_size: TrainSize = None,
@@ -113,9 +119,7 @@ def grade(
         str, typer.Option(help="per-original, or full: N originals with one run each (the textbook definition).")
     ] = "per-original",
     set_: Settings = None,
-    published: Annotated[
-        bool, typer.Option("--published", help="Published hyper-parameters, also where tuned ones are there.")
-    ] = False,
+    published: Published = False,
     tuned: Annotated[str | None, typer.Option(hidden=True)] = None,  # of --config: the values it was done with
     budget: Budget = 0.2,
     budget_seconds: BudgetSeconds = None,
@@ -151,7 +155,9 @@ def grade(
         # Values tuned on some task are sent to Kaggle only if that task was named.
         source = context.get_parameter_source("task")
         named = source is not None and source.name != "DEFAULT"
-        problem = task_spec(task, forget, data_dir, size, train_size, test_size, network, recipe) if named else None
+        problem = (
+            task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe) if named else None
+        )
         make_notebooks(method, set_, owner, whole_module, problem if not published else None)
         return
     from checkpoints.workers import Workers, default_workers, start_server
@@ -159,27 +165,28 @@ def grade(
     start_server()
     from evaluation import pipeline
     from evaluation.console import Console
-    from evaluation.show import show_report
+    from evaluation.sequence import grade_sequences
+    from evaluation.show import show_result
     from evaluation.spec import GradingSpec, pairs
 
     chosen = pipeline.choose_methods(method)
     where = pipeline.choose_device(device)
-    problem = task_spec(task, forget, data_dir, size, train_size, test_size, network, recipe)
+    problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe)
     count = default_models(problem) if models is None else models
     settings = pairs("--set", set_)
     spec = GradingSpec("", problem, settings, originals, count, protocol, metric, seed, budget, budget_seconds)
     specs = [replace(spec, method=name, tuned=tuned_values(problem, name, published, tuned)) for name in chosen]
-    console = Console(quiet=quiet)
+    in_turn = len(problem.forget) > 1 and not problem.at_once
     reports, failures = [], 0
     with Workers(default_workers(where) if workers is None else workers, where) as pool:
-        for result in pipeline.grade(specs, pool, console):
+        for result in (grade_sequences if in_turn else pipeline.grade)(specs, pool, Console(quiet=quiet)):
             if isinstance(result, UserError):
                 failures += 1
                 print(f"error: {result}", file=sys.stderr)
                 continue
             reports.append(result)
             if not json_:
-                show_report(result)
+                show_result(result)
     if json_:
         print_json(reports, one=len(specs) == 1)
     if failures:
@@ -189,6 +196,7 @@ def grade(
 def task_spec(
     name: str,
     forget: list[str] | None,
+    at_once: bool,
     data_dir: str | None,
     size: str | None,
     train_size: int | None,
@@ -201,7 +209,17 @@ def task_spec(
     from evaluation.spec import pairs
 
     values = pairs("--recipe", recipe)
-    return TaskSpec(name, tuple(forget or ()), train_size, test_size, data_dir, network, values, size)
+    return TaskSpec(
+        name,
+        tuple(forget or ()),
+        train_size,
+        test_size,
+        data_dir,
+        network,
+        values,
+        size,
+        at_once=at_once and len(forget or ()) > 1,
+    )
 
 
 def tuned_values(problem: TaskSpec, method: str, published: bool, given: str | None) -> Tuned | None:
@@ -238,7 +256,81 @@ def make_notebooks(
         notebook_utils.submit(name, values, owner, whole_module)
 
 
-def print_json(reports: list[Report], one: bool) -> None:
+@app.command()
+@friendly
+def certify(
+    certificate: Annotated[Path, typer.Argument(help="A certificate.json, or the notes of a certified run.")],
+) -> None:
+    """Recompute epsilon and delta of a certified method's run from its constants; exit code 1 if they don't hold."""
+    from evaluation.certification.certificates import certify as recompute
+
+    verdict = recompute(certificate)
+    print(verdict)
+    if not verdict.holds:
+        raise typer.Exit(1)
+
+
+@app.command()
+@friendly
+def history(
+    directory: Annotated[Path, typer.Argument(help="A folder of results/, of a method that notes a history.")],
+    out: Annotated[Path | None, typer.Option(help="PNG file; default: history.png in that folder.")] = None,
+) -> None:
+    """Show what runs have noted on their way: losses, multipliers, whatever the method keeps track of."""
+    from rich.console import Console
+
+    from evaluation.history import as_table, draw
+
+    path = out or directory / "history.png"
+    draw(directory, path)
+    Console(highlight=False).print(as_table(directory))
+    print(f"drawn in {path}")
+
+
+@app.command("embed")
+@friendly
+def embed_(
+    method: Annotated[str, typer.Option("-m", "--method", help="The method whose run is shown.")],
+    task: TaskName = "digits",
+    forget: Forget = None,
+    at_once: AtOnce = False,
+    data_dir: DataDir = None,
+    size: Size = None,
+    train_size: TrainSize = None,
+    test_size: TestSize = None,
+    network: Network = None,
+    recipe: RecipeValues = None,
+    set_: Settings = None,
+    published: Published = False,
+    seed: Annotated[int, typer.Option(help="Seed of the grading.")] = 0,
+    original: Annotated[int, typer.Option(help="Which original.")] = 0,
+    retrained: Annotated[int, typer.Option(help="Which retrained model.")] = 0,
+    run: Annotated[int, typer.Option(help="Which run from that original.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="PNG file; default: embedding.png among the results.")] = None,
+    workers: WorkerCount = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Draw how an original, a retrained and an unlearned network see the images (t-SNE), side by side."""
+    from checkpoints.workers import Workers, default_workers, start_server
+
+    start_server()
+    from evaluation import pipeline
+    from evaluation.console import Console
+    from evaluation.embedding import embed
+    from evaluation.spec import GradingSpec, pairs
+
+    (name,) = pipeline.choose_methods(method)[:1]
+    where = pipeline.choose_device(device)
+    problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe)
+    tuned = tuned_values(problem, name, published, None)
+    spec = GradingSpec(name, problem, pairs("--set", set_), seed=seed, tuned=tuned)
+    with Workers(default_workers(where) if workers is None else workers, where) as pool:
+        path = embed(spec, pool, Console(quiet=quiet), original, retrained, run, out)
+    print(path)
+
+
+def print_json(reports: Sequence[Report | SequenceReport], one: bool) -> None:
     """Print reports as JSON: an object if `one` was asked for, else a list."""
     objects = [report.to_dict() for report in reports]
     print(json.dumps(objects[0] if one and objects else objects, indent=1))
@@ -268,6 +360,7 @@ def tune(
     trials: Annotated[int, typer.Option(help="Settings to try, those of earlier calls included.")] = 30,
     task: TaskName = "digits",
     forget: Forget = None,
+    at_once: AtOnce = False,
     data_dir: DataDir = None,
     size: Size = None,
     train_size: TrainSize = None,
@@ -297,7 +390,7 @@ def tune(
     if method == "all":
         chosen = [name for name in chosen if tuning.can_be_tuned(name)]
     where = pipeline.choose_device(device)
-    problem = task_spec(task, forget, data_dir, size, train_size, test_size, network, recipe)
+    problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe)
     spec = GradingSpec(
         "", problem, pairs("--set", set_), 1, models, "per-original", metric, seed, budget, budget_seconds
     )
@@ -361,6 +454,7 @@ def grade_zip(
     name: Annotated[str | None, typer.Option(help="Its name on the leaderboard; default: that of the file.")] = None,
     task: TaskName = "kaggle",
     forget: Forget = None,
+    at_once: AtOnce = False,
     data_dir: DataDir = None,
     size: Size = None,
     train_size: TrainSize = None,
@@ -383,7 +477,7 @@ def grade_zip(
     from evaluation.show import show_report
     from evaluation.spec import GradingSpec
 
-    problem = task_spec(task, forget, data_dir, size, train_size, test_size, network, recipe)
+    problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe)
     count = default_models(problem) if models is None else models
     label = "".join(letter if letter.isalnum() else "_" for letter in name or submission.stem)
     spec = GradingSpec(label, problem, originals=1, models=count, metric=metric)
@@ -401,6 +495,7 @@ def grade_zip(
 def show(
     task: TaskName = "digits",
     forget: Forget = None,
+    at_once: AtOnce = False,
     data_dir: DataDir = None,
     size: Size = None,
     train_size: TrainSize = None,
@@ -411,7 +506,7 @@ def show(
     from evaluation.contact_sheet import draw
     from evaluation.report import results_folder
 
-    problem = load(task_spec(task, forget, data_dir, size, train_size, None, None, None))
+    problem = load(task_spec(task, forget, at_once, data_dir, size, train_size, None, None, None))
     path = out or results_folder() / f"{problem.name}-{problem.fingerprint}" / "contact-sheet.png"
     draw(problem, path)
     print(f"{path}: {len(problem.train)} training images, {len(problem.forget_indices)} to forget")

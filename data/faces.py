@@ -28,13 +28,13 @@ from data.raw import RawData
 
 FACES_SEED = 2023
 FORGET_SUBJECTS = 15
-GROUP_SHARES = (0.50, 0.20, 0.10, 0.06, 0.04, 0.03, 0.025, 0.02, 0.015, 0.01)
+GROUP_SHARES = (0.38, 0.17, 0.11, 0.08, 0.07, 0.055, 0.045, 0.035, 0.03, 0.025)
 """Share of the subjects in each age group; 5 years each, from 18 on."""
 
 _FORGET_IN_SECOND_GROUP = 3
 """How many of the subjects to forget are in group 1; the others are in group 0."""
 
-_VERSION = 1
+_VERSION = 2
 """Raised by one whenever other pictures are drawn: folders of older ones are then left alone."""
 
 _PIXELS = 32
@@ -56,7 +56,7 @@ class FacesSize:
     name: str
     subjects: int
     images: tuple[int, int]
-    disguise: float = 0.3
+    disguise: float = 0.2
 
 
 FULL = FacesSize("full", subjects=800, images=(34, 41))

@@ -8,9 +8,20 @@
 | `group:person_id:15` | all images of 15 whole groups of a metadata column |
 | `where:camera == "A" and year <= 2016` | the images for which an expression over the metadata is true |
 | `file:indices.npy` | the training indices in a NumPy file |
+| `confuse:0.1`, `confuse:20` | a share, or a number, of the images of each class, mislabelled as the next class |
 
 Random requests depend on a fixed seed alone. They draw among what earlier requests have left, so that the
 same request can arrive twice.
+
+`confuse` is about mistakes in the data, after the interclass confusion of Goel et al., "Towards Adversarial Evaluation
+of Inexact Machine Unlearning" (arXiv 2201.06640), as github.com/makamoa/unlearning has it. Its images have the label
+(y + 1) mod classes from the beginning, however late the request arrives: originals are trained on that label, and
+loaders hand it out. Requests see the true classes; validation and test set keep theirs.
+
+The forget accuracy is then the share of images that are called what they are not (of retrained models, hardly any),
+and the metric's confidence that of the wrong label. So it should be: the wrong label is what can only be learned from
+these images, and the metric wants the confidences of the retrained models, neither higher nor lower. A model that
+denies the wrong label more firmly than they do is found out as well.
 """
 
 from __future__ import annotations
@@ -45,6 +56,12 @@ def parse_requests(texts: Sequence[str], train: Split, classes: Sequence[str]) -
     return tuple(requests)
 
 
+def merge_requests(requests: Sequence[Request]) -> Request:
+    """One request for all that several name."""
+    indices = np.sort(np.concatenate([request.indices for request in requests]))
+    return Request(" + ".join(request.text for request in requests), indices)
+
+
 def parse_request(text: str, train: Split, classes: Sequence[str], forgotten: np.ndarray = _NOTHING) -> Request:
     """One request, after those that have `forgotten` some training indices, int64 `(n,)`, already.
 
@@ -61,7 +78,7 @@ def parse_request(text: str, train: Split, classes: Sequence[str], forgotten: np
         _check(indices, len(train), forgotten)
     except UserError as error:
         raise UserError(f"Forget request {text!r}: {error}") from error
-    return Request(text, indices)
+    return Request(text, indices, _next_class(indices, train, classes) if kind == "confuse" else None)
 
 
 def _check(indices: np.ndarray, train_size: int, forgotten: np.ndarray) -> None:
@@ -100,11 +117,11 @@ def _label(name: str, classes: Sequence[str]) -> int:
     return list(classes).index(name) if name in classes else int(name)
 
 
-def _draw(candidates: np.ndarray, how_many: str, forgotten: np.ndarray) -> np.ndarray:
+def _draw(candidates: np.ndarray, how_many: str, forgotten: np.ndarray, seed: int = FORGET_SEED) -> np.ndarray:
     """Some of the candidates that are not forgotten yet, uniformly at random."""
     count = _count(how_many, len(candidates))
     # RandomState rather than default_rng: NumPy promises that its streams never change.
-    order = np.random.RandomState(FORGET_SEED).permutation(candidates)
+    order = np.random.RandomState(seed).permutation(candidates)
     free = order[~np.isin(order, forgotten)]
     if count > len(free):
         raise UserError(f"{count} images are asked for and {len(free)} are there; ask for fewer.")
@@ -187,10 +204,26 @@ def _file(argument: str, train: Split, classes: Sequence[str], forgotten: np.nda
     return indices
 
 
+def _confuse(argument: str, train: Split, classes: Sequence[str], forgotten: np.ndarray) -> np.ndarray:
+    labels = train.labels.cpu().numpy()
+    # By one seed, classes of one size would all lose their images at the same places.
+    drawn = [
+        _draw(np.flatnonzero(labels == label), argument, forgotten, FORGET_SEED + label)
+        for label in range(len(classes))
+    ]
+    return np.concatenate(drawn)
+
+
+def _next_class(indices: np.ndarray, train: Split, classes: Sequence[str]) -> np.ndarray:
+    """The labels that images get in place of their own, int64 `(n,)`."""
+    return (train.labels.cpu().numpy()[indices] + 1) % len(classes)
+
+
 _KINDS: dict[str, Callable[[str, Split, Sequence[str], np.ndarray], np.ndarray]] = {
     "random": _random,
     "class": _class,
     "group": _group,
     "where": _where,
     "file": _file,
+    "confuse": _confuse,
 }

@@ -76,10 +76,14 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Request:
-    """One request to forget: the text it came from and the sorted training indices, int64 `(n,)`."""
+    """One request to forget: the text it came from and the sorted training indices, int64 `(n,)`.
+
+    `labels`, int64 `(n,)`, are what these images are called in the training set if that is not their true class.
+    """
 
     text: str
     indices: np.ndarray
+    labels: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,9 @@ class TaskSpec:
     task's own. `size` chooses among the sizes that a generated task comes in; None is its default. `role` is
     "grading" or "tuning"; the models of one have other seeds than those of the other, so that hyper-parameters are
     not chosen by the models that judge them.
+
+    Several requests arrive one after another: `step` is the one that has just arrived, counted from 0, and those
+    before it have been forgotten already. `at_once` makes one request of all of them.
     """
 
     name: str = "digits"
@@ -101,6 +108,8 @@ class TaskSpec:
     recipe: tuple[tuple[str, float | int | str | bool], ...] = ()
     size: str | None = None
     role: str = "grading"
+    step: int = 0
+    at_once: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,14 +133,24 @@ class Task:
         return self.spec.name
 
     @property
-    def forget_indices(self) -> np.ndarray:
-        """Training indices to forget, sorted int64 `(forget,)`: those of the first request."""
-        return self.requests[0].indices
+    def arrived(self) -> tuple[Request, ...]:
+        """The requests so far; the last is the one to fulfil now."""
+        return self.requests[: self.spec.step + 1]
 
     @property
+    def forget_indices(self) -> np.ndarray:
+        """Training indices to forget now, sorted int64 `(forget,)`: those of the request that has just arrived."""
+        return self.arrived[-1].indices
+
+    @cached_property
+    def forgotten_indices(self) -> np.ndarray:
+        """Training indices of all requests so far, sorted int64 `(forgotten,)`: what a model must not know any more."""
+        return np.sort(np.concatenate([request.indices for request in self.arrived]))
+
+    @cached_property
     def retain_indices(self) -> np.ndarray:
         """Training indices to keep, sorted int64 `(retain,)`."""
-        return np.setdiff1d(np.arange(len(self.train)), self.forget_indices)
+        return np.setdiff1d(np.arange(len(self.train)), self.forgotten_indices)
 
     @property
     def all_indices(self) -> np.ndarray:
@@ -144,8 +163,9 @@ class Task:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of all that decides the bank: data, splits, network, recipe, forget requests in order, role."""
-        return _digest(self._described, *(request.indices for request in self.requests))
+        """Hash of all that decides the bank: data, splits, network, recipe, forget requests in order, step, role."""
+        step = {"step": self.spec.step} if self.spec.step else {}
+        return _digest({**self._described, **step}, *(request.indices for request in self.requests))
 
     @property
     def _described(self) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,10 +15,10 @@ from data import kaggle, sources
 from data.errors import UserError, unknown_name
 from data.faces import FULL, MINI, read_faces
 from data.folder import read_folder
-from data.forget import parse_requests
+from data.forget import merge_requests, parse_requests
 from data.raw import RawData
 from data.splits import SplitRows, split_parts, split_undivided
-from data.task import Recipe, Split, Task, TaskSpec
+from data.task import Recipe, Request, Split, Task, TaskSpec
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,7 @@ _FACES_FULL = TaskInfo(
 _FACES_MINI = replace(
     _FACES_FULL,
     network="strided_cnn",
-    recipe=replace(_KAGGLE_RECIPE, learning_rate=3e-3, weight_decay=1.5e-2, models_together=8),
+    recipe=replace(_KAGGLE_RECIPE, learning_rate=6.5e-4, weight_decay=2e-3, models_together=8),
     read=partial(read_faces, MINI),
     size="mini",
     other_sizes=(_FACES_FULL,),
@@ -213,6 +213,10 @@ def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = Tr
     rows = _split(raw, info.train_size if spec.train_size is None else spec.train_size, spec.test_size)
     train, validation, test = (_select(raw, part, info.normalisation) for part in rows)
     requests = parse_requests(spec.forget or (info.forget,), train, raw.classes)
+    train = _relabelled(train, requests)
+    data_sha256 = _digest(raw, info.normalisation, rows, requests)
+    if spec.at_once:
+        requests = (merge_requests(requests),)
     train, validation, test = (_without(split, info.request_columns) for split in (train, validation, test))
     task = Task(
         spec=spec,
@@ -223,7 +227,7 @@ def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = Tr
         network=spec.network or info.network or _network_for(raw),
         recipe=recipe,
         requests=requests,
-        data_sha256=_digest(raw, info.normalisation, rows),
+        data_sha256=data_sha256,
     )
     return task.to(device)
 
@@ -280,6 +284,17 @@ def _select(raw: RawData, rows: np.ndarray, normalisation: Normalisation) -> Spl
     )
 
 
+def _relabelled(train: Split, requests: Sequence[Request]) -> Split:
+    """The training split with the labels that requests want its images to have."""
+    import torch
+
+    labels = train.labels.clone()
+    for request in requests:
+        if request.labels is not None:
+            labels[torch.from_numpy(request.indices)] = torch.from_numpy(request.labels)
+    return replace(train, labels=labels)
+
+
 def _without(split: Split, columns: tuple[str, ...]) -> Split:
     """The split without some of its metadata columns."""
     return replace(split, columns={name: column for name, column in split.columns.items() if name not in columns})
@@ -289,10 +304,14 @@ def _network_for(raw: RawData) -> str:
     return "small_cnn" if raw.pixels.shape[1] == 1 else "resnet18_3x3"
 
 
-def _digest(raw: RawData, normalisation: Normalisation, rows: SplitRows) -> str:
+def _digest(raw: RawData, normalisation: Normalisation, rows: SplitRows, requests: Sequence[Request] = ()) -> str:
     """SHA-256, in hexadecimal, of the images (pixels and normalisation), the labels and the splits."""
     digest = hashlib.sha256(f"{raw.content_sha256} {sorted(asdict(normalisation).items())}".encode())
     for part in rows:
         digest.update(f" {len(part)} ".encode())
         digest.update(part.astype("<i8").tobytes())
+    for request in requests:
+        if request.labels is not None:
+            digest.update(f" relabelled {len(request.labels)} ".encode())
+            digest.update(np.stack([request.indices, request.labels]).astype("<i8").tobytes())
     return digest.hexdigest()

@@ -34,8 +34,9 @@ def _all_rows(task: Task) -> Iterator[Row]:
     for number, name in enumerate(task.classes):
         share = f"{(labels == number).sum()}, {(forget & (labels == number)).sum()} to forget"
         yield f"class {name} ({share})", np.flatnonzero(labels == number)
+    forget_title = "forget set" if task.arrived[-1].labels is None else "forget set, mislabelled"
     for start in range(3):
-        yield ("forget set", "", "")[start], task.forget_indices[start::3]
+        yield (forget_title, "", "")[start], task.forget_indices[start::3]
     subjects = task.train.columns.get(SUBJECT_COLUMN)
     if subjects is not None:
         for title, group in (("subject to forget", subjects[forget]), ("subject to keep", subjects[~forget])):

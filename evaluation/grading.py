@@ -6,7 +6,8 @@ import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from pebble import ProcessExpired
@@ -14,7 +15,7 @@ from pebble import ProcessExpired
 from checkpoints.bank import Bank
 from checkpoints.pool import Tell
 from checkpoints.workers import Workers
-from data import Task, UserError
+from data import Task, UserError, load
 from data.files import locked, write_atomically
 from evaluation.run import OVER_BUDGET, RunSettings, Unlearned, perform, run_path
 from evaluation.spec import GradingSpec, grading_folder, method_settings, run_identity
@@ -43,6 +44,7 @@ def unlearn(
     """
     folder = grading_folder(spec, task, workers.device)
     identity = run_identity(spec, task, workers.device)
+    last = spec.task.step == len(task.requests) - 1
     settings = RunSettings(
         task=spec.task,
         device=workers.device,
@@ -51,6 +53,8 @@ def unlearn(
         seed=spec.seed,
         budget_seconds=budget_seconds(spec, bank),
         folder=folder,
+        previous=grading_folder(*_step_before(spec), workers.device) if spec.task.step else None,
+        keep_weights=not last,
     )
     with locked(folder / "lock", lambda: tell("another process works on this grading: waiting for it")):
         write_atomically(folder / "config.yaml", lambda beside: beside.write_text(spec.to_yaml()))
@@ -59,6 +63,8 @@ def unlearn(
         known = _known_runs(folder, identity)
         if settings.budget_seconds is not None:  # an earlier grading may have allowed more
             known = {key: run for key, run in known.items() if run.seconds[0] <= settings.budget_seconds}
+        if settings.keep_weights:
+            known = {key: run for key, run in known.items() if run_path(folder, *key, ".pt").is_file()}
         missing = [key for key in spec.runs() if key not in known]
         failure = work_off(
             missing,
@@ -70,6 +76,22 @@ def unlearn(
         if failure is not None:
             _fail(settings, failure)
         return gather_runs(folder, spec.runs(), known)
+
+
+def _step_before(spec: GradingSpec) -> tuple[GradingSpec, Task]:
+    """The grading of the request before this one."""
+    before = replace(spec, task=replace(spec.task, step=spec.task.step - 1))
+    return before, load(before.task)
+
+
+def finished_runs(spec: GradingSpec, task: Task, device: str) -> Unlearned | None:
+    """What all runs of a grading have left, if they are done."""
+    folder = grading_folder(spec, task, device)
+    mark = folder / "run_identity"
+    if not mark.is_file() or mark.read_text() != run_identity(spec, task, device):
+        return None
+    together = Unlearned.load(folder / "outputs.npz")
+    return together if together is not None and len(together) == len(spec.runs()) else None
 
 
 def budget_seconds(spec: GradingSpec, bank: Bank) -> float | None:
@@ -90,7 +112,7 @@ def _known_runs(folder: Path, identity: str) -> dict[RunKey, Unlearned]:
             keys = GradingSpec.read(config).runs()
         except UserError:  # damaged, and that of another grading: this one's has just been written
             continue
-        _bring_notes(config.parent, folder, keys)
+        _bring_files(config.parent, folder, keys)
         together = Unlearned.load(config.with_name("outputs.npz"))
         if together is not None and len(together) == len(keys):
             known |= {key: together[number : number + 1] for number, key in enumerate(keys)}
@@ -102,10 +124,10 @@ def _known_runs(folder: Path, identity: str) -> dict[RunKey, Unlearned]:
     return known
 
 
-def _bring_notes(source: Path, folder: Path, keys: list[RunKey]) -> None:
-    """Copy the notes that runs of another grading have left, if any, to where this one's are."""
-    for key in keys:
-        there, here = run_path(source, *key, ".json"), run_path(folder, *key, ".json")
+def _bring_files(source: Path, folder: Path, keys: list[RunKey]) -> None:
+    """Copy the notes and weights that runs of another grading have left, if any, to where this one's are."""
+    for key, ending in product(keys, (".json", ".pt")):
+        there, here = run_path(source, *key, ending), run_path(folder, *key, ending)
         if there.is_file() and not here.is_file():
             here.parent.mkdir(exist_ok=True)
             shutil.copyfile(there, here)

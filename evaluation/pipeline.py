@@ -11,13 +11,17 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from checkpoints.bank import Bank, ensure
 from checkpoints.devices import describe_device, versions
 from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers
-from data import Task, UserError, load
+from data import Task, TaskSpec, UserError, load
+from evaluation.by_class import accuracies_by_class
+from evaluation.certification.certificates import collect
 from evaluation.console import Console
 from evaluation.grading import GradingFailedError, budget_seconds, unlearn
 from evaluation.report import Report, read_report
@@ -25,6 +29,7 @@ from evaluation.run import Unlearned
 from evaluation.score import Scores, score_outputs
 from evaluation.spec import GradingSpec, grading_folder, method_settings
 from evaluation.submission import evaluate, look_over, submission_folder
+from evaluation.top5 import top5_accuracies
 from methods import all_method_handlers
 
 
@@ -70,16 +75,11 @@ def grade(specs: Sequence[GradingSpec], workers: Workers, console: Console) -> I
     """
     began = time.monotonic()
     spec = specs[0]
-    task = load(spec.task)
-    if len(task.requests) > 1:
-        raise UserError(
-            "Several --forget requests, one after another, can't be graded yet: give one "
-            "(where:EXPRESSION and file:INDICES.npy can name any set)."
-        )
+    task = load_with_one_request(spec.task)
     for one in specs:
         method_settings(one, task)
     build_network(task)  # if there is no such network, now is the time to say so
-    console.tell(_headline(spec, task, workers))
+    console.tell(headline(spec, task, workers))
     if spec.metric == "notebook":
         console.tell(
             "metric notebook: that of the public CIFAR-10 notebook. It looks at the model's own prediction, not at "
@@ -95,11 +95,24 @@ def grade(specs: Sequence[GradingSpec], workers: Workers, console: Console) -> I
         began = time.monotonic()
 
 
-def _headline(spec: GradingSpec, task: Task, workers: Workers) -> str:
-    forgotten = f"forget {', '.join(request.text for request in task.requests)}"
+def load_with_one_request(spec: TaskSpec) -> Task:
+    """The task, if there is nothing to be done one after another.
+
+    Raises:
+        UserError: it has several requests.
+    """
+    task = load(spec)
+    if len(task.requests) > 1:
+        raise UserError("Several --forget requests arrive one after another; add --at-once to make one of them here.")
+    return task
+
+
+def headline(spec: GradingSpec, task: Task, workers: Workers) -> str:
+    """What is graded, in a line."""
+    forgotten = f"forget {', then '.join(request.text for request in task.requests)}"
     originals = f"{spec.originals} originals" if spec.protocol == "per-original" else f"{spec.models} originals"
     return (
-        f"{task.name} · {forgotten} ({len(task.forget_indices)} of {len(task.train)}) · {originals}, "
+        f"{task.name} · {forgotten} ({len(task.forgotten_indices)} of {len(task.train)}) · {originals}, "
         f"{spec.models} retrained · {workers.device}, {workers.count} workers"
     )
 
@@ -109,7 +122,11 @@ def _grade_one(spec: GradingSpec, task: Task, bank: Bank, workers: Workers, cons
         unlearned = unlearn(spec, task, bank, workers, console.tell, on_progress)
     console.tell(f"{spec.method}: scoring {len(unlearned)} runs")
     report = make_report(spec, task, bank, unlearned, workers, began)
-    report.save(grading_folder(spec, task, workers.device))
+    folder = grading_folder(spec, task, workers.device)
+    report.save(folder)
+    certificate = collect(folder)
+    if certificate is not None:
+        console.tell(f"{spec.method}: python main.py certify {certificate} recomputes what it certifies")
     return report
 
 
@@ -120,9 +137,9 @@ def grade_submission(path: Path, spec: GradingSpec, workers: Workers, console: C
         UserError: the task is wrong, or something is wrong with the zip or a checkpoint in it.
     """
     began = time.monotonic()
-    task = load(spec.task)
+    task = load_with_one_request(spec.task)
     submission = look_over(path, spec.models, task)
-    console.tell(_headline(spec, task, workers))
+    console.tell(headline(spec, task, workers))
     with console.progress("bank", "models") as on_progress:
         bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
     folder = submission_folder(submission, spec.method, task)
@@ -139,6 +156,7 @@ def grade_submission(path: Path, spec: GradingSpec, workers: Workers, console: C
         budget_fraction_used=None,
         runs_seconds_mean=None,
         peak_memory_bytes=None,
+        drift=None,
         **_about_the_grading(spec, task, bank, unlearned.outputs, workers, began),
     )
     report.save(folder)
@@ -169,6 +187,7 @@ def _about_the_method(spec: GradingSpec, task: Task, bank: Bank, unlearned: Unle
         "budget_fraction_used": float(unlearned.seconds.mean() / bank.retrain_seconds),
         "runs_seconds_mean": float(unlearned.seconds.mean()),
         "peak_memory_bytes": int(unlearned.peak_memory.max()),
+        "drift": float(unlearned.drift.mean()),
     }
 
 
@@ -178,8 +197,9 @@ def _about_the_grading(
     """The fields of a report that follow from the outputs of the unlearned models and what they are compared with."""
     return {
         "task": task.name,
-        "forget": [request.text for request in task.requests],
-        "forget_examples": len(task.forget_indices),
+        "forget": [request.text for request in task.arrived],
+        "requests": len(task.requests),
+        "forget_examples": len(task.forgotten_indices),
         "train_examples": len(task.train),
         "network": task.network,
         "recipe": asdict(task.recipe),
@@ -193,7 +213,11 @@ def _about_the_grading(
         **_scores(_score(spec, task, bank.originals, bank.retrained, outputs)),
         **_accuracies(outputs, task, ""),
         **_accuracies(bank.retrained.outputs(spec.models), task, "_retrained"),
-        "forget_indices": task.forget_indices.tolist(),
+        "accuracy_by_class": accuracies_by_class(outputs, task),
+        "accuracy_by_class_retrained": accuracies_by_class(bank.retrained.outputs(spec.models), task),
+        "top5_accuracy": top5_accuracies(outputs, task),
+        "top5_accuracy_retrained": top5_accuracies(bank.retrained.outputs(spec.models), task),
+        "forget_indices": task.forgotten_indices.tolist(),
         "retrain_seconds": bank.retrain_seconds,
         "seconds": time.monotonic() - began,
         "device": describe_device(workers.device),
@@ -228,6 +252,7 @@ def _scores(scores: Scores) -> dict[str, Any]:
         "score_by_original": list(grades.score_by_original),
         "forgetting_quality_by_original": list(grades.forgetting_quality_by_original),
         "epsilons": scores.epsilons,
+        "forgetting_quality_by_request": scores.by_request,
     }
 
 
@@ -236,11 +261,14 @@ def _accuracies(outputs: Outputs, task: Task, ending: str) -> dict[str, Any]:
     labels = {
         "test": task.test.labels,
         "validation": task.validation.labels,
-        "forget": task.train.labels[task.forget_indices],
+        "forget": task.train.labels[task.forgotten_indices],
     }
     found = {f"{name}_accuracy{ending}": outputs.accuracy(name, y.cpu().numpy()) for name, y in labels.items()}
     found[f"retain_accuracy{ending}"] = outputs.retain_accuracy
-    return {name: float(values.mean()) for name, values in found.items()}
+    means: dict[str, Any] = {name: float(values.mean()) for name, values in found.items()}
+    right = (outputs.forget.argmax(axis=2) == labels["forget"].cpu().numpy()).mean(axis=0)  # (forget,) over models
+    own = [np.isin(task.forgotten_indices, request.indices) for request in task.arrived]
+    return {**means, f"forget_accuracy_by_request{ending}": [float(right[examples].mean()) for examples in own]}
 
 
 def _git_commit() -> str | None:

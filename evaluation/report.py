@@ -56,8 +56,11 @@ class Report:
 
     task: str
     forget: list[str]
-    """The forget requests, as the user put them."""
+    """The forget requests that have arrived so far, as the user put them."""
+    requests: int
+    """How many will have arrived in the end."""
     forget_examples: int
+    """Of all requests so far."""
     train_examples: int
     network: str
     recipe: dict[str, Any]
@@ -106,6 +109,11 @@ class Report:
     """Epsilon of every forget example, `(originals, forget)`, in the order of the training indices."""
     forget_indices: list[int]
     """The training indices of the forget examples."""
+    forgetting_quality_by_request: list[float]
+    """F of the examples of each request so far, averaged over originals."""
+    forget_accuracy_by_request: list[float]
+    """Mean accuracy over all runs on the examples of each request so far; next, that of the retrained models."""
+    forget_accuracy_by_request_retrained: list[float]
 
     budget_seconds: float | None
     """Seconds after which a run is killed; None for exempt methods."""
@@ -114,6 +122,8 @@ class Report:
     runs_seconds_mean: float | None
     peak_memory_bytes: int | None
     """The largest of all runs."""
+    drift: float | None
+    """How far the weights have moved from the original's, relative to their size (L2), mean over runs."""
     retrain_seconds: float
     """Measured seconds of training one retrained model in an ordinary loop on this device."""
     seconds: float
@@ -125,6 +135,15 @@ class Report:
     created: str
     """Time of the grading, ISO 8601, UTC."""
 
+    accuracy_by_class: dict[str, list[float | None]] | None = None
+    """Mean accuracy of the unlearned models on each class, in the order of the task's classes, by split: "test",
+    "validation" and "forget"; None for a class without examples. None altogether in reports from before."""
+    accuracy_by_class_retrained: dict[str, list[float | None]] | None = None
+    top5_accuracy: dict[str, float] | None = None
+    """Mean top-5 accuracy of the unlearned models by split: "test", "validation" and "forget"; None where there are 10
+    classes or fewer, and in reports from before."""
+    top5_accuracy_retrained: dict[str, float] | None = None
+
     @property
     def conditions(self) -> tuple[Any, ...]:
         """Two reports can be compared if these are equal."""
@@ -134,7 +153,9 @@ class Report:
     @property
     def described_conditions(self) -> str:
         """The conditions in words."""
-        forgotten = f"forget {', '.join(self.forget)} ({self.forget_examples} of {self.train_examples} images)"
+        forgotten = f"forget {', then '.join(self.forget)} ({self.forget_examples} of {self.train_examples} images)"
+        if self.requests > 1:
+            forgotten += f", request {len(self.forget)} of {self.requests}"
         runs = f"{self.originals} originals x {self.models} runs"
         if self.protocol == "full":
             runs = f"{self.models} originals, one run each"

@@ -10,10 +10,11 @@ import signal
 import sys
 import traceback
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,10 +55,17 @@ class RunSettings:
     """Seconds after which a run is killed; None for methods that are exempt."""
     folder: Path
     """Where `runs/` is."""
+    previous: Path | None = None
+    """The folder of the grading of the request before, whose runs these go on from; None: from the originals."""
+    keep_weights: bool = False
+    """Whether the runs of another request go on from these."""
 
 
 def run_path(folder: Path, original: int, run: int, ending: str) -> Path:
-    """The file of a run in a grading's folder: `.npz` for what it left, `.log` for what it said, `.json` its notes."""
+    """A file of a run in a grading's folder.
+
+    `.npz` for its outputs, `.log` for what it said, `.json` for its notes, `.pt` for the weights it left.
+    """
     return folder / "runs" / f"original-{original:03d}-run-{run:04d}{ending}"
 
 
@@ -70,12 +78,14 @@ class Unlearned:
     """Seconds of each run, float64 `(runs,)`."""
     peak_memory: np.ndarray
     """Bytes of each run, int64 `(runs,)`."""
+    drift: np.ndarray
+    """How far each run's weights are from the original's, see `drift_from`, float64 `(runs,)`."""
 
     def __len__(self) -> int:
         return len(self.seconds)
 
     def __getitem__(self, runs: slice) -> Unlearned:
-        return Unlearned(self.outputs[runs], self.seconds[runs], self.peak_memory[runs])
+        return Unlearned(self.outputs[runs], self.seconds[runs], self.peak_memory[runs], self.drift[runs])
 
     @staticmethod
     def join(parts: Sequence[Unlearned]) -> Unlearned:
@@ -84,12 +94,13 @@ class Unlearned:
             Outputs.join([part.outputs for part in parts]),
             np.concatenate([part.seconds for part in parts]),
             np.concatenate([part.peak_memory for part in parts]),
+            np.concatenate([part.drift for part in parts]),
         )
 
     def save(self, path: Path) -> None:
         """Write an `.npz` file, whole or not at all."""
-        arrays = {**self.outputs.arrays(), "seconds": self.seconds, "peak_memory": self.peak_memory}
-        write_arrays(path, arrays)
+        own = {"seconds": self.seconds, "peak_memory": self.peak_memory, "drift": self.drift}
+        write_arrays(path, {**self.outputs.arrays(), **own})
 
     @staticmethod
     def load(path: Path) -> Unlearned | None:
@@ -97,8 +108,8 @@ class Unlearned:
         try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
-            seconds, memory = arrays.pop("seconds"), arrays.pop("peak_memory")
-            return Unlearned(Outputs(**arrays), seconds, memory)
+            own = {name: arrays.pop(name) for name in ("seconds", "peak_memory", "drift")}
+            return Unlearned(Outputs(**arrays), **own)
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
             return None
 
@@ -116,22 +127,48 @@ def perform(settings: RunSettings, original: int, run: int) -> str | None:
     """
     task = load_task(settings.task, settings.device)
     state = _original_state(task, original)
+    start, memory = state, dict[str, torch.Tensor]()
+    if settings.previous is not None:
+        start, memory = load_weights(run_path(settings.previous, original, run, ".pt"))
     limit = settings.budget_seconds
     with _log(run_path(settings.folder, original, run, ".log")):
         try:
             if _needs_rehearsal(settings):
-                unlearn_once(settings, task, state, seed=0, limit=limit, extra=REHEARSAL_SECONDS)
-            done = unlearn_once(settings, task, state, run_seed(settings, original, run), limit)
-            outputs = record_outputs(fresh_network(task, done.net, settings.method), task)
+                unlearn_once(settings, task, start, 0, limit, REHEARSAL_SECONDS, memory)
+            done = unlearn_once(settings, task, start, run_seed(settings, original, run), limit, memory=memory)
+            network = fresh_network(task, done.net, settings.method)
+            outputs = record_outputs(network, task)
             notes = None if done.notes is None else json.dumps(done.notes)
         except BaseException as error:  # whatever a method raises, SystemExit too, is its own failure
             traceback.print_exc()
             return f"{type(error).__name__}: {error}"
     if notes is not None:
         write_atomically(run_path(settings.folder, original, run, ".json"), lambda beside: beside.write_text(notes))
-    left = Unlearned(outputs, np.array([done.seconds]), np.array([done.memory]))
+    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+    if settings.keep_weights:
+        save_weights(run_path(settings.folder, original, run, ".pt"), weights, done.memory)
+    drift = drift_from(state, weights)
+    left = Unlearned(outputs, np.array([done.seconds]), np.array([done.peak_memory]), np.array([drift]))
     left.save(run_path(settings.folder, original, run, ".npz"))
     return None
+
+
+def save_weights(path: Path, weights: State, memory: Mapping[str, torch.Tensor]) -> None:
+    """Keep what the run for the next request goes on from: the weights, and the method's `memory`."""
+    write_atomically(path, lambda beside: torch.save({"weights": weights, "memory": dict(memory)}, beside))
+
+
+def load_weights(path: Path) -> tuple[State, dict[str, torch.Tensor]]:
+    """Read what `save_weights` wrote."""
+    kept = torch.load(path, map_location="cpu", weights_only=True)
+    return kept["weights"], kept["memory"]
+
+
+def drift_from(original: State, weights: State) -> float:
+    """How far weights have moved: the L2 norm of the change of all floating point entries over that of the original."""
+    names = [name for name, value in original.items() if value.is_floating_point()]
+    moved = sum(float((weights[name].double() - original[name].double()).square().sum()) for name in names)
+    return (moved / sum(float(original[name].double().square().sum()) for name in names)) ** 0.5
 
 
 class Unlearning(NamedTuple):
@@ -139,23 +176,33 @@ class Unlearning(NamedTuple):
 
     net: nn.Module
     seconds: float
-    memory: int
-    """Peak memory in bytes."""
+    peak_memory: int
+    """In bytes."""
     notes: Any
     """The method's `notes`; None if it has left none."""
+    memory: dict[str, torch.Tensor]
+    """The method's `memory`: what it keeps for the next request."""
 
 
 def unlearn_once(
-    settings: RunSettings, task: Task, original: State, seed: int, limit: float | None = None, extra: float = 0.0
+    settings: RunSettings,
+    task: Task,
+    weights: State,
+    seed: int,
+    limit: float | None = None,
+    extra: float = 0.0,
+    memory: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> Unlearning:
-    """Call the method's `run` on the weights `original`.
+    """Call the method's `run` on `weights`; `memory` is what it has left for itself after the request before.
 
     The process is killed if that takes longer than `limit` and `extra` seconds.
     """
     reset_globals(seed, settings.device)  # a run that failed may have left types that no network can be built with
     method = make_method(settings.method, dict(settings.hyper_parameters))
     net = build_network(task)
-    net.load_state_dict(original)
+    net.load_state_dict(weights)
+    if memory:
+        method.memory = {name: value.to(settings.device, copy=True) for name, value in memory.items()}
     net = net.to(settings.device).eval()  # on Kaggle, all calls but the first get the net in eval mode
     loaders = run_loaders(task, seed)
     _reset_peak_memory(settings.device)
@@ -163,9 +210,10 @@ def unlearn_once(
         began = compute_seconds(settings.device)
         method.run(net, *loaders)
         seconds = compute_seconds(settings.device) - began
-    memory = _peak_memory(settings.device)
+    peak = _peak_memory(settings.device)
+    kept = {name: value.cpu() for name, value in getattr(method, "memory", {}).items()}
     reset_globals(seed, settings.device)
-    return Unlearning(net, seconds, memory, getattr(method, "notes", None))
+    return Unlearning(net, seconds, peak, getattr(method, "notes", None), kept)
 
 
 def make_method(name: str, hyper_parameters: dict[str, Any]) -> BaseMethod:

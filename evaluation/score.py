@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from checkpoints.outputs import Outputs
-from data import Task
+from data import Request, Task
 from evaluation import metric, notebook_metric
 from evaluation.report import Reference
 from evaluation.statistics import Grades, Pool, ceiling, grade
@@ -52,6 +52,8 @@ class Scores:
     ceiling: Reference
     epsilons: list[list[float]]
     """`(originals, forget)`."""
+    by_request: list[float]
+    """F of the examples of each request so far, averaged over originals."""
 
 
 def score_outputs(
@@ -73,7 +75,14 @@ def score_outputs(
         floor=_reference(grade(idle, truth, chosen.forgetting_quality, replicates=FLOOR_REPLICATES), idle, truth),
         ceiling=_reference(ceiling(truth, chosen.forgetting_quality), [truth], truth),
         epsilons=[chosen.epsilons(one.confidences, truth.confidences).tolist() for one in pools],
+        by_request=[_quality_of(request, pools, truth, task, chosen) for request in task.arrived],
     )
+
+
+def _quality_of(request: Request, pools: list[Pool], truth: Pool, task: Task, chosen: Metric) -> float:
+    """F of the examples of one request alone."""
+    own = np.isin(task.forgotten_indices, request.indices)
+    return float(np.mean([chosen.forgetting_quality(p.confidences[:, own], truth.confidences[:, own]) for p in pools]))
 
 
 def quick_score(unlearned: Outputs, retrained: Outputs, task: Task, metric_name: str) -> float:
@@ -86,7 +95,7 @@ def quick_score(unlearned: Outputs, retrained: Outputs, task: Task, metric_name:
 
 def _pool(outputs: Outputs, task: Task, metric_name: str) -> Pool:
     """What the score looks at."""
-    labels = task.train.labels[task.forget_indices].cpu().numpy()
+    labels = task.train.labels[task.forgotten_indices].cpu().numpy()
     confidences = METRICS[metric_name].confidence(outputs.forget, labels)  # (models, forget)
     return Pool(confidences, outputs.retain_accuracy, outputs.accuracy("test", task.test.labels.cpu().numpy()))
 

@@ -15,6 +15,7 @@ from evaluation.report import Reference, Report, results_folder
 from methods import all_method_handlers
 
 if TYPE_CHECKING:
+    from evaluation.sequence import SequenceReport
     from evaluation.tuning import Outcome
 
 
@@ -47,8 +48,43 @@ def show_report(report: Report) -> None:
     screen.print()
     if report.settings:
         screen.print(_values_line(report))
+    if report.top5_accuracy is not None and report.top5_accuracy_retrained is not None:
+        screen.print(_top5_line(report.top5_accuracy, report.top5_accuracy_retrained))
     screen.print(_budget_line(report))
     screen.print(_rank_line(report))
+
+
+def show_result(result: Report | SequenceReport) -> None:
+    """What a grading came to: of one request, or of several."""
+    if isinstance(result, Report):
+        show_report(result)
+    else:
+        show_sequence(result)
+
+
+def show_sequence(sequence: SequenceReport) -> None:
+    """A row for each request, and one for all at once; F of each request so far tells whether one comes back."""
+    screen = _screen()
+    names = ("score", "of ceiling", "F of each request", "retain", "test", "forget", "seconds", "drift")
+    table = Table("", *names, box=None, pad_edge=False)
+    for report in [*sequence.steps, sequence.at_once]:
+        at_once = report is sequence.at_once
+        table.add_row(
+            "all at once" if at_once else f"{len(report.forget)}. {report.forget[-1]}",
+            _with_interval(report.score, report.score_interval),
+            f"{100 * report.share_of_ceiling:.0f} %",
+            " ".join(f"{quality:.3f}" for quality in report.forgetting_quality_by_request),
+            f"{report.retain_accuracy:.3f} ({report.retain_accuracy_retrained:.3f})",
+            f"{report.test_accuracy:.3f} ({report.test_accuracy_retrained:.3f})",
+            f"{report.forget_accuracy:.3f} ({report.forget_accuracy_retrained:.3f})",
+            f"{report.runs_seconds_mean:.2g} ({report.retrain_seconds:.2g})",
+            f"{report.drift:.3f}",
+        )
+    screen.print(
+        f"\n{sequence.at_once.label}: accuracies and seconds a run, in brackets those of retraining; "
+        "score and forget: of all requests so far"
+    )
+    screen.print(table)
 
 
 def _with_interval(value: float, interval: tuple[float, float]) -> str:
@@ -59,6 +95,11 @@ def _reference_cells(reference: Reference) -> tuple[str, str, str, str]:
     score = _with_interval(reference.score, reference.score_interval)
     ratios = (f"{reference.retain_ratio:.3f}", f"{reference.test_ratio:.3f}")
     return (score, f"{reference.forgetting_quality:.4f}", *ratios)
+
+
+def _top5_line(unlearned: Mapping[str, float], retrained: Mapping[str, float]) -> str:
+    shares = [f"{split} {100 * unlearned[split]:.1f} % ({100 * retrained[split]:.1f} %)" for split in unlearned]
+    return f"top-5        {', '.join(shares)}; in brackets the retrained models"
 
 
 def _values_line(report: Report) -> str:

@@ -92,7 +92,9 @@ class GradingSpec:
         options["forget"] = list(task.forget)
         options["published"] = self.tuned is None
         options["tuned"] = self.tuned and json.dumps(self.tuned.to_dict())
-        options |= {name: getattr(task, name) for name in ("data_dir", "size", "train_size", "test_size", "network")}
+        options |= {
+            name: getattr(task, name) for name in ("data_dir", "size", "train_size", "test_size", "network", "at_once")
+        }
         return {**options, "task": task.name}
 
     @staticmethod

@@ -170,7 +170,7 @@ class CheckpointJob:
         except BadCheckpointError as error:
             return str(error)
         outputs = record_outputs(network.to(task.train.images.device), task)
-        left = Unlearned(outputs, np.array([np.nan]), np.array([0]))
+        left = Unlearned(outputs, np.array([np.nan]), np.array([0]), np.array([np.nan]))
         left.save(run_path(self.folder, 0, run, ".npz"))
         return None
 

@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints.bank import Bank, ensure
 from checkpoints.workers import Workers
-from data import Task, UserError, load
+from data import Task, UserError
 from data.files import locked
 from data.seeds import derive_seed
 from evaluation.console import Console
 from evaluation.grading import GradingFailedError, unlearn
+from evaluation.pipeline import load_with_one_request
 from evaluation.report import results_folder
 from evaluation.score import quick_score
 from evaluation.spec import GradingSpec, grading_folder, method_settings, run_identity
@@ -82,7 +83,7 @@ def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> 
     if not _space(spec):
         raise UserError(f"{spec.method} has nothing to tune: its class has no search_space beyond what --set says.")
     spec = _for_tuning(spec)
-    task = load(spec.task)
+    task = load_with_one_request(spec.task)
     with console.progress("bank for tuning", "models") as on_progress:
         bank = ensure(task, 1, spec.models, workers, console.tell, on_progress)
     folder = _study_folder(spec, task, workers.device)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -69,6 +70,9 @@ class BaseMethod:
     search_space: ClassVar[dict[str, Between | OneOf]] = {}
     """What `python main.py tune` may change, by hyper-parameter; the rest keep their values."""
 
+    notes: dict[str, Any]  # see `run`; neither is there until a method makes it
+    memory: dict[str, torch.Tensor]
+
     def __init__(self, **overrides: Any) -> None:
         values = self.values_in_force(overrides)
         for name in overrides:
@@ -86,7 +90,9 @@ class BaseMethod:
 
         The return value is ignored. Only `net.state_dict()` is taken; the architecture must stay as it is. What else
         a run has to tell (curves of its losses, a certificate) it may leave in `self.notes`, as lists, numbers and
-        strings: the grader keeps that as a JSON file of the run.
+        strings: the grader keeps that as a JSON file of the run. Where several requests arrive one after another,
+        `run` is called for each on the model it left; tensors by name that it leaves in `self.memory` are there again
+        then (and there is no such attribute before).
         """
         raise NotImplementedError(f"{type(self).__name__} needs a run() method.")
 

@@ -8,7 +8,12 @@ from methods.BadTeacher import BadTeacher
 from methods.BaseMethod import BaseMethod
 from methods.BoundaryExpand import BoundaryExpand
 from methods.BoundaryShrink import BoundaryShrink
+from methods.CertifiedGradientClipping import CertifiedGradientClipping
+from methods.CertifiedModelClipping import CertifiedModelClipping
+from methods.CertifiedOutputPerturbation import CertifiedOutputPerturbation
+from methods.CertifiedRetrain import CertifiedRetrain
 from methods.CfK import CfK
+from methods.Constrained import Constrained
 from methods.Delete import Delete
 from methods.DoNothing import DoNothing
 from methods.EuK import EuK
@@ -25,6 +30,7 @@ from methods.MyMethod import MyMethod
 from methods.NegGrad import NegGrad
 from methods.NegGradPlus import NegGradPlus
 from methods.NoisyFinetune import NoisyFinetune
+from methods.PerturbedSign import PerturbedSign
 from methods.RandomLabel import RandomLabel
 from methods.Retrain import Retrain
 from methods.Salun import Salun
@@ -70,11 +76,17 @@ def all_method_handlers() -> dict[str, type[BaseMethod]]:
         "ssd": Ssd,
         "salun": Salun,
         "sfr_on": SfrOn,
+        "constrained": Constrained,
         "boundary_shrink": BoundaryShrink,
         "boundary_expand": BoundaryExpand,
+        "perturbed_sign": PerturbedSign,
         "unsir": Unsir,
         "linear_filtration": LinearFiltration,
         "scar": Scar,
+        "certified_gradient_clipping": CertifiedGradientClipping,
+        "certified_model_clipping": CertifiedModelClipping,
+        "certified_output_perturbation": CertifiedOutputPerturbation,
+        "certified_retrain": CertifiedRetrain,
         "do_nothing": DoNothing,
         "retrain": Retrain,
     }

@@ -1,0 +1,328 @@
+"""A certificate of unlearning as a file, and what recomputing it from its constants says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data.errors import UserError
+from data.files import write_atomically
+from evaluation.certification import dp_sgd, hockey_stick, renyi
+
+Value = float | int | str | list[float]
+"""What a constant can be."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a run of a certified method claims, and all that is needed to check it.
+
+    A method leaves it as a dict, `notes["certificate"]`, whose keys are these fields.
+    """
+
+    method: str
+    """The registered name of the method."""
+    epsilon: float
+    delta: float
+    accounting: str
+    """How epsilon follows from the constants; "exact" or "analytic" are the ones that hold."""
+    constants: Mapping[str, Value]
+    """The numbers that epsilon and delta follow from."""
+    conditions: Mapping[str, Value]
+    """What was done, as far as it could have voided the certificate (see `CONDITIONS`)."""
+    assumptions: tuple[str, ...]
+    """What nobody can check afterwards, as sentences."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, numbers and strings, as JSON holds them."""
+        values = asdict(self)
+        return {
+            **values,
+            "constants": dict(self.constants),
+            "conditions": dict(self.conditions),
+            "assumptions": list(self.assumptions),
+        }
+
+    @staticmethod
+    def from_dict(values: object) -> Certificate:
+        """The inverse of `to_dict`.
+
+        Raises:
+            UserError: something is missing, superfluous, or of another type.
+        """
+        fields = set(Certificate.__dataclass_fields__)
+        if not isinstance(values, dict) or not fields & values.keys():
+            raise UserError("This is no certificate: give a certificate.json, or the notes of a certified run.")
+        if values.keys() != fields:
+            odd = ", ".join(sorted(map(str, values.keys() ^ fields)))
+            raise UserError(f"This certificate has been edited, or is of another version: {odd} missing or too much.")
+        if not isinstance(values["assumptions"], list):
+            raise UserError("This certificate has been edited: assumptions must be a list of sentences.")
+        certificate = Certificate(**{**values, "assumptions": tuple(values["assumptions"])})
+        _check_types(certificate)
+        return certificate
+
+    def write(self, path: Path) -> None:
+        """Write `certificate.json`, with a checksum."""
+        values = self.to_dict()
+        text = json.dumps({**values, "sha256": _checksum(values)}, indent=1, allow_nan=False) + "\n"
+        write_atomically(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+
+    @staticmethod
+    def read(path: Path) -> Certificate:
+        """Read what `write` wrote, or the notes that a certified run left (`runs/original-000-run-0000.json`).
+
+        Raises:
+            UserError: the file can't be read, is something else, or has been edited.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} can't be read as a certificate: {error}.") from error
+        if isinstance(values, dict) and "certificate" in values:
+            return Certificate.from_dict(values["certificate"])
+        if isinstance(values, dict) and "method" in values:
+            checksum = values.pop("sha256", None)
+            if checksum != _checksum(values):
+                raise UserError(f"{path} has been edited: its checksum is not that of its content.")
+        return Certificate.from_dict(values)
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_types(certificate: Certificate) -> None:
+    """Every field is of its type, and the constants are those that the method has."""
+
+    def require(right: bool, what: str) -> None:
+        if not right:
+            raise UserError(f"This certificate has been edited: {what}.")
+
+    names = ", ".join(MECHANISMS)
+    method = certificate.method
+    require(isinstance(method, str) and method in MECHANISMS, f"its method is {method!r}, not one of {names}")
+    require(_is_number(certificate.epsilon) and certificate.epsilon >= 0, "epsilon must be a number from 0")
+    require(_is_number(certificate.delta) and 0 <= certificate.delta < 1, "delta must be a number from 0 to 1")
+    mechanism = MECHANISMS[method]
+    accountings = ", ".join(mechanism.accountings)
+    require(certificate.accounting in mechanism.accountings, f"accounting must be one of {accountings}")
+    for name in ("constants", "conditions"):
+        require(isinstance(getattr(certificate, name), dict), f"{name} must be an object")
+    require(certificate.constants.keys() == mechanism.constants.keys(), f"{method} has other constants")
+    for name, kind in mechanism.constants.items():
+        value = certificate.constants[name]
+        if kind is list:
+            require(isinstance(value, list) and all(map(_is_number, value)), f"{name} must be a list of numbers")
+        else:
+            require(_is_number(value) and (kind is float or isinstance(value, int)), f"{name} must be {kind.__name__}")
+    require(certificate.conditions.keys() == set(mechanism.conditions), f"{method} has other conditions")
+    sentences = all(isinstance(sentence, str) for sentence in certificate.assumptions)
+    require(sentences, "assumptions must be a list of sentences")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What voids a certificate
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a certificate must say of its run, and why."""
+
+    allowed: tuple[Value, ...]
+    otherwise: str
+    """The sentence for any other value."""
+
+
+CONDITIONS = {
+    "noisy_phase_reads": Condition(
+        ("retain set",), "The noisy phase must read the retain set and nothing else: any other image leaves traces."
+    ),
+    "noisy_phase_momentum": Condition(
+        (0,), "Momentum carries the start from step to step beside the weights, where no noise hides it."
+    ),
+    "batch_norm_statistics": Condition(
+        ("none", "reset"), "Running statistics of batch normalisation that were not reset have seen the forget set."
+    ),
+    "start": Condition(("projected",), "The start was not brought into the ball, so that the noise may be too little."),
+    "constants_chosen_on": Condition(
+        ("published", "retain"), "Constants that were chosen by looking at the forget set tell about it."
+    ),
+}
+"""By the name that a certificate has for it."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The mechanisms
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mechanism:
+    """How a method's epsilon follows from its constants."""
+
+    constants: dict[str, type]
+    """Names and types (float, int, or list for a list of numbers)."""
+    conditions: tuple[str, ...]
+    accountings: tuple[str, ...]
+    """The first is the right one."""
+    epsilon: Callable[[dict[str, Any], float, str], float]
+    """Of the constants, delta and the accounting."""
+
+
+def _gradient_clipping(constants: dict[str, Any], delta: float, accounting: str) -> float:
+    return renyi.clipping_epsilon(delta=delta, accounting=accounting, **constants)
+
+
+def _model_clipping(constants: dict[str, Any], delta: float, accounting: str) -> float:
+    names = ("model_clip", "gradient_clip", "learning_rate", "weight_decay")
+    radius = hockey_stick.model_clipping_radius(*(constants[name] for name in names))
+    others = {name: value for name, value in constants.items() if name not in names}
+    return hockey_stick.model_clipping_epsilon(radius=radius, delta=delta, **others)
+
+
+def _output_perturbation(constants: dict[str, Any], delta: float, accounting: str) -> float:
+    return hockey_stick.gaussian_epsilon(constants["noise"], delta, 2 * constants["initial_clip"], accounting)
+
+
+def _dp_sgd(constants: dict[str, Any], delta: float, accounting: str) -> float:
+    return dp_sgd.dp_sgd_epsilon(delta=delta, accounting=accounting, **constants)
+
+
+def _nothing_is_left(constants: dict[str, Any], delta: float, accounting: str) -> float:
+    return 0.0
+
+
+_ALWAYS = ("batch_norm_statistics", "constants_chosen_on")
+
+MECHANISMS = {
+    "certified_gradient_clipping": Mechanism(
+        {"initial_clip": float, "gradient_clip": float, "learning_rate": float, "weight_decay": float, "noise": list},
+        (*CONDITIONS,),
+        renyi.ACCOUNTINGS,
+        _gradient_clipping,
+    ),
+    "certified_model_clipping": Mechanism(
+        {
+            "initial_clip": float, "initial_noise": float, "model_clip": float, "gradient_clip": float,
+            "learning_rate": float, "weight_decay": float, "steps": int, "noise": float,
+        },
+        (*CONDITIONS,),
+        ("exact",),
+        _model_clipping,
+    ),
+    "certified_output_perturbation": Mechanism(
+        {"initial_clip": float, "noise": float}, ("start", *_ALWAYS), hockey_stick.ACCOUNTINGS, _output_perturbation
+    ),
+    "certified_dp_sgd": Mechanism(
+        {"noise_multiplier": float, "sampling_rate": float, "steps": int, "group": int},
+        _ALWAYS,
+        dp_sgd.ACCOUNTINGS,
+        _dp_sgd,
+    ),
+    "certified_retrain": Mechanism({}, _ALWAYS, ("exact",), _nothing_is_left),
+}  # fmt: skip
+"""By the name of the method."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Verification
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What recomputing a certificate came to."""
+
+    certificate: Certificate
+    holds: bool
+    epsilon: float
+    """What its constants give at its delta, rightly accounted for."""
+    epsilon_as_accounted: float | None
+    """What they give by the certificate's own accounting; None where that claims nothing."""
+    reasons: tuple[str, ...]
+    """Why it does not hold, as sentences; empty if it does."""
+
+    def __str__(self) -> str:
+        claim = f"epsilon = {self.certificate.epsilon:.6g} at delta = {self.certificate.delta:g}"
+        word = "holds" if self.holds else "does not hold"
+        lines = [f"{self.certificate.method}: {claim} ({self.certificate.accounting}) {word}."]
+        lines += [f"- {reason}" for reason in self.reasons]
+        lines += [f"recomputed: epsilon = {self.epsilon:.6g}", "assumed:"]
+        return "\n".join([*lines, *(f"- {sentence}" for sentence in self.certificate.assumptions)])
+
+
+TOLERANCE = 1e-6
+"""Relative; what rounding may do to epsilon."""
+
+
+def verify(certificate: Certificate) -> Verdict:
+    """Recompute epsilon from the constants alone, and say whether the claim holds.
+
+    It holds if nothing that was done voids it, and the epsilon of the constants, rightly accounted for, is no more than
+    the certificate says. One that was made with the published code's accounting does not.
+
+    Raises:
+        UserError: the constants are such as no run can have; or dp-accounting is needed and not installed.
+    """
+    mechanism = MECHANISMS[certificate.method]
+    constants, delta = dict(certificate.constants), certificate.delta
+    most = certificate.epsilon * (1 + TOLERANCE)
+    reasons = [
+        f"{CONDITIONS[name].otherwise} (It says {name} = {value!r}.)"
+        for name, value in certificate.conditions.items()
+        if value not in CONDITIONS[name].allowed
+    ]
+    try:
+        epsilon = mechanism.epsilon(constants, delta, mechanism.accountings[0])
+    except ValueError as error:
+        raise UserError(f"This certificate has been edited: {error}") from error
+    accounted: float | None = epsilon
+    if certificate.accounting != mechanism.accountings[0]:
+        try:
+            accounted = mechanism.epsilon(constants, delta, certificate.accounting)
+        except ValueError as error:
+            accounted = None
+            reasons.append(str(error))
+    if accounted is not None and accounted > most:
+        reasons.append(f"Its constants give epsilon = {accounted:.6g} by its own accounting.")
+    if epsilon > most:
+        reasons.append(f"Rightly accounted for, its constants give epsilon = {epsilon:.6g}.")
+    return Verdict(certificate, not reasons, epsilon, accounted, tuple(reasons))
+
+
+def collect(folder: Path) -> Path | None:
+    """Write `certificate.json` into the folder of a grading whose runs have all left the same certificate.
+
+    None if they have left none, or not the same.
+    """
+    notes = [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("*.json"))]
+    found = [note.get("certificate") if isinstance(note, dict) else None for note in notes]
+    if not found or not found[0] or any(other != found[0] for other in found):
+        return None
+    path = folder / "certificate.json"
+    Certificate.from_dict(found[0]).write(path)
+    return path
+
+
+def certify(path: Path) -> Verdict:
+    """Read a certificate (or the notes of a certified run) and recompute it: `python main.py certify PATH`.
+
+    Raises:
+        UserError: as `Certificate.read` and `verify`.
+    """
+    return verify(Certificate.read(path))

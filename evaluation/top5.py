@@ -1,0 +1,35 @@
+"""Top-5 accuracy, from recorded outputs, where there are so many classes that it says something."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from checkpoints.outputs import Outputs
+from data import Task
+
+MANY_CLASSES = 10
+"""Only with more classes than this: with ten, guessing is right half of the time."""
+
+
+def top5_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The share of examples whose label is among the five classes with the largest logits, averaged over models.
+
+    `logits` `(models, examples, classes)`, `labels` int64 `(examples,)`. Of equal logits an arbitrary one is larger.
+    """
+    best = np.argpartition(-logits, 4, axis=2)[:, :, :5]  # (models, examples, 5), in no order
+    return float((best == labels[:, np.newaxis]).any(axis=2).mean())
+
+
+def top5_accuracies(outputs: Outputs, task: Task) -> dict[str, float] | None:
+    """The same for each split of which logits are recorded: "test", "validation" and "forget".
+
+    Not for the retain set, of which outputs have the accuracy alone. None where there are not many classes.
+    """
+    if len(task.classes) <= MANY_CLASSES:
+        return None
+    splits = {
+        "test": (outputs.test, task.test.labels),
+        "validation": (outputs.validation, task.validation.labels),
+        "forget": (outputs.forget, task.train.labels[task.forgotten_indices]),
+    }
+    return {name: top5_accuracy(logits, labels.cpu().numpy()) for name, (logits, labels) in splits.items()}

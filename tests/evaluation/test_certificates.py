@@ -1,0 +1,268 @@
+"""Certificates as files, and their verification."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.errors import UserError
+from evaluation.certification.certificates import CONDITIONS, MECHANISMS, Certificate, certify, verify
+from evaluation.certification.dp_sgd import dp_sgd_epsilon
+from evaluation.certification.hockey_stick import gaussian_noise, model_clipping_noise
+from evaluation.certification.renyi import clipping_noise
+
+DYNAMICS: dict[str, Any] = {"initial_clip": 20.0, "gradient_clip": 10.0, "learning_rate": 0.01, "weight_decay": 50.0}
+GOOD: dict[str, float | int | str] = {
+    "noisy_phase_reads": "retain set",
+    "noisy_phase_momentum": 0.0,
+    "batch_norm_statistics": "reset",
+    "start": "projected",
+    "constants_chosen_on": "published",
+}
+
+
+def certificate(method: str, accounting: str, constants: dict[str, Any], epsilon: float = 1.0) -> Certificate:
+    """One at delta = 1e-5 whose run did nothing wrong."""
+    conditions = {name: GOOD[name] for name in MECHANISMS[method].conditions}
+    return Certificate(method, epsilon, 1e-5, accounting, constants, conditions, ("The seed is secret.",))
+
+
+def gradient_clipping(accounting: str = "exact") -> Certificate:
+    """Of the published CIFAR configuration."""
+    noise = clipping_noise(1.0, 1e-5, **DYNAMICS, steps=11, accounting=accounting)
+    return certificate("certified_gradient_clipping", accounting, {**DYNAMICS, "noise": noise.tolist()})
+
+
+def model_clipping(gradient_clip: float = 0.0) -> Certificate:
+    """With noise at the start; and with clipped gradients, which make the radius 0.5 * 0.9 + 0.01 * C1."""
+    radius = 0.5 if gradient_clip == 0 else 0.5 * 0.9 + 0.01 * gradient_clip
+    noise = model_clipping_noise(1.0, 1e-5, radius, 4, initial_clip=3.0, initial_noise=2.0)
+    constants = {"initial_clip": 3.0, "initial_noise": 2.0, "model_clip": 0.5, "gradient_clip": gradient_clip}
+    rest = {"learning_rate": 0.01, "weight_decay": 10.0, "steps": 4, "noise": noise}
+    return certificate("certified_model_clipping", "exact", {**constants, **rest})
+
+
+def output_perturbation(accounting: str = "analytic") -> Certificate:
+    """Of the published clip for MNIST."""
+    noise = gaussian_noise(1.0, 1e-5, 0.02, accounting)
+    return certificate("certified_output_perturbation", accounting, {"initial_clip": 0.01, "noise": noise})
+
+
+@cache
+def private_training() -> Certificate:
+    """A short training, 5 images to forget."""
+    constants: dict[str, Any] = {"noise_multiplier": 2.0, "sampling_rate": 0.1, "steps": 20, "group": 5}
+    return certificate("certified_dp_sgd", "exact", constants, dp_sgd_epsilon(**constants, delta=1e-5))
+
+
+def retraining() -> Certificate:
+    """Nothing is left of the original."""
+    return replace(certificate("certified_retrain", "exact", {}, epsilon=0.0), delta=0.0)
+
+
+RIGHT = {
+    "gradient clipping": gradient_clipping,
+    "by theorem 1": lambda: gradient_clipping("paper"),
+    "model clipping": model_clipping,
+    "model clipping, noise first": lambda: model_clipping(2.0),
+    "output perturbation": output_perturbation,
+    "classical": lambda: output_perturbation("classical"),
+    "DP-SGD": private_training,
+    "retraining": retraining,
+}
+
+
+@pytest.mark.parametrize("make", RIGHT.values(), ids=RIGHT)
+def test_right_certificates_hold_and_survive_a_file(make: Any, tmp_path: Path) -> None:
+    """Written, read and recomputed. The constants alone give the claim, or less where the accounting is generous."""
+    made = make()
+    path = tmp_path / "certificate.json"
+    made.write(path)
+    assert Certificate.read(path) == made
+    verdict = certify(path)
+    assert verdict.holds
+    assert verdict.reasons == ()
+    generous = made.accounting in ("paper", "classical")
+    assert verdict.epsilon <= made.epsilon * (1 + 1e-6)
+    assert (verdict.epsilon == pytest.approx(made.epsilon, rel=1e-3)) != generous
+    assert verdict.epsilon_as_accounted == pytest.approx(made.epsilon, rel=1e-3)
+    assert f"{made.method}: epsilon = {made.epsilon:g}" in str(verdict)
+    assert "The seed is secret." in str(verdict)
+
+
+@pytest.mark.parametrize("make", [name for name in RIGHT.values() if name is not retraining])
+def test_a_bolder_claim_does_not_hold(make: Any) -> None:
+    """Half the epsilon with the same constants."""
+    made = make()
+    verdict = verify(replace(made, epsilon=made.epsilon / 2))
+    assert not verdict.holds
+    assert "give epsilon =" in verdict.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "change"),
+    [
+        (gradient_clipping, {"initial_clip": 25.0}),
+        (gradient_clipping, {"gradient_clip": 11.0}),
+        (gradient_clipping, {"weight_decay": 40.0}),
+        (gradient_clipping, {"noise": [1.0] * 11}),
+        (model_clipping, {"model_clip": 0.6}),
+        (model_clipping, {"steps": 3}),
+        (model_clipping, {"initial_noise": 0.0}),
+        (lambda: model_clipping(2.0), {"gradient_clip": 3.0}),
+        (lambda: model_clipping(2.0), {"weight_decay": 0.0}),
+        (output_perturbation, {"initial_clip": 0.02}),
+        (private_training, {"group": 6}),
+        (private_training, {"steps": 30}),
+    ],
+)
+def test_every_constant_counts(make: Any, change: dict[str, Any]) -> None:
+    """Each changed for the worse makes the claim fail. Catches a constant that is stored and not used."""
+    made = make()
+    verdict = verify(replace(made, constants={**made.constants, **change}))
+    assert not verdict.holds
+    assert verdict.epsilon > made.epsilon
+
+
+def test_the_published_accounting_does_not_hold() -> None:
+    """Its epsilon of 1 is recomputed as it was computed, and shown to be 7.06 (rho = 0.9964)."""
+    verdict = verify(gradient_clipping("code_compat"))
+    assert not verdict.holds
+    assert verdict.epsilon_as_accounted == pytest.approx(1.0)
+    assert verdict.epsilon == pytest.approx(7.06, abs=0.01)
+    (reason,) = verdict.reasons
+    assert reason.startswith("Rightly accounted for, its constants give epsilon = 7.06")
+
+
+def test_an_accounting_that_claims_nothing() -> None:
+    """Theorem 1 is silent beyond ln(1 / delta) / 4."""
+    made = gradient_clipping("paper")
+    verdict = verify(replace(made, epsilon=3.5, constants={**made.constants, "noise": [0.5] * 11}))
+    assert verdict.epsilon_as_accounted is None
+    assert not verdict.holds
+    assert any("Theorem 1" in reason for reason in verdict.reasons)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("noisy_phase_reads", "training set"),
+        ("noisy_phase_momentum", 0.9),
+        ("batch_norm_statistics", "kept"),
+        ("start", "as it was"),
+        ("constants_chosen_on", "forget"),
+    ],
+)
+def test_what_voids_a_certificate(name: str, value: float | str) -> None:
+    """Each condition, with its sentence, whatever the numbers say."""
+    made = gradient_clipping()
+    verdict = verify(replace(made, conditions={**made.conditions, name: value}))
+    assert not verdict.holds
+    (reason,) = verdict.reasons
+    assert reason.startswith(CONDITIONS[name].otherwise)
+    assert reason in str(verdict)
+
+
+def test_notes_of_a_run_can_be_certified(tmp_path: Path) -> None:
+    """What the grader keeps of a certified run."""
+    path = tmp_path / "original-000-run-0000.json"
+    path.write_text(json.dumps({"certificate": gradient_clipping().to_dict(), "history": {}}))
+    assert certify(path).holds
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Files that are something else
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_an_edited_file_is_refused(tmp_path: Path) -> None:
+    """Any change of a number. Catches a checksum that is not compared."""
+    path = tmp_path / "certificate.json"
+    gradient_clipping().write(path)
+    text = path.read_text()
+    assert '"epsilon": 1.0' in text
+    path.write_text(text.replace('"epsilon": 1.0', '"epsilon": 0.5'))
+    with pytest.raises(UserError, match="has been edited"):
+        certify(path)
+    values = json.loads(text)
+    del values["sha256"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(UserError, match="has been edited"):
+        certify(path)
+    path.write_text(json.dumps(json.loads(text), indent=4))  # laid out anew: still what was certified
+    assert certify(path).holds
+
+
+@pytest.mark.parametrize(
+    "text", ["", "not JSON", '{"method": ', '{"certificate": {"epsilon": NaN}}', '{"a": Infinity}', "\x80"]
+)
+def test_an_unreadable_file_is_refused(text: str, tmp_path: Path) -> None:
+    """No JSON, or JSON with numbers that JSON has not."""
+    path = tmp_path / "certificate.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match="can't be read"):
+        certify(path)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    """And a folder."""
+    for path in (tmp_path / "nothing.json", tmp_path):
+        with pytest.raises(UserError, match="can't be read"):
+            certify(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"score": 0.1}', '{"certificate": null}', '{"certificate": [1]}'])
+def test_foreign_files_are_refused(text: str, tmp_path: Path) -> None:
+    """JSON of something else, for example a report, or notes of a run without a certificate."""
+    path = tmp_path / "report.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="no certificate"):
+        certify(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"method": "finetune"},
+        {"method": ["certified_retrain"]},
+        {"epsilon": "1"},
+        {"epsilon": -1.0},
+        {"epsilon": True},
+        {"delta": 1.0},
+        {"accounting": "paper theorem"},
+        {"accounting": ["exact"]},
+        {"constants": []},
+        {"constants": DYNAMICS},
+        {"constants": {**DYNAMICS, "noise": 1.0}},
+        {"constants": {**DYNAMICS, "noise": [1.0, "2"]}},
+        {"constants": {**DYNAMICS, "noise": []}},
+        {"constants": {**DYNAMICS, "noise": [-1.0]}},
+        {"constants": {**DYNAMICS, "noise": [1.0], "learning_rate": "0.01"}},
+        {"constants": {**DYNAMICS, "noise": [1.0], "learning_rate": 10.0}},
+        {"constants": {**DYNAMICS, "noise": [1.0], "more": 1.0}},
+        {"conditions": {}},
+        {"conditions": None},
+        {"assumptions": "none"},
+        {"assumptions": [1]},
+        {"version": 2},
+    ],
+)
+def test_nonsense_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    """As a sentence, never as another exception: fields that are missing, too many, or of another type or range."""
+    path = tmp_path / "notes.json"
+    path.write_text(json.dumps({"certificate": {**gradient_clipping().to_dict(), **change}}))
+    with pytest.raises(UserError, match="edited"):
+        certify(path)
+
+
+def test_a_number_of_steps_is_whole(tmp_path: Path) -> None:
+    """4.5 steps."""
+    made = model_clipping()
+    values = replace(made, constants={**made.constants, "steps": 4.5}).to_dict()
+    with pytest.raises(UserError, match="steps must be int"):
+        Certificate.from_dict(values)
