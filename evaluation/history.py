@@ -97,6 +97,7 @@ def draw(folder: Path, path: Path) -> None:
         panel.fill_between(entries, low, high, alpha=0.25, linewidth=0)
         panel.plot(entries, mean, marker="." if len(mean) < 40 else "")
         panel.set_title(name.replace("_", " "), fontsize=9)
+        panel.set_xlim(0.5, len(mean) + 0.5)
         panel.tick_params(labelsize=7)
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.ticklabel_format(axis="y", useOffset=False)
