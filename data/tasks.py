@@ -83,7 +83,9 @@ _FACES_FULL = TaskInfo(
     request_columns=(kaggle.FORGET_COLUMN,),
     size="full",
 )
-# Small enough that 64 models are trained and graded on two cores while one waits; see benchmarks/faces_calibration.py.
+# Small enough that 64 models are trained and graded on two cores while one waits. Learning rate and weight decay, with
+# the network, set how far the starter method's runs spread: see benchmarks/faces_calibration.py. With so little decay
+# confidences vary from one retrained model to the next by more than fine-tuning raises them.
 _FACES_MINI = replace(
     _FACES_FULL,
     network="strided_cnn",

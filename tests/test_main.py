@@ -234,7 +234,6 @@ MISTAKES = [
     ("-m my_method --forget cls:3", "did you mean class"),
     ("-m my_method --forget where:labl==3", "labl"),
     ("-m my_method --forget file:missing.npy", "missing.npy"),
-    ("-m my_method --forget random:0.1 --forget class:3", "Several --forget requests"),
     ("-m my_method --task folder", "needs a data directory"),
     ("-m my_method --task folder --data-dir missing", "There are no images in"),
     ("-m my_method --data-dir missing", "The task digits has no files of its own"),

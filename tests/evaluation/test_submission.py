@@ -127,7 +127,7 @@ def test_the_score_is_that_of_the_runs(results: Path, task: Task, tmp_path: Path
     first = command("grade", str(path), "--json", *flags)
     submitted = json.loads(first.stdout)
     own = {"method", "submission", "settings", "changed", "exempt_from_budget", "created", "seconds", "workers"}
-    own |= {"budget_seconds", "budget_fraction_used", "runs_seconds_mean", "peak_memory_bytes"}
+    own |= {"budget_seconds", "budget_fraction_used", "runs_seconds_mean", "peak_memory_bytes", "drift"}
     for name in report.keys() - own:
         assert submitted[name] == report[name], name
     assert submitted["method"] == "submission"

@@ -278,7 +278,10 @@ def test_history_is_what_the_network_has(original: nn.Module, task: Task) -> Non
 
 
 def test_stops_when_forgotten(original: nn.Module, task: Task) -> None:
-    """After the first epoch whose forget loss is the validation loss or more. Catches a stop too late, or never."""
+    """After the first epoch whose forget loss is the validation loss or more; not with "none", feasible or not.
+
+    Catches a stop too late, or never, and one where none is wanted.
+    """
     left, history = history_of(original, task, **FORGETTING)
     reached = [forget >= val for forget, val in zip(history["forget_loss"], history["validation_loss"], strict=True)]
     assert reached.index(True) == len(reached) - 1 < FORGETTING["epochs"] - 1
@@ -286,6 +289,11 @@ def test_stops_when_forgotten(original: nn.Module, task: Task) -> None:
     _, on = history_of(original, task, **{**FORGETTING, "stop": "none"})
     assert len(on["forget_loss"]) == FORGETTING["epochs"]
     assert on["forget_loss"][: len(reached)] == history["forget_loss"]
+    roomy, on = history_of(
+        original, task, **{**FORGETTING, "stop": "none", "epochs": 20, "slack": 1e6, "dual_rate": 0.0}
+    )
+    assert loss(roomy, task, "forget") > loss(roomy, task, "validation")
+    assert len(on["forget_loss"]) == 20
 
 
 def test_stops_inside_the_feasible_set(original: nn.Module, task: Task) -> None:
@@ -367,7 +375,10 @@ def test_refining_repairs_what_unlearning_broke(original: nn.Module, task: Task)
 
 
 def test_refining_stops(original: nn.Module, task: Task) -> None:
-    """After two epochs in which the validation loss has not fallen, with a residual within the tolerance."""
+    """After two epochs in which the validation loss has not fallen, with a residual within the tolerance.
+
+    Catches one epoch for two, a tolerance without effect, and a validation loss that has to rise in every epoch.
+    """
     options = {**FORGETTING, "multiplier": 1.0, "refine_epochs": 60}
     _, history = history_of(original, task, **options)
     validation, forget = history["refine_validation_loss"], history["refine_forget_loss"]
@@ -379,6 +390,8 @@ def test_refining_stops(original: nn.Module, task: Task) -> None:
     epochs = len(validation)
     assert epochs < 60
     assert [over(epoch) for epoch in range(epochs)] == [False] * (epochs - 1) + [True]
+    _, on = history_of(original, task, **{**options, "refine_epochs": epochs + 2}, tolerance=0.0)
+    assert len(on["refine_validation_loss"]) == epochs + 2
 
 
 def test_refining_towards_confusion(original: nn.Module, task: Task) -> None:
