@@ -18,6 +18,7 @@ from evaluation.leaderboard import as_markdown, rank
 from evaluation.report import Report
 from evaluation.spec import GradingSpec
 from evaluation.tuned import find_tuned
+from methods import all_method_handlers
 
 
 def main() -> None:
@@ -48,11 +49,13 @@ def main() -> None:
 
 
 def entries(methods: str, spec: GradingSpec) -> list[GradingSpec]:
-    """Each method with its published values and, where there are some, with its tuned ones."""
+    """Each method with its published values and, where there are some, with its tuned ones if they are others."""
     found = []
     for name in pipeline.choose_methods(methods):
         tuned = find_tuned(spec.task, name)
-        found.append(replace(spec, method=name))
+        published = all_method_handlers()[name].values_in_force({})
+        if tuned is None or any(published[key] != value for key, value in tuned.settings):
+            found.append(replace(spec, method=name))
         if tuned is not None:
             found.append(replace(spec, method=name, tuned=tuned))
     return found
@@ -60,7 +63,9 @@ def entries(methods: str, spec: GradingSpec) -> list[GradingSpec]:
 
 def made_by(options: argparse.Namespace) -> str:
     """How to make the page again, and how to read it."""
-    command = f"python -m benchmarks.leaderboards --task {options.task} --out {options.out}"
+    models = " ".join(map(str, options.models))
+    given = f"--task {options.task} --models {models} --originals {options.originals} --out {options.out}"
+    command = f"python -m benchmarks.leaderboards {given}"
     return (
         f"Made by `{command}`. Scores with 95 % confidence intervals; `=` marks a tie with the row above; budget used "
         "is a share of the time that retraining takes (0.2 is allowed)."
