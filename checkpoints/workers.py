@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import forkserver
-from multiprocessing.context import BaseContext
+from multiprocessing.context import ForkServerContext, SpawnContext
 from typing import TYPE_CHECKING, Any
 
 from pebble import ProcessPool
@@ -139,20 +139,44 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _context() -> BaseContext:
+class _KeepsLocks:
+    """Mixed into a context, keeps the locks that a pool makes for as long as the context is there.
+
+    pebble drops them before it stops its workers, and one that is just starting prints a traceback if it misses them.
+    """
+
+    def __init__(self) -> None:
+        self._locks: list[Any] = []
+
+    def RLock(self) -> Any:  # noqa: N802  # multiprocessing's name
+        """See `multiprocessing`."""
+        lock = super().RLock()  # type: ignore[misc]
+        self._locks.append(lock)
+        return lock
+
+
+class _ForkServerContext(_KeepsLocks, ForkServerContext):
+    pass
+
+
+class _SpawnContext(_KeepsLocks, SpawnContext):
+    pass
+
+
+def _context() -> _ForkServerContext | _SpawnContext:
     """On Linux, workers are forked from a server that has imported PyTorch: a replacement starts at once."""
     if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
+        return _SpawnContext()
+    context = _ForkServerContext()
     context.set_forkserver_preload(["checkpoints.preload"])
     with _interrupts_ignored():
         forkserver.ensure_running()
     return context
 
 
-def _wait_for_server(context: BaseContext) -> None:
+def _wait_for_server(context: _ForkServerContext | _SpawnContext) -> None:
     """Wait until workers start at once: Ctrl-C before that would leave them half-started, and their tracebacks."""
-    probe = context.Process(target=_do_nothing)  # type: ignore[attr-defined]
+    probe = context.Process(target=_do_nothing)
     probe.start()
     probe.join()
 
