@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from checkpoints.devices import compute_seconds, describe_device, versions
+from checkpoints.dp_sgd import PrivateTrainer, accounting, private_steps
 from checkpoints.grouped import GroupedNetwork
 from checkpoints.networks import build_network
 from checkpoints.outputs import record_outputs
 from checkpoints.pool import Pool
+from checkpoints.pruning import PrunedTrainer, epochs_in_all, pruned_steps
 from checkpoints.training import GroupTrainer, training_steps
 from checkpoints.workers import add_progress, load_task
 from data.files import sha256_of, write_atomically
 
 if TYPE_CHECKING:
-    from data import TaskSpec
+    from data import Task, TaskSpec
 
 SNAPSHOT_SECONDS = 30.0
 """How much training an interruption may cost at most."""
@@ -31,13 +33,14 @@ def train_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) -
     """Train models `[start, stop)` of a pool, save weights and outputs, and return their manifest records."""
     task = load_task(spec, device)
     pool = Pool(task, kind)
-    trainer = GroupTrainer(task, pool.indices, [pool.seed(model) for model in range(start, stop)])
+    trainer = _make_trainer(task)(task, pool.indices, [pool.seed(model) for model in range(start, stop)])
     seconds = _restore(trainer, pool.snapshot_path(start))
-    add_progress((stop - start) * trainer.epoch / task.recipe.epochs)
+    epochs = epochs_in_all(task.recipe)
+    add_progress((stop - start) * trainer.epoch / epochs)
     began = saved = time.monotonic()
     while not trainer.finished:
         trainer.train_epoch()
-        add_progress((stop - start) / task.recipe.epochs)
+        add_progress((stop - start) / epochs)
         if time.monotonic() - saved > SNAPSHOT_SECONDS and not trainer.finished:
             saved = time.monotonic()
             snapshot = {"seconds": seconds + saved - began, **trainer.snapshot()}
@@ -46,6 +49,8 @@ def train_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) -
 
     about = {"seconds": seconds / (stop - start), "group": [start, stop]}
     about |= {"device": describe_device(device), "versions": versions()}
+    if task.recipe.optimizer == "dp_sgd":
+        about["accounting"] = accounting(task.recipe, len(pool.indices))
     records = {}
     for model, state in zip(range(start, stop), trainer.states(), strict=True):
         path = pool.model_path(model)
@@ -54,6 +59,12 @@ def train_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) -
     records |= _save_outputs(pool, start, trainer.network)
     pool.snapshot_path(start).unlink(missing_ok=True)
     return records
+
+
+def _make_trainer(task: Task) -> type[GroupTrainer] | type[PrivateTrainer] | type[PrunedTrainer]:
+    if task.recipe.pruning != "none":
+        return PrunedTrainer
+    return PrivateTrainer if task.recipe.optimizer == "dp_sgd" else GroupTrainer
 
 
 def _save(path: Path, content: object) -> None:
@@ -66,7 +77,7 @@ def _save(path: Path, content: object) -> None:
     write_atomically(path, write)
 
 
-def _restore(trainer: GroupTrainer, path: Path) -> float:
+def _restore(trainer: GroupTrainer | PrivateTrainer | PrunedTrainer, path: Path) -> float:
     """Go on from a snapshot if there is a readable one; the seconds of training that it holds."""
     if not path.exists():
         return 0.0
@@ -103,9 +114,12 @@ def _save_outputs(pool: Pool, start: int, network: GroupedNetwork) -> dict[str, 
 def time_retraining(spec: TaskSpec, device: str) -> float:
     """Seconds that an ordinary loop takes to train one retrained model, measured on its first few seconds."""
     task = load_task(spec, device)
-    total = task.recipe.epochs * math.ceil(len(task.retain_indices) / task.recipe.batch_size)
+    total = epochs_in_all(task.recipe) * math.ceil(len(task.retain_indices) / task.recipe.batch_size)
     warm_up, limit = min(3, total - 1), 3.0
-    steps = training_steps(task, task.retain_indices, seed=0)
+    one_by_one = private_steps if task.recipe.optimizer == "dp_sgd" else training_steps
+    if task.recipe.pruning != "none":
+        one_by_one = pruned_steps
+    steps = one_by_one(task, task.retain_indices, seed=0)
     for _ in islice(steps, warm_up):
         pass
     began, done = compute_seconds(device), 0

@@ -169,20 +169,32 @@ def train_one(task: Task, indices: np.ndarray, seed: int) -> nn.Module:
 
 def training_steps(task: Task, indices: np.ndarray, seed: int) -> Iterator[nn.Module]:
     """The steps of `train_one`, one at a time: the network after each."""
-    device = task.train.images.device
-    network = build_network(task, seed).to(device)
+    network = build_network(task, seed).to(task.train.images.device)
     optimizer = make_optimizer(task.recipe, network)
+    loader = ordinary_loader(task, indices, seed)
+    for epoch in range(task.recipe.epochs):
+        for _ in epoch_steps(task, network, optimizer, loader, epoch):
+            yield network
+
+
+def ordinary_loader(task: Task, indices: np.ndarray, seed: int) -> TensorLoader:
+    """The batches of one model, in the order that is a function of its seed."""
     generator = torch.Generator().manual_seed(seed)
     dataset = ExampleDataset(task.train, indices)
-    loader = TensorLoader(dataset, batch_size=task.recipe.batch_size, shuffle=True, generator=generator)
+    return TensorLoader(dataset, batch_size=task.recipe.batch_size, shuffle=True, generator=generator)
+
+
+def epoch_steps(
+    task: Task, network: nn.Module, optimizer: torch.optim.Optimizer, loader: TensorLoader, epoch: int
+) -> Iterator[None]:
+    """The steps of one pass, one at a time."""
     weights = class_weights(task)
-    for epoch in range(task.recipe.epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(task.recipe, epoch)
-        for sample in loader:
-            network.train(len(sample["image"]) > 1)  # as above
-            loss = F.cross_entropy(network(sample["image"]), sample["age_group"], weight=weights)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            yield network
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(task.recipe, epoch)
+    for sample in loader:
+        network.train(len(sample["image"]) > 1)  # as above
+        loss = F.cross_entropy(network(sample["image"]), sample["age_group"], weight=weights)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        yield

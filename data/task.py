@@ -26,7 +26,7 @@ class Recipe:
     """
 
     optimizer: str = "sgd"
-    """"sgd" (with `momentum`) or "adam"."""
+    """"sgd" (with `momentum`), "adam", or "dp_sgd": SGD on clipped, noisy gradients (`checkpoints/dp_sgd.py`)."""
     learning_rate: float = 0.1
     momentum: float = 0.9
     """Momentum of SGD; Adam keeps PyTorch's betas."""
@@ -39,9 +39,23 @@ class Recipe:
     """Weight the cross-entropy of a class by 1 / its count in the whole training split (as on Kaggle)."""
     models_together: int = 16
     """Models trained as one batched network. Part of the recipe because it decides the last bits."""
+    noise_multiplier: float = 0.0
+    """Of "dp_sgd": standard deviation of the noise on the sum of a batch's gradients, in units of `record_clip`."""
+    record_clip: float = 0.5
+    """Of "dp_sgd": norm to which the gradient of each image is shortened."""
+    pruning: str = "none"
+    """How a model finds weights to keep at 0: "omp", "imp" or "synflow" (see `checkpoints/pruning.py`), or "none"."""
+    sparsity: float = 0.0
+    """Share of the prunable weights that are pruned."""
+    rewind_epoch: int = 2
+    """Epochs of training to which "omp" and "imp" go back. (Published: 8 of 182.)"""
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": ("sgd", "adam"), "schedule": ("cosine", "constant")}
+        choices = {
+            "optimizer": ("sgd", "adam", "dp_sgd"),
+            "schedule": ("cosine", "constant"),
+            "pruning": ("none", "omp", "imp", "synflow"),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"recipe: {name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
@@ -51,6 +65,42 @@ class Recipe:
         for name in ("momentum", "weight_decay"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"recipe: {name} must not be negative, not {getattr(self, name)}.")
+        self._check_dp_sgd()
+        self._check_pruning()
+
+    def _check_dp_sgd(self) -> None:
+        if self.optimizer != "dp_sgd":
+            if self.noise_multiplier != 0:
+                raise UserError("recipe: noise_multiplier is for optimizer=dp_sgd; add that, or leave it away.")
+            return
+        for name in ("noise_multiplier", "record_clip"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"recipe: dp_sgd needs a {name} greater than 0, like {name}=1.")
+        if self.class_weights:
+            raise UserError("recipe: dp_sgd can't have class_weights: their counts are of all images, without noise.")
+
+    def _check_pruning(self) -> None:
+        if self.pruning == "none":
+            if self.sparsity != 0:
+                raise UserError("recipe: sparsity needs a kind of pruning: pruning=omp, imp or synflow.")
+            return
+        if not 0 < self.sparsity < 1:
+            raise UserError(f"recipe: pruning needs a sparsity between 0 and 1, like 0.9, not {self.sparsity}.")
+        if self.pruning != "synflow" and not 0 <= self.rewind_epoch < self.epochs:
+            raise UserError(f"recipe: rewind_epoch must be less than {self.epochs} epochs, not {self.rewind_epoch}.")
+        if self.optimizer == "dp_sgd":
+            raise UserError("recipe: dp_sgd can't be pruned: a mask tells of the training images, without noise.")
+
+    def described(self) -> dict[str, float | int | str | bool]:
+        """All that decides a model, by field. What another optimiser does not look at is left out."""
+        values = asdict(self)
+        if self.optimizer != "dp_sgd":  # so that recipes have the fingerprints of the time before DP-SGD was here
+            del values["noise_multiplier"], values["record_clip"]
+        if self.pruning == "none":  # likewise
+            del values["pruning"], values["sparsity"]
+        if self.pruning in ("none", "synflow"):
+            del values["rewind_epoch"]
+        return values
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +147,8 @@ class TaskSpec:
 
     Several requests arrive one after another: `step` is the one that has just arrived, counted from 0, and those
     before it have been forgotten already. `at_once` makes one request of all of them.
+
+    `features` names a network (see `data.features`) whose features take the place of the images.
     """
 
     name: str = "digits"
@@ -110,6 +162,7 @@ class TaskSpec:
     role: str = "grading"
     step: int = 0
     at_once: bool = False
+    features: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,11 +179,13 @@ class Task:
     requests: tuple[Request, ...]
     data_sha256: str
     """Digest of the images, labels and splits."""
+    features: str | None = None
+    """What the images are features of: "resnet18", or a "random" network in its place; None: they are images."""
 
     @property
     def name(self) -> str:
-        """The task's name, `digits` for example."""
-        return self.spec.name
+        """The task's name, `digits` for example; with features `digits-resnet18-features` or `-random-features`."""
+        return self.spec.name if self.features is None else f"{self.spec.name}-{self.features}-features"
 
     @property
     def arrived(self) -> tuple[Request, ...]:
@@ -170,7 +225,7 @@ class Task:
     @property
     def _described(self) -> dict[str, object]:
         described: dict[str, object] = {"data": self.data_sha256, "network": self.network}
-        described["recipe"] = asdict(self.recipe)
+        described["recipe"] = self.recipe.described()
         if self.spec.role != "grading":
             described["role"] = self.spec.role
         return described

@@ -14,6 +14,7 @@ import numpy as np
 from data import kaggle, sources
 from data.errors import UserError, unknown_name
 from data.faces import FULL, MINI, read_faces
+from data.features import with_features
 from data.folder import read_folder
 from data.forget import merge_requests, parse_requests
 from data.raw import RawData
@@ -213,10 +214,15 @@ def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = Tr
     recipe = override_recipe(info.recipe, spec.recipe)
     raw = info.read(spec.data_dir, progress)
     rows = _split(raw, info.train_size if spec.train_size is None else spec.train_size, spec.test_size)
-    train, validation, test = (_select(raw, part, info.normalisation) for part in rows)
+    normalisation, network, kind = info.normalisation, info.network or _network_for(raw), None
+    if spec.features is not None:
+        brightest = 255 if normalisation == _RAW else normalisation.maximum
+        raw, kind = with_features(raw, np.concatenate(rows), spec.features, brightest, device, progress)
+        normalisation, network = _RAW, "three_layer"
+    train, validation, test = (_select(raw, part, normalisation) for part in rows)
     requests = parse_requests(spec.forget or (info.forget,), train, raw.classes)
     train = _relabelled(train, requests)
-    data_sha256 = _digest(raw, info.normalisation, rows, requests)
+    data_sha256 = _digest(raw, normalisation, rows, requests)
     if spec.at_once:
         requests = (merge_requests(requests),)
     train, validation, test = (_without(split, info.request_columns) for split in (train, validation, test))
@@ -226,10 +232,11 @@ def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = Tr
         validation=validation,
         test=test,
         classes=raw.classes,
-        network=spec.network or info.network or _network_for(raw),
+        network=spec.network or network,
         recipe=recipe,
         requests=requests,
         data_sha256=data_sha256,
+        features=kind,
     )
     return task.to(device)
 

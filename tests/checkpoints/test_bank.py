@@ -390,7 +390,7 @@ def noting_kit(make_kit: Callable[[], Kit]) -> Kit:
     """A kit that takes a snapshot after each epoch, and notes each group that it begins in the file $LEDGER."""
     kit = make_kit()
     kit.edit("checkpoints/jobs.py", "SNAPSHOT_SECONDS = 30.0", "SNAPSHOT_SECONDS = -1.0")
-    line = "    trainer = GroupTrainer("
+    line = "    trainer = _make_trainer("
     note = '    import os; print(kind, start, file=open(os.environ["LEDGER"], "a"))\n'
     kit.edit("checkpoints/jobs.py", line, note + line)
     return kit

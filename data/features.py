@@ -1,0 +1,173 @@
+"""Features of a network that was trained elsewhere, in place of images: 512 numbers each, computed once.
+
+`--features resnet18` gives every image to torchvision's ResNet-18 with its ImageNet weights, resized to 224x224 and
+without augmentation, and takes what goes into its last layer, as in certified unlearning (Koloskova et al., arXiv
+2506.06985). They are handed on as images of 512 channels and one pixel, so that networks, methods and loaders need to
+know nothing about it.
+
+The weights are those in the folder of `torch.hub`, else they are downloaded, 45 MB. Where they can't be had, a network
+with random weights takes their place, always the same one. Its features are much worse, and the task says in its name
+that they are random. That is settled once, by a file in the cache, lest some processes go on with other features.
+
+Features are kept in the cache, `features-<kind>-<hash>/`, a file for each few hundred images: who interrupts loses the
+last of them. They depend on the processor in their last bits; nothing that is made from them once does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from data.cache import cache_dir, cache_lock, short_digest
+from data.errors import unknown_name
+from data.files import sha256_of, write_arrays, write_atomically
+from data.progress import with_bar
+from data.raw import RawData
+
+if TYPE_CHECKING:
+    import torch
+
+FEATURES = ("resnet18",)
+"""What `--features` can name."""
+DIMENSIONS = 512
+IMAGE_SIZE = 224
+"""Height and width of what the network sees."""
+BATCH = 32
+"""Images that the network sees at once."""
+CHUNK = 256
+"""Images whose features go into one file."""
+SEED = 0
+"""Of the random weights."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of ImageNet's pixels between 0 and 1: what the network was trained on."""
+
+_log = logging.getLogger(__name__)
+
+
+def with_features(
+    raw: RawData, rows: np.ndarray, name: str, brightest: float, device: str | torch.device, progress: bool
+) -> tuple[RawData, str]:
+    """The source with features in place of pixels, and their kind, "resnet18" or "random".
+
+    Args:
+        raw: the source; grey images are shown to the network in three equal channels.
+        rows: whose features are wanted, int64 `(k,)`. The features of other rows are NaN.
+        name: one of `FEATURES`.
+        brightest: the value of a white pixel.
+        device: where to compute features that are not in the cache.
+        progress: False shows no bar meanwhile.
+
+    Raises `UserError` for an unknown name and for a cache that can't be written.
+    """
+    if name not in FEATURES:
+        raise unknown_name("kind of features", name, FEATURES)
+    weights = _pretrained_weights()
+    kind = "random" if weights is None else name
+    identity = f"{kind} {SEED if weights is None else sha256_of(weights)} {raw.content_sha256} {brightest}"
+    folder = cache_dir() / f"features-{kind}-{short_digest(identity)}"
+    with cache_lock(folder.name):
+        features = _read(folder, len(raw.labels))  # (n, 512)
+        missing = rows[np.isnan(features[rows, 0])]
+        if len(missing):
+            if weights is None:
+                _log.warning("Features are of a network with random weights: %s", _settled().read_text().strip())
+            found = _extract(raw.pixels, missing, brightest, weights, device, folder)
+            bar = with_bar(found, f"{kind} features", progress, total=len(missing))
+            features[missing] = np.stack(list(bar))
+    content = hashlib.sha256(identity.encode()).hexdigest()
+    return replace(raw, pixels=features[:, :, None, None], content_sha256=content), kind
+
+
+def _read(folder: Path, count: int) -> np.ndarray:
+    """What the cache has of the features of `count` images, float32 `(count, 512)`; NaN where it has nothing."""
+    features = np.full((count, DIMENSIONS), np.nan, dtype=np.float32)
+    for path in sorted(folder.glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as chunk:
+                features[chunk["rows"]] = chunk["features"]
+        except Exception as error:  # as in data/cache.py: there are many ways to be damaged, and one mend
+            _log.warning("The cache file %s is damaged (%s): its features are computed again.", path, error)
+            path.unlink()
+    return features
+
+
+def _extract(
+    pixels: np.ndarray,
+    rows: np.ndarray,
+    brightest: float,
+    weights: Path | None,
+    device: str | torch.device,
+    folder: Path,
+) -> Iterator[np.ndarray]:
+    """The features of each of the rows, in order, `(512,)`; on disk before they are handed out."""
+    import torch
+
+    network = _network(weights).to(device)
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+
+    def features_of(some: np.ndarray) -> np.ndarray:
+        images = torch.from_numpy(pixels[some]).to(device).float().div(brightest).expand(-1, 3, -1, -1)
+        images = torch.nn.functional.interpolate(images, IMAGE_SIZE, mode="bilinear", antialias=True)
+        with torch.no_grad():
+            found: np.ndarray = network((images - mean) / std).cpu().numpy()
+        return found
+
+    for chunk in np.split(rows, range(CHUNK, len(rows), CHUNK)):
+        features = np.concatenate([features_of(some) for some in np.split(chunk, range(BATCH, len(chunk), BATCH))])
+        name = hashlib.sha256(chunk.astype("<i8").tobytes()).hexdigest()[:12]
+        write_arrays(folder / f"{name}.npz", {"rows": chunk, "features": features})
+        yield from features
+
+
+def _network(weights: Path | None) -> torch.nn.Module:
+    """ResNet-18 without its last layer, in eval mode: with these weights, or the random ones."""
+    import torch
+    from torchvision import models
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        network: torch.nn.Module = models.resnet18(weights=None)
+    if weights is not None:
+        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    network.fc = torch.nn.Identity()
+    return network.eval()
+
+
+def _pretrained_weights() -> Path | None:
+    """The file of the ImageNet weights; None if it is not here and could not be had."""
+    import torch
+    from torchvision import models
+
+    url = models.ResNet18_Weights.IMAGENET1K_V1.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    with cache_lock("features-weights"):
+        if not path.is_file() and not _settled().is_file():
+            try:
+                _download(url, path)
+            except OSError as error:
+                text = f"{path.name} could not be had ({error}). Put it into {path.parent}, or delete {_settled()} "
+                text += "to have another try at the download.\n"
+                write_atomically(_settled(), lambda beside: beside.write_text(text))
+    return path if path.is_file() else None
+
+
+def _settled() -> Path:
+    """The file whose existence means that features are random while the weights are not there."""
+    return cache_dir() / "features-are-random.txt"
+
+
+def _download(url: str, path: Path) -> None:
+    """Raises `OSError` if there is no network, or what came is not what the name promises."""
+    import torch
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rpartition("-")[2])
+    except RuntimeError as error:  # another hash
+        raise OSError(str(error)) from error
