@@ -37,6 +37,10 @@ Size = Annotated[str | None, typer.Option(help="Of a generated task: faces comes
 TrainSize = Annotated[int | None, typer.Option(help="Train on a class-balanced subset of so many.")]
 TestSize = Annotated[int | None, typer.Option(help="Test on a class-balanced subset of so many.")]
 Network = Annotated[str | None, typer.Option(help="Another network than the task's.")]
+Features = Annotated[
+    str | None,
+    typer.Option(help="resnet18: its 512 features (ImageNet weights) in place of the images; network three_layer."),
+]
 RecipeValues = Annotated[
     list[str] | None, typer.Option("--recipe", help="Training recipe: epochs=30, learning_rate=0.1, ...")
 ]
@@ -112,6 +116,7 @@ def grade(
     train_size: TrainSize = None,
     test_size: TestSize = None,
     network: Network = None,
+    features: Features = None,
     recipe: RecipeValues = None,
     originals: Annotated[int, typer.Option(help="K: original models, each graded by itself.")] = 2,
     models: Models = None,
@@ -155,9 +160,9 @@ def grade(
         # Values tuned on some task are sent to Kaggle only if that task was named.
         source = context.get_parameter_source("task")
         named = source is not None and source.name != "DEFAULT"
-        problem = (
-            task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe) if named else None
-        )
+        problem = None
+        if named:
+            problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe, features)
         make_notebooks(method, set_, owner, whole_module, problem if not published else None)
         return
     from checkpoints.workers import Workers, default_workers, start_server
@@ -171,7 +176,7 @@ def grade(
 
     chosen = pipeline.choose_methods(method)
     where = pipeline.choose_device(device)
-    problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe)
+    problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe, features)
     count = default_models(problem) if models is None else models
     settings = pairs("--set", set_)
     spec = GradingSpec("", problem, settings, originals, count, protocol, metric, seed, budget, budget_seconds)
@@ -203,6 +208,7 @@ def task_spec(
     test_size: int | None,
     network: str | None,
     recipe: list[str] | None,
+    features: str | None = None,
 ) -> TaskSpec:
     """The task that the options choose."""
     from data.task import TaskSpec
@@ -219,6 +225,7 @@ def task_spec(
         values,
         size,
         at_once=at_once and len(forget or ()) > 1,
+        features=features,
     )
 
 
@@ -299,6 +306,7 @@ def embed_(
     train_size: TrainSize = None,
     test_size: TestSize = None,
     network: Network = None,
+    features: Features = None,
     recipe: RecipeValues = None,
     set_: Settings = None,
     published: Published = False,
@@ -322,11 +330,56 @@ def embed_(
 
     (name,) = pipeline.choose_methods(method)[:1]
     where = pipeline.choose_device(device)
-    problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe)
+    problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe, features)
     tuned = tuned_values(problem, name, published, None)
     spec = GradingSpec(name, problem, pairs("--set", set_), seed=seed, tuned=tuned)
     with Workers(default_workers(where) if workers is None else workers, where) as pool:
         path = embed(spec, pool, Console(quiet=quiet), original, retrained, run, out)
+    print(path)
+
+
+@app.command("membership")
+@friendly
+def membership_(
+    method: Annotated[str, typer.Option("-m", "--method", help="The method whose runs are attacked.")],
+    task: TaskName = "digits",
+    forget: Forget = None,
+    at_once: AtOnce = False,
+    data_dir: DataDir = None,
+    size: Size = None,
+    train_size: TrainSize = None,
+    test_size: TestSize = None,
+    network: Network = None,
+    recipe: RecipeValues = None,
+    set_: Settings = None,
+    published: Published = False,
+    seed: Annotated[int, typer.Option(help="Seed of the grading.")] = 0,
+    originals: Annotated[int, typer.Option(help="K: original models.")] = 2,
+    runs: Annotated[int, typer.Option(help="Runs from each original.")] = 4,
+    compat: Annotated[bool, typer.Option("--compat", help="Modified entropy as the published code has it.")] = False,
+    workers: WorkerCount = None,
+    device: Device = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Attack originals, retrained and unlearned networks: whose forget set looks as if it had been trained on?"""
+    from checkpoints.workers import Workers, default_workers, start_server
+
+    start_server()
+    from rich.console import Console as Screen
+
+    from evaluation import pipeline
+    from evaluation.console import Console
+    from evaluation.membership import measure
+    from evaluation.spec import GradingSpec, pairs
+
+    (name,) = pipeline.choose_methods(method)[:1]
+    where = pipeline.choose_device(device)
+    problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe)
+    tuned = tuned_values(problem, name, published, None)
+    spec = GradingSpec(name, problem, pairs("--set", set_), originals=originals, seed=seed, tuned=tuned)
+    with Workers(default_workers(where) if workers is None else workers, where) as pool:
+        found, path = measure(spec, pool, Console(quiet=quiet), runs, compat)
+    Screen(highlight=False).print(found.as_table())
     print(path)
 
 
@@ -366,6 +419,7 @@ def tune(
     train_size: TrainSize = None,
     test_size: TestSize = None,
     network: Network = None,
+    features: Features = None,
     recipe: RecipeValues = None,
     models: Annotated[int, typer.Option(help="Runs of a trial that is not stopped early.")] = 32,
     set_: Settings = None,
@@ -390,13 +444,49 @@ def tune(
     if method == "all":
         chosen = [name for name in chosen if tuning.can_be_tuned(name)]
     where = pipeline.choose_device(device)
-    problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe)
+    problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe, features)
     spec = GradingSpec(
         "", problem, pairs("--set", set_), 1, models, "per-original", metric, seed, budget, budget_seconds
     )
     with Workers(default_workers(where) if workers is None else workers, where) as pool:
         outcomes = [tuning.tune(replace(spec, method=name), trials, pool, Console(quiet=quiet)) for name in chosen]
     show_outcomes(outcomes)
+
+
+@app.command()
+@friendly
+def sweep(
+    file: Annotated[Path, typer.Argument(help="A YAML file of benchmarks/sweeps/, or one like it.")],
+    jobs: Annotated[int | None, typer.Option(help="Processes on each device; default as for --workers.")] = None,
+    devices: Annotated[str, typer.Option(help="cpu, cuda, or a queue over several: cuda:0,cuda:1.")] = "auto",
+    out: Annotated[Path | None, typer.Option(help="Folder for tables, figure and runs; default: in results/.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Another number of seeds than the file's.")] = None,
+    task: Annotated[str | None, typer.Option(help="Another task than the file's.")] = None,
+    data_dir: DataDir = None,
+    train_size: TrainSize = None,
+    test_size: TestSize = None,
+    network: Network = None,
+    features: Features = None,
+    quiet: Quiet = False,
+) -> None:
+    """Make a figure with its table: methods over a grid of settings, the best of which the validation set chooses."""
+    from checkpoints.workers import start_server
+
+    start_server()
+    from evaluation import pipeline
+    from evaluation.console import Console
+    from evaluation.sweeps import sweep as make
+    from evaluation.sweeps.outcome import as_markdown
+
+    where = [pipeline.choose_device(device.strip()) for device in devices.split(",")]
+    named = {"name": task, "data_dir": data_dir, "train_size": train_size, "test_size": test_size}
+    named |= {"network": network, "features": features}
+    changes = {key: value for key, value in named.items() if value is not None}
+    outcome, folder = make(file, where, jobs, Console(quiet=quiet), out, changes, seeds)
+    print(as_markdown(outcome), end="")
+    print(f"\nsaved {folder}: table.csv, table.json, table.md, figure.png")
+    if outcome.failures:
+        raise UserError(f"{len(outcome.failures)} runs failed; the same command tries them again.")
 
 
 @app.command()
@@ -460,6 +550,7 @@ def grade_zip(
     train_size: TrainSize = None,
     test_size: TestSize = None,
     network: Network = None,
+    features: Features = None,
     recipe: RecipeValues = None,
     models: Models = None,
     metric: Metric = "official",
@@ -477,7 +568,7 @@ def grade_zip(
     from evaluation.show import show_report
     from evaluation.spec import GradingSpec
 
-    problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe)
+    problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe, features)
     count = default_models(problem) if models is None else models
     label = "".join(letter if letter.isalnum() else "_" for letter in name or submission.stem)
     spec = GradingSpec(label, problem, originals=1, models=count, metric=metric)
@@ -499,6 +590,7 @@ def show(
     data_dir: DataDir = None,
     size: Size = None,
     train_size: TrainSize = None,
+    features: Features = None,
     out: Annotated[Path | None, typer.Option(help="PNG file; default: contact-sheet.png among the results.")] = None,
 ) -> None:
     """Draw a contact sheet of a task: its classes, its subjects, and what is to be forgotten."""
@@ -510,6 +602,8 @@ def show(
     path = out or results_folder() / f"{problem.name}-{problem.fingerprint}" / "contact-sheet.png"
     draw(problem, path)
     print(f"{path}: {len(problem.train)} training images, {len(problem.forget_indices)} to forget")
+    if features is not None:
+        print("Drawn are the images themselves; what a network makes of their features, python main.py embed shows.")
 
 
 def leave_quickly() -> None:

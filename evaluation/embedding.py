@@ -20,6 +20,7 @@ from data import Task, UserError, load
 from data.files import write_atomically
 from evaluation.by_class import accuracy_by_class
 from evaluation.console import Console
+from evaluation.prepared import prepared_for
 from evaluation.run import RunSettings, fresh_network, run_seed, unlearn_once
 from evaluation.spec import GradingSpec, grading_folder, method_settings
 
@@ -78,8 +79,8 @@ def embed(
     with console.progress("bank", "models") as on_progress:
         ensure(task, original + 1, retrained + 1, workers, console.tell, on_progress)
     networks = {
-        f"original {original}": _from_bank(task, "original", original),
-        f"retrained {retrained}": _from_bank(task, "retrained", retrained),
+        f"original {original}": from_bank(task, "original", original),
+        f"retrained {retrained}": from_bank(task, "retrained", retrained),
         f"{spec.method}, run {run}": unlearned_network(spec, task, workers.device, original, run),
     }
     with console.waiting("arranging the images"):
@@ -89,7 +90,8 @@ def embed(
     return path
 
 
-def _from_bank(task: Task, kind: str, model: int) -> nn.Module:
+def from_bank(task: Task, kind: str, model: int) -> nn.Module:
+    """A model of the bank, in eval mode; `kind` is "original" or "retrained"."""
     network = build_network(task)
     network.load_state_dict(Pool(task, kind).state(model))
     return network.to(task.train.images.device).eval()
@@ -112,7 +114,8 @@ def unlearned_network(spec: GradingSpec, task: Task, device: str, original: int,
     )
     try:
         state = Pool(task, "original").state(original)
-        left = unlearn_once(settings, task, state, run_seed(settings, original, run))
+        prepared = prepared_for(spec.method, dict(settings.hyper_parameters), task, original, device)
+        left = unlearn_once(settings, task, state, run_seed(settings, original, run), prepared=prepared)
         return fresh_network(task, left.net, spec.method).eval()
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).rstrip('.')}"

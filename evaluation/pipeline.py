@@ -24,6 +24,7 @@ from evaluation.by_class import accuracies_by_class
 from evaluation.certification.certificates import collect
 from evaluation.console import Console
 from evaluation.grading import GradingFailedError, budget_seconds, unlearn
+from evaluation.prepared import prepared_seconds
 from evaluation.report import Report, read_report
 from evaluation.run import Unlearned
 from evaluation.score import Scores, score_outputs
@@ -168,12 +169,12 @@ def make_report(
 ) -> Report:
     """Score what the runs left and put together all that is known of the grading, which began at `began`."""
     return Report(
-        **_about_the_method(spec, task, bank, unlearned),
+        **_about_the_method(spec, task, bank, unlearned, workers.device),
         **_about_the_grading(spec, task, bank, unlearned.outputs, workers, began),
     )
 
 
-def _about_the_method(spec: GradingSpec, task: Task, bank: Bank, unlearned: Unlearned) -> dict[str, Any]:
+def _about_the_method(spec: GradingSpec, task: Task, bank: Bank, unlearned: Unlearned, device: str) -> dict[str, Any]:
     """The fields of a report that tell what ran, and how long it took."""
     settings = method_settings(spec, task)
     return {
@@ -188,6 +189,7 @@ def _about_the_method(spec: GradingSpec, task: Task, bank: Bank, unlearned: Unle
         "runs_seconds_mean": float(unlearned.seconds.mean()),
         "peak_memory_bytes": int(unlearned.peak_memory.max()),
         "drift": float(unlearned.drift.mean()),
+        "prepare_seconds": prepared_seconds(spec.method, settings, task, device),
     }
 
 

@@ -36,7 +36,7 @@ class Report:
     """Everything that is known of a graded method.
 
     Intervals are 95 % confidence intervals `(low, high)`; accuracies are shares of 1; what has one value for
-    each original is a list in the order of the originals. Only `seconds`, `runs_seconds_mean`,
+    each original is a list in the order of the originals. Only `seconds`, `runs_seconds_mean`, `prepare_seconds`,
     `budget_seconds`, `budget_fraction_used`, `retrain_seconds`, `peak_memory_bytes` and `created` change when the
     same grading is repeated on the same machine.
     """
@@ -143,6 +143,8 @@ class Report:
     """Mean top-5 accuracy of the unlearned models by split: "test", "validation" and "forget"; None where there are 10
     classes or fewer, and in reports from before."""
     top5_accuracy_retrained: dict[str, float] | None = None
+    prepare_seconds: float | None = None
+    """Seconds that the method took to prepare for an original, before any request; None if it does not."""
 
     @property
     def conditions(self) -> tuple[Any, ...]:

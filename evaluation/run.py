@@ -12,7 +12,7 @@ import traceback
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -26,11 +26,13 @@ from checkpoints.grouped import State
 from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.pool import Pool
+from checkpoints.pruning import pruned_weights, zero, zero_before_forward
 from checkpoints.workers import be_deterministic, load_task, seed_everything
 from data import Task, TaskSpec
 from data.files import write_arrays, write_atomically
 from data.loaders import run_loaders
 from data.seeds import derive_seed
+from evaluation.prepared import prepared_for
 from methods import all_method_handlers
 from methods.BaseMethod import BaseMethod
 
@@ -131,11 +133,14 @@ def perform(settings: RunSettings, original: int, run: int) -> str | None:
     if settings.previous is not None:
         start, memory = load_weights(run_path(settings.previous, original, run, ".pt"))
     limit = settings.budget_seconds
-    with _log(run_path(settings.folder, original, run, ".log")):
+    with logged_to(run_path(settings.folder, original, run, ".log")):
         try:
+            reset_globals(0, settings.device)
+            prepared = prepared_for(settings.method, dict(settings.hyper_parameters), task, original, settings.device)
             if _needs_rehearsal(settings):
-                unlearn_once(settings, task, start, 0, limit, REHEARSAL_SECONDS, memory)
-            done = unlearn_once(settings, task, start, run_seed(settings, original, run), limit, memory=memory)
+                unlearn_once(settings, task, start, 0, limit, REHEARSAL_SECONDS, memory, prepared)
+            seed = run_seed(settings, original, run)
+            done = unlearn_once(settings, task, start, seed, limit, memory=memory, prepared=prepared)
             network = fresh_network(task, done.net, settings.method)
             outputs = record_outputs(network, task)
             notes = None if done.notes is None else json.dumps(done.notes)
@@ -192,10 +197,12 @@ def unlearn_once(
     limit: float | None = None,
     extra: float = 0.0,
     memory: Mapping[str, torch.Tensor] = MappingProxyType({}),
+    prepared: Mapping[str, torch.Tensor] = MappingProxyType({}),
 ) -> Unlearning:
     """Call the method's `run` on `weights`; `memory` is what it has left for itself after the request before.
 
-    The process is killed if that takes longer than `limit` and `extra` seconds.
+    `prepared` is what it has prepared for the original. The process is killed if the call takes longer than `limit` and
+    `extra` seconds.
     """
     reset_globals(seed, settings.device)  # a run that failed may have left types that no network can be built with
     method = make_method(settings.method, dict(settings.hyper_parameters))
@@ -203,10 +210,12 @@ def unlearn_once(
     net.load_state_dict(weights)
     if memory:
         method.memory = {name: value.to(settings.device, copy=True) for name, value in memory.items()}
+    if prepared:
+        method.prepared = {name: value.to(settings.device, copy=True) for name, value in prepared.items()}
     net = net.to(settings.device).eval()  # on Kaggle, all calls but the first get the net in eval mode
     loaders = run_loaders(task, seed)
     _reset_peak_memory(settings.device)
-    with _killed_after(limit, extra, settings.device):
+    with _killed_after(limit, extra, settings.device), _kept_pruned(net, task):
         began = compute_seconds(settings.device)
         method.run(net, *loaders)
         seconds = compute_seconds(settings.device) - began
@@ -214,6 +223,24 @@ def unlearn_once(
     kept = {name: value.cpu() for name, value in getattr(method, "memory", {}).items()}
     reset_globals(seed, settings.device)
     return Unlearning(net, seconds, peak, getattr(method, "notes", None), kept)
+
+
+@contextlib.contextmanager
+def _kept_pruned(net: nn.Module, task: Task) -> Iterator[None]:
+    """Whatever a method does to a network of a pruned bank, what is pruned is 0 whenever it computes, and in the end.
+
+    That holds for copies of the network that the method makes, too, and costs a method nothing in a dense bank.
+    """
+    if task.recipe.pruning == "none":
+        yield
+        return
+    mask = pruned_weights(net)
+    hook = net.register_forward_pre_hook(partial(zero_before_forward, mask))
+    try:
+        yield
+    finally:
+        hook.remove()
+    zero(net, mask)
 
 
 def make_method(name: str, hyper_parameters: dict[str, Any]) -> BaseMethod:
@@ -348,7 +375,7 @@ def _peak_memory(device: str) -> int:
 
 
 @contextlib.contextmanager
-def _log(path: Path) -> Iterator[None]:
+def logged_to(path: Path) -> Iterator[None]:
     """Collect in a file whatever is printed, by C code and child processes too; no file if nothing is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the process may be killed

@@ -132,6 +132,8 @@ def _budget_line(report: Report) -> str:
     if report.budget_fraction_used is None:
         return "time         unknown: the checkpoints were made elsewhere"
     used = f"{report.runs_seconds_mean:.2g} s a run, {report.budget_fraction_used:.2f} of retraining"
+    if report.prepare_seconds is not None:
+        used += f", after {report.prepare_seconds:.2g} s for each original"
     if report.budget_seconds is None:
         return f"time         {used} (exempt from the budget)"
     return f"time         {used} (allowed: {report.budget_seconds / report.retrain_seconds:.2g})"

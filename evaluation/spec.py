@@ -93,7 +93,8 @@ class GradingSpec:
         options["published"] = self.tuned is None
         options["tuned"] = self.tuned and json.dumps(self.tuned.to_dict())
         options |= {
-            name: getattr(task, name) for name in ("data_dir", "size", "train_size", "test_size", "network", "at_once")
+            name: getattr(task, name)
+            for name in ("data_dir", "size", "train_size", "test_size", "network", "features", "at_once")
         }
         return {**options, "task": task.name}
 
@@ -132,14 +133,18 @@ def settings_in_force(method: str, overrides: Mapping[str, Any], recipe: Recipe)
         UserError: a hyper-parameter that the method does not have, or a value that it can't take.
     """
     handler = all_method_handlers()[method]
+    followed: dict[str, Any] = {}
     if handler.follows_recipe:
         known = handler.hyper_parameters()
-        overrides = {**{name: value for name, value in asdict(recipe).items() if name in known}, **overrides}
+        followed = {name: value for name, value in asdict(recipe).items() if name in known}
     try:
-        values = handler.values_in_force(overrides)
+        values = handler.values_in_force({**followed, **overrides})
         handler(**values)  # its own __init__ may have something to say
     except ValueError as error:
         raise UserError(str(error)) from error
+    for name, value in followed.items() if handler.recipe_is_binding else ():
+        if values[name] != value:
+            raise UserError(f"{method}: {name} is that of the original, {value}; --recipe {name}= trains another.")
     return values
 
 

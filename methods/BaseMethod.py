@@ -8,6 +8,7 @@ import inspect
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar
 
 import torch
@@ -67,11 +68,16 @@ class BaseMethod:
     """True for references (retraining from scratch) that may take as long as they like, and are marked so."""
     follows_recipe: ClassVar[bool] = False
     """True if hyper-parameters that the task's training recipe has too, by name, take the recipe's values."""
+    recipe_is_binding: ClassVar[bool] = False
+    """True if these must keep the recipe's values, because they tell how the original was trained."""
     search_space: ClassVar[dict[str, Between | OneOf]] = {}
     """What `python main.py tune` may change, by hyper-parameter; the rest keep their values."""
+    prepares_with: ClassVar[tuple[str, ...]] = ()
+    """The hyper-parameters that `prepare` looks at, so that changing others does not repeat it; empty: all."""
 
     notes: dict[str, Any]  # see `run`; neither is there until a method makes it
     memory: dict[str, torch.Tensor]
+    prepared: dict[str, torch.Tensor]  # see `prepare`; not there if nobody has prepared anything
 
     def __init__(self, **overrides: Any) -> None:
         values = self.values_in_force(overrides)
@@ -95,6 +101,15 @@ class BaseMethod:
         then (and there is no such attribute before).
         """
         raise NotImplementedError(f"{type(self).__name__} needs a run() method.")
+
+    def prepare(self, net: nn.Module, train_loader: Loader, val_loader: Loader) -> dict[str, torch.Tensor]:
+        """Optional: what can be done once for each original, before anybody asks to be forgotten.
+
+        `train_loader` is over all that the original `net` was trained on. The grader calls this once, without a budget,
+        keeps the tensors that it returns beside the original, and gives them to every run as `self.prepared`; a report
+        has the seconds that it took. A notebook has nothing prepared, so that `run` must do without, too.
+        """
+        return {}
 
     @classmethod
     def hyper_parameters(cls) -> dict[str, HyperParameter]:
@@ -131,6 +146,7 @@ class BaseMethod:
         return {name: getattr(self, name) for name in self.hyper_parameters()}
 
 
+@cache  # a file has to be parsed for it, and every run asks
 def _attribute_docstrings(cls: type) -> dict[str, str]:
     """The annotated attributes of a class that have a value, and the string that follows each (or "")."""
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body

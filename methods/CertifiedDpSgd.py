@@ -29,8 +29,9 @@ class CertifiedDpSgd(BaseMethod):
     the Renyi divergence of T steps of the Gaussian mechanism with Poisson sampling, of rate q = 1 / ceil(n / batch).
     Noise can't be added afterwards: it is refused if training had too little for this epsilon, delta and k.
 
-    `optimizer`, `noise_multiplier`, `epochs` and `batch_size` are the original's, from the task's recipe. A recipe
-    that is not DP-SGD is refused; where there is none, no certificate is given.
+    `optimizer`, `noise_multiplier`, `epochs` and `batch_size` are the original's, from the task's recipe. Of originals
+    that were not trained by DP-SGD nothing can be certified: no certificate is given, and `notes` say why. Nor of those
+    that were fine-tuned after an earlier request, on images that are now to be forgotten: that had no noise.
 
     Source: the baseline of Koloskova et al., "Certified Unlearning for Neural Networks" (ICML 2025, arXiv
     2506.06985), epsilon 50. Its code leaves the factor 1 / k out ("code_compat"), which does not hold. Mironov et al.,
@@ -38,6 +39,7 @@ class CertifiedDpSgd(BaseMethod):
     """
 
     follows_recipe = True
+    recipe_is_binding = True
     search_space: ClassVar = {
         "finetune_epochs": Between(1, 12),
         "finetune_learning_rate": Between(0.01, 0.5, log=True),
@@ -52,7 +54,7 @@ class CertifiedDpSgd(BaseMethod):
     accounting: str = "exact"
     """How a group's budget follows from that of an image: "exact", or "code_compat", which does not hold."""
     optimizer: str = "unknown"
-    """What trained the original: "dp_sgd", or nothing can be certified."""
+    """What trained the original: if not "dp_sgd", no certificate is given."""
     noise_multiplier: float = 0.0
     """Standard deviation of its noise on the sum of a batch's gradients, in units of the norm they are clipped to."""
     epochs: int = 50
@@ -74,16 +76,23 @@ class CertifiedDpSgd(BaseMethod):
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`. Raises `ValueError` for what would void the certificate."""
-        certificate = None
-        if self.optimizer != "unknown":
-            data: list[Any] = [retain_loader.dataset, forget_loader.dataset]
-            certificate = self._certificate(net, retain=len(data[0]), forget=len(data[1]))
-        history = {"validation accuracy": self._finetune(net, retain_loader, val_loader)}
-        self.notes = {"certificate": certificate, "history": history}
+        data: list[Any] = [retain_loader.dataset, forget_loader.dataset]
+        before = int(getattr(self, "memory", {}).get("forgotten", 0))  # images of earlier requests
+        forgotten = before + len(data[1])
+        notes: dict[str, Any] = {"certificate": None}
+        if self.optimizer != "dp_sgd":
+            notes["no certificate"] = f"The original was not trained by DP-SGD: its optimizer is {self.optimizer}."
+        elif before > 0 and self.finetune_epochs > 0:
+            notes["no certificate"] = "The request before was followed by fine-tuning on what is now to be forgotten."
+        else:
+            notes["certificate"] = self._certificate(net, len(data[0]), forgotten)
+        self.memory = {"forgotten": torch.tensor(forgotten)}
+        notes["history"] = {"validation accuracy": self._finetune(net, retain_loader, val_loader)}
+        self.notes = notes
 
     def _certificate(self, net: nn.Module, retain: int, forget: int) -> dict[str, Any]:
-        if self.optimizer != "dp_sgd" or self.noise_multiplier <= 0:
-            raise ValueError(f"The original was trained by {self.optimizer} without noise, not by DP-SGD.")
+        if self.noise_multiplier <= 0:
+            raise ValueError("DP-SGD without noise hides nothing: the noise multiplier must be positive.")
         _refuse_uncovered(net, self.constants_chosen_on)
         batches = math.ceil((retain + forget) / self.batch_size)
         constants = {

@@ -3,11 +3,14 @@ import it here, and give it a name below; then `python main.py -m my_idea` grade
 
 from __future__ import annotations
 
+from methods.Adversarial import Adversarial
 from methods.Amnesiacs import Amnesiacs
+from methods.Ams import Ams
 from methods.BadTeacher import BadTeacher
 from methods.BaseMethod import BaseMethod
 from methods.BoundaryExpand import BoundaryExpand
 from methods.BoundaryShrink import BoundaryShrink
+from methods.CertifiedDpSgd import CertifiedDpSgd
 from methods.CertifiedGradientClipping import CertifiedGradientClipping
 from methods.CertifiedModelClipping import CertifiedModelClipping
 from methods.CertifiedOutputPerturbation import CertifiedOutputPerturbation
@@ -21,7 +24,9 @@ from methods.Fanchuan import Fanchuan
 from methods.Finetune import Finetune
 from methods.Fisher import Fisher
 from methods.Forget import Forget
+from methods.Ftsu import Ftsu
 from methods.GradientAscent import GradientAscent
+from methods.Hirs import Hirs
 from methods.Influence import Influence
 from methods.Kookmin import Kookmin
 from methods.L1Sparse import L1Sparse
@@ -31,6 +36,7 @@ from methods.NegGrad import NegGrad
 from methods.NegGradPlus import NegGradPlus
 from methods.NoisyFinetune import NoisyFinetune
 from methods.PerturbedSign import PerturbedSign
+from methods.ProgressiveSaliency import ProgressiveSaliency
 from methods.RandomLabel import RandomLabel
 from methods.Retrain import Retrain
 from methods.Salun import Salun
@@ -73,6 +79,7 @@ def all_method_handlers() -> dict[str, type[BaseMethod]]:
         "delete": Delete,
         "fisher": Fisher,
         "influence": Influence,
+        "ftsu": Ftsu,
         "ssd": Ssd,
         "salun": Salun,
         "sfr_on": SfrOn,
@@ -80,13 +87,18 @@ def all_method_handlers() -> dict[str, type[BaseMethod]]:
         "boundary_shrink": BoundaryShrink,
         "boundary_expand": BoundaryExpand,
         "perturbed_sign": PerturbedSign,
+        "adversarial": Adversarial,
         "unsir": Unsir,
         "linear_filtration": LinearFiltration,
         "scar": Scar,
         "certified_gradient_clipping": CertifiedGradientClipping,
         "certified_model_clipping": CertifiedModelClipping,
         "certified_output_perturbation": CertifiedOutputPerturbation,
+        "certified_dp_sgd": CertifiedDpSgd,
         "certified_retrain": CertifiedRetrain,
+        "progressive_saliency": ProgressiveSaliency,
+        "ams": Ams,
+        "hirs": Hirs,
         "do_nothing": DoNothing,
         "retrain": Retrain,
     }

@@ -17,11 +17,12 @@ from torch import nn
 
 from checkpoints.networks import build_network
 from checkpoints.workers import seed_everything
-from data import Task, TaskSpec, load
+from data import Recipe, Task, TaskSpec, UserError, load
 from data.loaders import run_loaders
 from evaluation.certification import hockey_stick, renyi
 from evaluation.certification.certificates import Certificate, verify
 from evaluation.certification.dp_sgd import dp_sgd_epsilon
+from evaluation.spec import settings_in_force
 from methods.BaseMethod import BaseMethod
 from methods.CertifiedDpSgd import CertifiedDpSgd
 from methods.CertifiedGradientClipping import CertifiedGradientClipping
@@ -508,11 +509,11 @@ def test_training_needs_enough_noise(accounting: str, two_layers: tuple[Task, nn
 
 
 def test_dp_sgd_is_required(two_layers: tuple[Task, nn.Module], original: nn.Module) -> None:
-    """Another recipe, statistics that get no noise, constants from the forget set: each with a sentence."""
+    """No noise, statistics that get none, constants from the forget set: each with a sentence."""
     task, network = two_layers
     enough = {"noise_multiplier": 100.0}
-    with pytest.raises(ValueError, match="trained by adam without noise"):
-        unlearn(private(optimizer="adam"), network, task)
+    with pytest.raises(ValueError, match="without noise hides nothing"):
+        unlearn(private(noise_multiplier=0.0), network, task)
     with pytest.raises(ValueError, match="running_mean has seen the forget set"):
         unlearn(private(**enough), original, digits())
     with pytest.raises(ValueError, match="without the forget set"):
@@ -522,9 +523,53 @@ def test_dp_sgd_is_required(two_layers: tuple[Task, nn.Module], original: nn.Mod
             unlearn(private(**enough, **change), network, task)
 
 
-def test_without_a_recipe_there_is_no_certificate(two_layers: tuple[Task, nn.Module]) -> None:
-    """It fine-tunes on the retain set alone, and claims nothing."""
+@pytest.mark.parametrize("optimizer", ["unknown", "sgd", "adam"])
+def test_of_other_originals_there_is_no_certificate(optimizer: str, two_layers: tuple[Task, nn.Module]) -> None:
+    """However much noise is claimed, it fine-tunes on the retain set alone and says why it certifies nothing.
+
+    Catches a certificate for an original that nothing was added to, and a refusal where all methods are graded.
+    """
     task, original = two_layers
-    method = CertifiedDpSgd(finetune_epochs=1)
+    method = CertifiedDpSgd(finetune_epochs=1, optimizer=optimizer, noise_multiplier=100.0)
     assert not same(unlearn(method, original, task), original)
     assert method.notes["certificate"] is None
+    assert optimizer in method.notes["no certificate"]
+
+
+def test_dp_sgd_covers_all_requests_so_far(two_layers: tuple[Task, nn.Module]) -> None:
+    """The group grows from request to request, and the number of images that the original saw stays.
+
+    After fine-tuning, which had no noise and read what the next request is about, there is no certificate: catches
+    one that looks at the latest request alone.
+    """
+    _, original = two_layers
+    first, second = (
+        load(TaskSpec("digits", train_size=200, network="mlp", forget=("random:10", "random:20"), step=step))
+        for step in (0, 1)
+    )
+    for finetune_epochs in (0, 1):
+        method = private(noise_multiplier=30.0, finetune_epochs=finetune_epochs)
+        unlearn(method, original, first)
+        constants = method.notes["certificate"]["constants"]
+        assert (constants["group"], constants["steps"]) == (10, 25)
+        later = private(noise_multiplier=30.0, finetune_epochs=finetune_epochs)
+        later.memory = method.memory
+        unlearn(later, original, second)
+        if finetune_epochs:
+            assert later.notes["certificate"] is None
+            assert "now to be forgotten" in later.notes["no certificate"]
+        else:
+            constants = later.notes["certificate"]["constants"]
+            assert (constants["group"], constants["steps"], constants["sampling_rate"]) == (30, 25, 0.2)
+
+
+@pytest.mark.parametrize("change", [{"epochs": "1"}, {"noise_multiplier": 1000}, {"batch_size": 16}])
+def test_what_trained_the_original_can_not_be_set(change: dict[str, Any]) -> None:
+    """By --set: the certificate would be for another original. What the recipe says may be repeated."""
+    recipe = Recipe(optimizer="dp_sgd", noise_multiplier=20.0, epochs=5, batch_size=40)
+    same_values = {name: getattr(recipe, name) for name in change}
+    assert settings_in_force("certified_dp_sgd", same_values, recipe)["epochs"] == 5
+    (name,) = change
+    with pytest.raises(UserError, match=f"^certified_dp_sgd: {name} is that of the original, .*--recipe {name}="):
+        settings_in_force("certified_dp_sgd", change, recipe)
+    assert settings_in_force("certified_dp_sgd", {"finetune_epochs": 9}, recipe)["finetune_epochs"] == 9

@@ -64,7 +64,7 @@ def test_hyper_parameters_are_typed_and_explained(name: str) -> None:
     for parameter in parameters.values():
         assert type(parameter.default) is parameter.type, parameter
         assert parameter.explanation.endswith("."), parameter
-    flags = {"exempt_from_budget", "follows_recipe", "search_space"}
+    flags = {"exempt_from_budget", "follows_recipe", "recipe_is_binding", "search_space", "prepares_with"}
     for attribute, value in vars(handler).items():
         if not attribute.startswith("_") and not callable(value) and not isinstance(value, (staticmethod, classmethod)):
             assert attribute in parameters.keys() | flags, f"{attribute} needs a type, to be a hyper-parameter"
