@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.optimize import brentq
 
 ACCOUNTINGS = ("exact", "paper", "code_compat")
 SCHEDULES = ("constant", "decreasing")
@@ -91,6 +90,8 @@ def _best_rho(order: float, delta: float) -> float:
 
 def _solve(falling: Callable[[float], float], delta: float) -> float:
     """The order between 1 and 1/delta at which a falling function of it is zero."""
+    from scipy.optimize import brentq  # not above: SciPy takes a while, and every grading imports this module
+
     most = math.log(1 / delta - 1)
     return 1 + math.exp(brentq(lambda exponent: falling(1 + math.exp(exponent)), -30, most, xtol=1e-14))
 

@@ -1,0 +1,210 @@
+"""From the results of single runs to what a figure shows: the best settings at each place, mean and standard error."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from evaluation.sweeps.plan import Curve, Settings, Sweep
+from evaluation.sweeps.running import Result, Results
+
+SPLITS = ("validation", "test", "retain", "forget")
+"""Accuracies that a table has. The first chooses settings, and is what figures of the literature show."""
+
+SERIES = "validation accuracy"
+"""The name, in the history of a run, of what a convergence figure shows: first the start, then after each pass."""
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over seeds, and its standard error, which is NaN for a single seed."""
+
+    value: float
+    error: float
+
+    @staticmethod
+    def of(values: Sequence[float]) -> Mean:
+        """Of at least one value. The error is s / sqrt(n), where s has n - 1 degrees of freedom.
+
+        >>> Mean.of([1.0, 3.0])
+        Mean(value=2.0, error=1.0)
+        """
+        n = len(values)
+        mean = math.fsum(values) / n
+        squares = math.fsum((value - mean) ** 2 for value in values)
+        return Mean(mean, math.sqrt(squares / (n - 1) / n) if n > 1 else math.nan)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A curve at one place of x, with the best of its settings."""
+
+    curve: str
+    method: str
+    x: float
+    accuracy: Mapping[str, Mean]
+    """By split; in the course of a run the validation accuracy alone."""
+    settings: Mapping[str, Any]
+    """Those that the grid was searched for and found best; empty if there was nothing to choose."""
+    seeds: int
+    configurations: int
+    """How many settings were compared: the more, the more the best validation accuracy flatters."""
+    published: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All points of a sweep, curve by curve."""
+
+    sweep: Sweep
+    points: tuple[Point, ...]
+    originals: Mapping[str, Mean]
+    """The validation accuracy that the runs of each curve started from."""
+    failures: tuple[str, ...]
+    """Sentences."""
+
+
+def summarise(sweep: Sweep, results: Results) -> Outcome:
+    """Choose the settings with the best mean validation accuracy over seeds, at each place by itself.
+
+    Settings of which a run failed are left out; so is a place where all have.
+    """
+    points: list[Point] = []
+    originals: dict[str, Mean] = {}
+    for curve in sweep.curves:
+        for x in sweep.places:
+            best = _best(sweep, curve, x, results)
+            if best is None:
+                continue
+            settings, runs = best
+            originals[curve.name] = Mean.of([run["original"] for run in runs])
+            points += _points(sweep, curve, x, settings, runs)
+    return Outcome(sweep, tuple(points), originals, tuple(results.failed.values()))
+
+
+def _best(sweep: Sweep, curve: Curve, x: float, results: Results) -> tuple[Settings, list[Result]] | None:
+    """The best settings of a curve at x, and the results of all seeds; None if there are none that never failed."""
+    complete: list[tuple[Settings, list[Result]]] = []
+    for configuration in curve.configurations:
+        runs = [results.finished.get(sweep.run(curve, configuration, x, seed)) for seed in range(sweep.seeds)]
+        finished = [run for run in runs if run is not None]
+        if len(finished) == sweep.seeds:
+            complete.append((configuration, finished))
+    if not complete:
+        return None
+    return max(complete, key=lambda candidate: Mean.of([run["accuracy"]["validation"] for run in candidate[1]]).value)
+
+
+def _points(sweep: Sweep, curve: Curve, x: float, settings: Settings, runs: Sequence[Result]) -> list[Point]:
+    """The point at x; of a convergence figure, one for the start and each pass of the runs."""
+    chosen = _varying(curve, settings)
+    about: dict[str, Any] = {"settings": chosen, "seeds": len(runs), "configurations": len(curve.configurations)}
+    if sweep.figure == "budget":
+        accuracy = {split: Mean.of([run["accuracy"][split] for run in runs]) for split in SPLITS}
+        return [Point(curve.name, curve.method, x, accuracy, published=curve.published.get(x), **about)]
+    passes = min(len(run["history"].get(SERIES, ())) for run in runs)
+    means = [Mean.of([run["history"][SERIES][number] for run in runs]) for number in range(passes)]
+    return [
+        Point(curve.name, curve.method, number, {"validation": mean}, published=curve.published.get(number), **about)
+        for number, mean in enumerate(means)
+    ]
+
+
+def _varying(curve: Curve, settings: Settings) -> dict[str, Any]:
+    """The settings in which the configurations of a curve differ."""
+    return {
+        name: value for name, value in settings if any(dict(other).get(name) != value for other in curve.configurations)
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Tables
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def as_csv(outcome: Outcome) -> str:
+    """A row for each point: accuracies with their standard errors, unrounded, and the settings as JSON."""
+    columns = ["curve", "method", "x"]
+    columns += [column for split in SPLITS for column in (split, f"{split}_standard_error")]
+    columns += ["seeds", "configurations", "settings", "published"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    for point in outcome.points:
+        row: dict[str, Any] = {name: getattr(point, name) for name in ("curve", "method", "x", "seeds")}
+        for split, mean in point.accuracy.items():
+            row |= {split: mean.value, f"{split}_standard_error": mean.error}
+        row |= {"configurations": point.configurations, "published": point.published}
+        writer.writerow({**row, "settings": json.dumps(dict(point.settings))})
+    return text.getvalue()
+
+
+def as_json(outcome: Outcome) -> str:
+    """The same as an object, with title, tasks, failures and what the runs started from."""
+    described = {
+        "title": outcome.sweep.title,
+        "figure": outcome.sweep.figure,
+        "tasks": {curve.name: asdict(curve.task) for curve in outcome.sweep.curves},
+        "originals": {name: asdict(mean) for name, mean in outcome.originals.items()},
+        "points": [asdict(point) for point in outcome.points],
+        "failures": list(outcome.failures),
+    }
+    return json.dumps(_without_nan(described), indent=1, allow_nan=False) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+    """None in place of numbers that JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def as_markdown(outcome: Outcome) -> str:
+    """Validation accuracies as a table, a line for each curve, published ones below; and the best settings."""
+    places = sorted({point.x for point in outcome.points})
+    head = ["validation accuracy", *(f"{x:g}" for x in places)]
+    rows = [head, ["---"] * len(head)]
+    for curve in outcome.sweep.curves:
+        points = {point.x: point for point in outcome.points if point.curve == curve.name}
+        rows.append([curve.name, *(_shown(points[x].accuracy["validation"]) if x in points else "" for x in places)])
+        if curve.published:
+            published = (curve.published.get(x) for x in places)
+            rows.append(["published", *("" if value is None else f"{value:.3f}" for value in published)])
+    lines = [f"**{outcome.sweep.title}**", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
+    lines += [f"Mean ± standard error of {outcome.sweep.seeds} seeds. {_what_x_is(outcome)}"]
+    for curve in outcome.sweep.curves:
+        lines += _best_lines(curve.name, outcome)
+    lines += [f"- {failure}" for failure in outcome.failures]
+    return "\n".join(lines) + "\n"
+
+
+def _what_x_is(outcome: Outcome) -> str:
+    if outcome.sweep.figure == "convergence":
+        return "Columns: passes over the retain set; 0 is the start, after the noise."
+    return f"Columns: {', '.join(dict.fromkeys(curve.x for curve in outcome.sweep.curves))}."
+
+
+def _shown(mean: Mean) -> str:
+    return f"{mean.value:.3f}" if math.isnan(mean.error) else f"{mean.value:.3f} ± {mean.error:.3f}"
+
+
+def _best_lines(name: str, outcome: Outcome) -> list[str]:
+    """Which settings were best where, if there was a choice."""
+    points = [point for point in outcome.points if point.curve == name and point.settings]
+    by_settings: dict[str, list[str]] = {}
+    for point in points:
+        text = ", ".join(f"{key} {value}" for key, value in point.settings.items())
+        by_settings.setdefault(text, []).append(f"{point.x:g}")
+    if outcome.sweep.figure == "convergence":
+        return [f"- {name}: best of {points[0].configurations} with {text}" for text in by_settings]
+    return [
+        f"- {name}, {points[0].configurations} settings, best at {', '.join(places)}: {text}"
+        for text, places in by_settings.items()
+    ]
