@@ -457,6 +457,24 @@ def test_two_processes_build_the_bank_once(noting_kit: Kit, whole_long: Path, tm
     assert digests(bank) == digests(whole_long)
 
 
+def test_all_workers_time_retraining(make_kit: Callable[[], Kit], tmp_path: Path) -> None:
+    """Each of them, at once: the budget is a share of what retraining takes where the others are busy, too.
+
+    Catches a measurement by one worker alone, and one of all by the same worker.
+    """
+    kit = make_kit()
+    line = "    warm_up, limit ="
+    note = '    import os; print("timed by", os.getpid(), file=open(os.environ["LEDGER"], "a"))\n'
+    kit.edit("checkpoints/jobs.py", line, note + line)
+    ledger = tmp_path / "ledger"
+    folders = {f"UNLEARNING_{name}": str(tmp_path / name) for name in ("BANK", "RESULTS")}
+    for _ in range(2):  # the second time, it is known
+        answer = kit.run(*LONG_JOB, *NUMBERS, "--workers", "2", LEDGER=str(ledger), **folders)
+        assert answer.code == 0, answer.stderr
+        assert len(set(ledger.read_text().splitlines())) == 2
+        assert len(ledger.read_text().splitlines()) == 2
+
+
 def test_outputs_survive_saving(tmp_path: Path) -> None:
     """What is read back is what was saved, and slices and joins keep the order of the models."""
     generator = np.random.default_rng(0)
