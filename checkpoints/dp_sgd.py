@@ -76,7 +76,7 @@ class PrivateModel:
         self.network = network
         self.images = images
         self.labels = labels
-        self.batches = torch.Generator().manual_seed(seed)
+        self.batches = torch.Generator().manual_seed(derive_seed("batches", seed))  # not those of the start
         self.noise = torch.Generator(images.device).manual_seed(derive_seed("noise", seed))
         # Of the sum of the losses, the gradient of an image does not depend on how many there are: there may be none.
         self.wrapped = opacus.GradSampleModule(network, loss_reduction="sum")

@@ -19,6 +19,8 @@ from evaluation.tuned import Tuned
 from methods import all_method_handlers
 
 PROTOCOLS = ("per-original", "full")
+LEARNED_MASKS = ("omp", "imp")
+"""Kinds of pruning that look at training images to decide what is pruned."""
 MIN_MODELS = {"official": 6, "notebook": 12}
 """The fewest models that a metric can grade: the ceiling compares two halves, and each must be enough for it."""
 
@@ -46,15 +48,19 @@ class GradingSpec:
     """The same in seconds; overrides `budget`."""
     tuned: Tuned | None = None
     """Values that `tune` found, for the other hyper-parameters; None: they have their published values."""
+    submission: str | None = None
+    """Of a graded zip: where it lay. `method` is then no method, but the name it was given."""
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise UserError(f"--protocol is one of {', '.join(PROTOCOLS)}, not {self.protocol!r}.")
         if self.metric not in MIN_MODELS:
             raise UserError(f"--metric is one of {', '.join(MIN_MODELS)}, not {self.metric!r}.")
-        if self.originals < 1 or self.models < MIN_MODELS[self.metric]:
-            fewest = MIN_MODELS[self.metric]
-            raise UserError(f"A grading by the {self.metric} metric needs at least 1 original and {fewest} models.")
+        if self.originals < 1:
+            raise UserError(f"A grading needs at least 1 original, not {self.originals}.")
+        fewest = MIN_MODELS[self.metric]
+        if self.models < fewest:
+            raise UserError(f"The {self.metric} metric needs at least {fewest} models, not {self.models}.")
         for budget in (self.budget, self.budget_seconds):
             if budget is not None and not 0 < budget < math.inf:
                 raise UserError(f"The budget must be greater than 0 and finite, not {budget}.")
@@ -75,6 +81,12 @@ class GradingSpec:
         """(distributions to grade, models in each)."""
         return (1 if self.protocol == "full" else self.originals, self.models)
 
+    def command(self, config: Path) -> str:
+        """What the user types to repeat this grading, or to go on with it; `config` is its `config.yaml`."""
+        if self.submission is not None:
+            return f"python main.py grade {self.submission} (with the options that are in {config})"
+        return f"python main.py --config {config}"
+
     def to_yaml(self) -> str:
         """As the text of a `config.yaml`."""
         values = asdict(self)
@@ -86,6 +98,7 @@ class GradingSpec:
     def as_options(self) -> dict[str, Any]:
         """As values of the command line's options, by the name of the parameter."""
         options = {field.name: getattr(self, field.name) for field in fields(self)}
+        del options["submission"]  # no option: a zip is graded by a command of its own
         task = options.pop("task")
         options["set_"] = [f"{name}={value}" for name, value in options.pop("settings")]
         options["recipe"] = [f"{name}={value}" for name, value in task.recipe]
@@ -112,12 +125,21 @@ class GradingSpec:
             task["recipe"] = tuple(dict(task.get("recipe") or {}).items())
             values["settings"] = tuple(dict(values.get("settings") or {}).items())
             values["tuned"] = Tuned.from_dict(values["tuned"]) if values.get("tuned") else None
+            _check_entries(values, GradingSpec)
+            _check_entries(task, TaskSpec)
             return GradingSpec(task=TaskSpec(**task), **values)
         except OSError as error:
             raise UserError(f"{path} can't be read: {error.strerror}. Name a config.yaml from results/.") from error
         except (yaml.YAMLError, TypeError, ValueError, AttributeError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{path} is not the config.yaml of a grading: {reason}.") from error
+
+
+def _check_entries(values: Mapping[str, Any], kind: type[GradingSpec] | type[TaskSpec]) -> None:
+    known = {field.name for field in fields(kind)}
+    for name in values:
+        if name not in known:
+            raise ValueError(f"it has an unknown entry {name}")
 
 
 def method_settings(spec: GradingSpec, task: Task) -> dict[str, Any]:
@@ -142,6 +164,11 @@ def settings_in_force(method: str, overrides: Mapping[str, Any], recipe: Recipe)
         handler(**values)  # its own __init__ may have something to say
     except ValueError as error:
         raise UserError(str(error)) from error
+    if handler.certifies and recipe.pruning in LEARNED_MASKS:
+        raise UserError(
+            f"{method} can't certify networks pruned by {recipe.pruning}: their mask stays, and was learned from all "
+            "training images, those to be forgotten too. recipe: pruning=synflow looks at none."
+        )
     for name, value in followed.items() if handler.recipe_is_binding else ():
         if values[name] != value:
             raise UserError(f"{method}: {name} is that of the original, {value}; --recipe {name}= trains another.")

@@ -6,6 +6,9 @@ leaves, against models (`TaskSpec.role` "tuning") and with seeds that no grading
 hopeless after a few runs. Values are proposed by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011,
 "Algorithms for Hyper-Parameter Optimization"), trials stopped by its successive halving (Li et al., arXiv 1810.05934).
 
+A score looks at the forget set, and values that were chosen by it would void a certificate. Trials of a method that
+certifies are therefore worth their validation accuracy.
+
 The same arguments give the same trials, whatever the number of workers and however often the search is interrupted:
 each trial's sampler has a seed of its own, and nothing else but the finished trials is looked at.
 """
@@ -20,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.bank import Bank, ensure
+from checkpoints.outputs import Outputs
 from checkpoints.workers import Workers
 from data import Task, UserError
 from data.files import locked
@@ -49,7 +53,10 @@ BUDGET_MARGIN = 0.8
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a search came to. Scores are those of `models` runs from one original, on the models for tuning."""
+    """What a search came to. Scores are those of `models` runs from one original, on the models for tuning.
+
+    For a method that certifies they are validation accuracies.
+    """
 
     method: str
     settings: dict[str, Any]
@@ -114,6 +121,7 @@ def _study_folder(spec: GradingSpec, task: Task, device: str) -> Path:
     """Where the trials are kept; another for everything that would make other trials."""
     space = {name: [type(range_).__name__, asdict(range_)] for name, range_ in _space(spec).items()}
     decided = [run_identity(spec, task, device), spec.models, spec.budget, spec.budget_seconds, space]
+    decided += ["validation accuracy"] * all_method_handlers()[spec.method].certifies
     digest = hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:8]
     return results_folder() / f"{task.name}-{task.fingerprint}" / f"tuning-{spec.method}-{digest}"
 
@@ -203,7 +211,7 @@ def _score_of_trial(trial: optuna.Trial, spec: GradingSpec, task: Task, bank: Ba
             part = replace(spec, models=runs)
             folders.append(grading_folder(part, task, workers.device))
             unlearned = unlearn(part, task, bank, workers)
-            score = quick_score(unlearned.outputs, bank.retrained.outputs(runs), task, spec.metric)
+            score = _worth(spec, task, unlearned.outputs, bank.retrained.outputs(runs))
             trial.report(score, step=runs)
             if runs < spec.models and trial.should_prune():
                 return None
@@ -211,6 +219,13 @@ def _score_of_trial(trial: optuna.Trial, spec: GradingSpec, task: Task, bank: Ba
     finally:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _worth(spec: GradingSpec, task: Task, unlearned: Outputs, retrained: Outputs) -> float:
+    """What the search maximises: the score, or, for a method that certifies, the mean validation accuracy."""
+    if all_method_handlers()[spec.method].certifies:
+        return float(unlearned.accuracy("validation", task.validation.labels.cpu().numpy()).mean())
+    return quick_score(unlearned, retrained, task, spec.metric)
 
 
 def _looks(runs: int) -> list[int]:
@@ -239,11 +254,13 @@ def _conclude(study: optuna.Study, spec: GradingSpec, task: Task, trials: int) -
     scores = [trial.value or 0.0 for trial in complete]
     best = complete[scores.index(max(scores))]
     in_force = method_settings(spec, task)
+    certifies = all_method_handlers()[spec.method].certifies
     outcome = Outcome(
         method=spec.method,
         settings={
             **{name: in_force[name] for name, _ in spec.settings},
             **{name: _rounded(value) for name, value in best.params.items()},
+            **({"constants_chosen_on": "retain"} if certifies else {}),
         },
         score=max(scores),
         # The first trial is the published values; with nobody to compare it with, it is never stopped early.

@@ -18,15 +18,17 @@ SCENARIOS = ("auto", "random", "class")
 ALIGN = ("features", "logits")
 PRETRAIN_PAIRS = 32
 """`pairs` of the attacker's pre-training."""
+MOST_JUDGED = 256
+"""Forgotten images, and unseen ones, that the attacker's accuracy before and after is that over."""
 
 
 class Adversarial(BaseMethod):
     """Fine-tune on the retain set while deceiving an attacker that knows forgotten from unseen images.
 
     Discriminative adversarial unlearning, DAU. In each step a batch F of the forget and one V of the validation set,
-    of equal size, are drawn anew. First the attacker A goes down CE(A(F), 1) + CE(A(V), 0), then the network down
+    of equal size, are drawn anew. First the attacker A goes down [CE(A(F), 1) + CE(A(V), 0)] / 2, then the network down
 
-        CE(retain) + beta (attack_weight * [CE(A(F), 0) + CE(A(V), 1)] + align_weight * L),
+        CE(retain) + beta (attack_weight * [CE(A(F), 0) + CE(A(V), 1)] / 2 + align_weight * L),
         L = sum_k (M_kk - 1)^2 + decorrelation * sum_{k != l} M_kl^2,  M = mean over i of V_i F_i^T  (Barlow Twins)
 
     with V_i, F_i what the last layer gets, each entry standardised over its batch. The attacker sees of an image a
@@ -240,7 +242,8 @@ class Duel:
         """Train the attacker, then say how badly it is deceived and F and V are aligned, and how it did before."""
         net.train(self.method.published_bn and self.size > 1)
         for _ in range(self.method.attacker_steps):
-            (forget, forget_features), (unseen, features) = (self.method.seen(net, *self._draw(s)) for s in self.sides)
+            drawn = [self.method.seen(net, *self._draw(side, self.size)) for side in self.sides]
+            (forget, forget_features), (unseen, features) = drawn
             loss, accuracy = self.attacker.learn(self.optimizer, forget.detach(), unseen.detach())
         self.attacker.requires_grad_(False)  # it is not to learn from this
         verdict = self.attacker(torch.cat([forget, unseen]))
@@ -252,18 +255,19 @@ class Duel:
             "attacker_accuracy": accuracy,
         }
 
-    def _draw(self, side: Examples) -> Examples:
+    def _draw(self, side: Examples, size: int) -> Examples:
         images, labels = side
-        rows = torch.randperm(len(labels))[: self.size].to(labels.device)
+        rows = torch.randperm(len(labels))[:size].to(labels.device)
         return images[rows], labels[rows]
 
     @torch.no_grad()
     def accuracy(self, net: nn.Module) -> float:
-        """How often the attacker is right about the network, over a batch of forgotten and one of unseen images."""
+        """How often the attacker is right about the network, over as many forgotten as unseen images."""
         net.eval()
         self.attacker.eval()
-        seen = torch.cat([self.method.seen(net, *self._draw(side))[0] for side in self.sides])
-        return float((self.attacker(seen).argmax(dim=1) == is_member(self.size, seen.device)).float().mean())
+        size = min(MOST_JUDGED, *(len(labels) for _, labels in self.sides))
+        seen = torch.cat([self.method.seen(net, *self._draw(side, size))[0] for side in self.sides])
+        return float((self.attacker(seen).argmax(dim=1) == is_member(size, seen.device)).float().mean())
 
 
 def is_member(size: int, device: torch.device) -> Tensor:

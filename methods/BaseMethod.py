@@ -70,6 +70,9 @@ class BaseMethod:
     """True if hyper-parameters that the task's training recipe has too, by name, take the recipe's values."""
     recipe_is_binding: ClassVar[bool] = False
     """True if these must keep the recipe's values, because they tell how the original was trained."""
+    certifies: ClassVar[bool] = False
+    """True if its runs leave certificates. They hold only for values that were chosen without looking at the forget
+    set, so `tune` goes by validation accuracy, and for networks that nothing else of the original is left in."""
     search_space: ClassVar[dict[str, Between | OneOf]] = {}
     """What `python main.py tune` may change, by hyper-parameter; the rest keep their values."""
     prepares_with: ClassVar[tuple[str, ...]] = ()

@@ -40,6 +40,7 @@ class CertifiedDpSgd(BaseMethod):
 
     follows_recipe = True
     recipe_is_binding = True
+    certifies = True
     search_space: ClassVar = {
         "finetune_epochs": Between(1, 12),
         "finetune_learning_rate": Between(0.01, 0.5, log=True),

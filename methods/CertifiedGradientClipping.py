@@ -35,6 +35,7 @@ class CertifiedGradientClipping(BaseMethod):
     5.7 times that noise; `accounting` has the paper's constant, and the code's. `notes` have the certificate.
     """
 
+    certifies = True
     search_space: ClassVar = {
         "epochs": Between(1, 12),
         "learning_rate": Between(0.01, 0.5, log=True),

@@ -36,6 +36,7 @@ class CertifiedModelClipping(BaseMethod):
     code for MNIST, which gives the noise (0.01) and finds the number of steps. `notes` have the certificate.
     """
 
+    certifies = True
     search_space: ClassVar = {
         "epochs": Between(1, 12),
         "learning_rate": Between(0.01, 0.5, log=True),

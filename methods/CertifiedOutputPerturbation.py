@@ -34,6 +34,7 @@ class CertifiedOutputPerturbation(BaseMethod):
     Mechanism" (ICML 2018, arXiv 1805.06530). `notes` have the certificate.
     """
 
+    certifies = True
     search_space: ClassVar = {
         "epochs": Between(1, 12),
         "learning_rate": Between(0.01, 0.5, log=True),

@@ -24,6 +24,7 @@ class CertifiedRetrain(BaseMethod):
     2506.06985), which like its methods has the step size of one cycle, 0.1 at most. `retrain` is the task's own recipe.
     """
 
+    certifies = True
     search_space: ClassVar = {
         "epochs": Between(1, 12),
         "learning_rate": Between(0.01, 0.5, log=True),

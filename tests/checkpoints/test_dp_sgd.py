@@ -59,7 +59,7 @@ def by_hand(task: Task, indices: np.ndarray, seed: int) -> nn.Module:
     network = build_network(task, seed)
     weights = list(network.parameters())
     velocity = [torch.zeros_like(weight) for weight in weights]
-    batches = torch.Generator().manual_seed(seed)
+    batches = torch.Generator().manual_seed(derive_seed("batches", seed))
     noise = torch.Generator().manual_seed(derive_seed("noise", seed))
     rate = 1 / steps_per_epoch(recipe, len(indices))
     for step in range(recipe.epochs * steps_per_epoch(recipe, len(indices))):
@@ -114,7 +114,7 @@ def test_empty_batches_get_noise_like_all_others(task: Task) -> None:
     recipe = replace(task.recipe, batch_size=1, epochs=8)
     changed = replace(task, recipe=recipe)
     trainer = PrivateTrainer(changed, np.array([3, 4]), [5])
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator().manual_seed(derive_seed("batches", 5))
     sizes = [int((torch.rand(2, generator=generator) < 0.5).sum()) for _ in range(16)]
     assert 0 in sizes
     while not trainer.finished:

@@ -20,6 +20,7 @@ import notebook_utils
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers
 from data import TaskSpec, UserError, load
+from data.seeds import derive_seed
 from evaluation import tuning
 from evaluation.console import Console
 from evaluation.grading import GradingFailedError
@@ -150,6 +151,22 @@ def test_published_values_are_the_first_trial(workers: Workers, results: Path, t
     assert outcome.score == outcome.published_score
     (trial,) = trials_of(results)
     assert trial["values"] == {"noise": 0.3, "learning_rate": 0.05}
+
+
+def test_certified_methods_are_tuned_without_the_forget_set(
+    workers: Workers, results: Path, tuned_folder: Path
+) -> None:
+    """By validation accuracy, to the digit; and the values say so, lest the certificate be void.
+
+    Catches a search by the score, and values that the certificate would call published.
+    """
+    spec = replace(SPEC, method="certified_retrain", settings=(("epochs", "1"), ("momentum", "0.9")), models=8)
+    outcome = search(spec, 2, workers)
+    tuned = Tuned(tuple((name, str(value)) for name, value in outcome.settings.items()), 2)
+    assert dict(tuned.settings)["constants_chosen_on"] == "retain"
+    trial = replace(spec, task=replace(TASK, role="tuning"), seed=derive_seed("tuning", spec.seed), tuned=tuned)
+    report = grade_one(trial, workers)
+    assert outcome.score == pytest.approx(report.validation_accuracy, abs=1e-12)
 
 
 def test_failures_count_as_zero(workers: Workers, results: Path, tuned_folder: Path) -> None:
@@ -287,8 +304,8 @@ def test_mistakes_are_explained() -> None:
         (["-m", "do_nothing"], "do_nothing has nothing to tune"),
         (["-m", "noisy_finetune", "--trials", "0"], "--trials must be at least 1"),
         (["-m", "noisy_finetune", *everything], "noisy_finetune has nothing to tune"),
-        (["-m", "nosy_finetune"], "Did you mean noisy_finetune"),
-        (["-m", "noisy_finetune", "--models", "3"], "at least 1 original and 6 models"),
+        (["-m", "nosy_finetune"], "did you mean noisy_finetune"),
+        (["-m", "noisy_finetune", "--models", "3"], "at least 6 models, not 3"),
     ):
         answer = command("tune", *flags)
         assert answer.exit_code == 2

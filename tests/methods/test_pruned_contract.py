@@ -10,8 +10,9 @@ import torch
 
 from checkpoints.networks import build_network
 from checkpoints.pruning import prune_smallest
-from data import Recipe, TaskSpec
+from data import Recipe, TaskSpec, UserError
 from evaluation.run import RunSettings, fresh_network, unlearn_once
+from evaluation.spec import settings_in_force
 from methods import all_method_handlers
 from tests.methods.test_contract import EAGER, LEAVES_WEIGHTS, make_task
 
@@ -58,3 +59,12 @@ def test_a_method_computes_with_the_mask() -> None:
     dense, pruned = states
     kept = pruned["0.weight"] != 0
     assert not torch.equal(dense["0.weight"][kept], pruned["0.weight"][kept])
+
+
+@pytest.mark.parametrize("name", [name for name, handler in all_method_handlers().items() if handler.certifies])
+def test_nothing_is_certified_with_a_mask_that_was_learned(name: str) -> None:
+    """The mask stays in what is released, whatever noise is added; SynFlow's looks at no image, and may stay."""
+    for pruning in ("omp", "imp"):
+        with pytest.raises(UserError, match=f"can't certify networks pruned by {pruning}"):
+            settings_in_force(name, {}, Recipe(pruning=pruning, sparsity=0.5))
+    assert settings_in_force(name, {}, Recipe(pruning="synflow", sparsity=0.5))
