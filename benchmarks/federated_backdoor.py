@@ -5,13 +5,14 @@ tenth of the images and trains a network of 784-100-50-10 on it; the clients tra
 averaging; then the server removes the client. All of that from the training on is the code of `methods/Ftsu.py`.
 
     --data-dir DIR    images in DIR/train/CLASS/* and DIR/test/CLASS/*; default: MNIST, 12 MB to download
-    --rounds N        rounds of federated averaging
+    --rounds N M      rounds of federated averaging, the latter at a tenth of the rate
 
 Accuracies are those of the linear model, as published; a backdoor succeeds when an image of the client that leaves is
 called a zero (of which a tenth of them are). Source: the notebook for MNIST in github.com/Nanboy-Ronan/
 2F2L-Federated-Unlearning, of Jin et al. (arXiv 2306.02216): 400 rounds, batches of 32, Adam at 1e-4, damping 0.01.
-There the removal is 3,200 steps of Adam, whose result swings between 77 and 95 % and of which the best is taken; here
-it is conjugate gradients. "retrained" is the federation without the client, from the server's network on.
+Larger batches at a larger rate, then a smaller one, come to the same accuracies in less than half of the rounds. There
+the removal is 3,200 steps of Adam, whose result swings between 77 and 95 % and of which the best is taken; here it is
+conjugate gradients. "retrained" is the federation without the client, from the server's network on.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def main() -> None:
     """Train, remove, retrain, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", help="folder with train/CLASS/* and test/CLASS/* images; default: MNIST")
-    parser.add_argument("--rounds", type=int, default=40, help="of federated averaging; published 400")
-    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the clients; published 1e-4")
+    parser.add_argument("--rounds", type=int, nargs=2, default=(100, 60), help="of federated averaging; published 400")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the clients at first; published 1e-4")
     parser.add_argument("--batch-size", type=int, default=256, help="of the clients; published 32")
     parser.add_argument("--damping", type=float, default=0.01)
     parser.add_argument("--iterations", type=int, default=200, help="of the conjugate gradients")
@@ -63,8 +64,6 @@ def main() -> None:
     method = Ftsu(
         loss="mse",
         weight_decay=0.0,
-        rounds=options.rounds,
-        learning_rate=options.learning_rate,
         batch_size=options.batch_size,
         damping=options.damping,
         iterations=options.iterations,
@@ -73,8 +72,15 @@ def main() -> None:
     model = Linearised(net, method.loss, method.weight_decay)
     leaving, staying = federation.clients[:1], federation.clients[1:]
 
+    def train(clients: list[Examples]) -> Tensor:
+        weights = model.origin
+        for rounds, rate in zip(options.rounds, (options.learning_rate, options.learning_rate / 10), strict=True):
+            method.rounds, method.learning_rate = rounds, rate
+            weights = method.train(model, weights, clients)
+        return weights
+
     began = time.perf_counter()
-    trained = method.train(model, model.origin, federation.clients)
+    trained = train(federation.clients)
     seconds = {"before": time.perf_counter() - began}
     show("before", model, trained, federation, seconds["before"])
 
@@ -86,7 +92,7 @@ def main() -> None:
     show("after", model, removed, federation, time.perf_counter() - began)
 
     began = time.perf_counter()
-    retrained = method.train(model, model.origin, staying)
+    retrained = train(staying)
     show("retrained", model, retrained, federation, time.perf_counter() - began)
 
     print(f"\nconjugate gradients: {len(residuals) - 1} steps to a residual of {residuals[-1]:.1e}")

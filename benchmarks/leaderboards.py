@@ -1,7 +1,7 @@
 """The leaderboard of a task, as a page: `python -m benchmarks.leaderboards --out docs/leaderboard-digits.md`.
 
-Grades every registered method with tuned values where `methods/tuned/` has some (see `python main.py tune`), and with
-published ones beside them, and writes the tables as Markdown. Interrupted, it goes on where it was.
+Grades every registered method with tuned values where `methods/tuned/` has some (see `python main.py tune`), and, in
+the first table, with published ones beside them; writes the tables as Markdown. Interrupted, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -36,9 +36,14 @@ def main() -> None:
     parts = []
     with Workers(default_workers(device), device) as workers:
         for models in options.models:
-            specs = entries(options.methods, GradingSpec("", TaskSpec(options.task), (), options.originals, models))
+            spec = GradingSpec("", TaskSpec(options.task), (), options.originals, models)
+            specs = entries(options.methods, spec, published_too=not parts)
             results = list(pipeline.grade(specs, workers, Console()))
-            parts.append(as_markdown(rank([result for result in results if isinstance(result, Report)])))
+            reports = [result for result in results if isinstance(result, Report)]
+            parts += [
+                as_markdown(rank(reports)),
+                f"Graded in {sum(report.seconds for report in reports) / 60:.0f} minutes.",
+            ]
             # Where the log lies on this machine is nobody else's business.
             failures = [f"- {str(result).split(' Its log:')[0]}" for result in results if isinstance(result, UserError)]
             if failures:
@@ -48,13 +53,14 @@ def main() -> None:
     print(f"written to {options.out}")
 
 
-def entries(methods: str, spec: GradingSpec) -> list[GradingSpec]:
-    """Each method with its published values and, where there are some, with its tuned ones if they are others."""
+def entries(methods: str, spec: GradingSpec, published_too: bool) -> list[GradingSpec]:
+    """Each method with its tuned values, and with its published ones if it has no others or these are asked for, too."""
     found = []
     for name in pipeline.choose_methods(methods):
         tuned = find_tuned(spec.task, name)
         published = all_method_handlers()[name].values_in_force({})
-        if tuned is None or any(published[key] != value for key, value in tuned.settings):
+        is_other = tuned is not None and any(published[key] != value for key, value in tuned.settings)
+        if tuned is None or (is_other and published_too):
             found.append(replace(spec, method=name))
         if tuned is not None:
             found.append(replace(spec, method=name, tuned=tuned))

@@ -24,13 +24,10 @@ from evaluation.notebook_metric import (
 
 Floats = NDArray[np.float64]
 
-VECTORS = Path(__file__).resolve().parents[3] / "shared" / "vectors" / "notebook_metric.json"
+VECTORS = Path(__file__).parent / "vectors" / "notebook_metric.json"
 
 
 def _notebook_cases() -> list[Any]:
-    if not VECTORS.exists():
-        reason = "the values of the notebook's metric are not beside the repository (shared/vectors)"
-        return [pytest.param({}, marks=pytest.mark.skip(reason=reason), id="notebook")]
     return [pytest.param(case, id=f"seed{case['seed']}") for case in json.loads(VECTORS.read_text())["cases"]]
 
 
