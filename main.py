@@ -96,6 +96,8 @@ def defaults_from_config(context: typer.Context, path: Path | None) -> Path | No
 
         try:
             spec = GradingSpec.read(path)
+            if spec.submission is not None:
+                raise UserError(f"{path} is that of a graded zip: {spec.command(path)} grades it again.")
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             raise typer.Exit(2) from error
@@ -118,7 +120,9 @@ def grade(
     network: Network = None,
     features: Features = None,
     recipe: RecipeValues = None,
-    originals: Annotated[int, typer.Option(help="K: original models, each graded by itself.")] = 2,
+    originals: Annotated[
+        int | None, typer.Option(help="K: original models, each graded by itself. [default: 2; task kaggle: 1]")
+    ] = None,
     models: Models = None,
     protocol: Annotated[
         str, typer.Option(help="per-original, or full: N originals with one run each (the textbook definition).")
@@ -168,6 +172,7 @@ def grade(
     from checkpoints.workers import Workers, default_workers, start_server
 
     start_server()
+    from data import task_info
     from evaluation import pipeline
     from evaluation.console import Console
     from evaluation.sequence import grade_sequences
@@ -177,9 +182,11 @@ def grade(
     chosen = pipeline.choose_methods(method)
     where = pipeline.choose_device(device)
     problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe, features)
-    count = default_models(problem) if models is None else models
+    usual = task_info(problem)
+    originals = usual.originals if originals is None else originals
+    models = usual.models if models is None else models
     settings = pairs("--set", set_)
-    spec = GradingSpec("", problem, settings, originals, count, protocol, metric, seed, budget, budget_seconds)
+    spec = GradingSpec("", problem, settings, originals, models, protocol, metric, seed, budget, budget_seconds)
     specs = [replace(spec, method=name, tuned=tuned_values(problem, name, published, tuned)) for name in chosen]
     in_turn = len(problem.forget) > 1 and not problem.at_once
     reports, failures = [], 0
@@ -192,7 +199,7 @@ def grade(
             reports.append(result)
             if not json_:
                 show_result(result)
-    if json_:
+    if json_ and (reports or len(specs) > 1):  # of one method that failed there is nothing to print
         print_json(reports, one=len(specs) == 1)
     if failures:
         raise typer.Exit(2)
@@ -236,13 +243,6 @@ def tuned_values(problem: TaskSpec, method: str, published: bool, given: str | N
     if published:
         return None
     return Tuned.from_dict(json.loads(given)) if given else find_tuned(problem, method)
-
-
-def default_models(problem: TaskSpec) -> int:
-    """How many models a task is graded with unless the user says otherwise."""
-    from data import task_info
-
-    return task_info(problem).models
 
 
 def make_notebooks(
@@ -328,7 +328,7 @@ def embed_(
     from evaluation.embedding import embed
     from evaluation.spec import GradingSpec, pairs
 
-    (name,) = pipeline.choose_methods(method)[:1]
+    name = pipeline.choose_one_method(method)
     where = pipeline.choose_device(device)
     problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe, features)
     tuned = tuned_values(problem, name, published, None)
@@ -372,7 +372,7 @@ def membership_(
     from evaluation.membership import measure
     from evaluation.spec import GradingSpec, pairs
 
-    (name,) = pipeline.choose_methods(method)[:1]
+    name = pipeline.choose_one_method(method)
     where = pipeline.choose_device(device)
     problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe)
     tuned = tuned_values(problem, name, published, None)
@@ -386,7 +386,7 @@ def membership_(
 def print_json(reports: Sequence[Report | SequenceReport], one: bool) -> None:
     """Print reports as JSON: an object if `one` was asked for, else a list."""
     objects = [report.to_dict() for report in reports]
-    print(json.dumps(objects[0] if one and objects else objects, indent=1))
+    print(json.dumps(objects[0] if one else objects, indent=1))
 
 
 @app.command("list")
@@ -527,10 +527,12 @@ def score(
     json_: AsJson = False,
 ) -> None:
     """Score stored outputs again, without running anything."""
-    from evaluation.pipeline import score_again
+    from evaluation.console import Console
+    from evaluation.pipeline import score_again, warn_of_metric
     from evaluation.show import show_report
 
     report = score_again(directory, metric)
+    warn_of_metric(report.metric, Console())
     if json_:
         print_json([report], one=True)
     else:
@@ -559,19 +561,25 @@ def grade_zip(
     quiet: Quiet = False,
     json_: AsJson = False,
 ) -> None:
-    """Grade a zip of checkpoints that were made elsewhere, all from one original."""
+    """Grade a zip of checkpoints that were made elsewhere, all from one original.
+
+    It is ranked among gradings with one original: the default of -m for task kaggle, --originals 1 for others.
+    What is shown for doing nothing is the bank's original 0, not the original that the checkpoints came from.
+    """
     from checkpoints.workers import Workers, default_workers, start_server
 
     start_server()
+    from data import task_info
     from evaluation import pipeline
     from evaluation.console import Console
     from evaluation.show import show_report
     from evaluation.spec import GradingSpec
 
     problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe, features)
-    count = default_models(problem) if models is None else models
+    count = task_info(problem).models if models is None else models
     label = "".join(letter if letter.isalnum() else "_" for letter in name or submission.stem)
-    spec = GradingSpec(label, problem, originals=1, models=count, metric=metric)
+    zipped = str(submission.resolve())
+    spec = GradingSpec(label, problem, originals=1, models=count, metric=metric, submission=zipped)
     where = pipeline.choose_device(device)
     with Workers(default_workers(where) if workers is None else workers, where) as pool:
         report = pipeline.grade_submission(submission, spec, pool, Console(quiet=quiet))
@@ -590,7 +598,10 @@ def show(
     data_dir: DataDir = None,
     size: Size = None,
     train_size: TrainSize = None,
+    test_size: TestSize = None,
+    network: Network = None,
     features: Features = None,
+    recipe: RecipeValues = None,
     out: Annotated[Path | None, typer.Option(help="PNG file; default: contact-sheet.png among the results.")] = None,
 ) -> None:
     """Draw a contact sheet of a task: its classes, its subjects, and what is to be forgotten."""
@@ -598,7 +609,7 @@ def show(
     from evaluation.contact_sheet import draw
     from evaluation.report import results_folder
 
-    problem = load(task_spec(task, forget, at_once, data_dir, size, train_size, None, None, None))
+    problem = load(task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe))
     path = out or results_folder() / f"{problem.name}-{problem.fingerprint}" / "contact-sheet.png"
     draw(problem, path)
     print(f"{path}: {len(problem.train)} training images, {len(problem.forget_indices)} to forget")

@@ -99,7 +99,7 @@ def export(
 
     handlers = all_method_handlers()
     if method not in handlers:
-        raise unknown_name("method", method, handlers)
+        raise unknown_name("method", method, handlers, shown_by="python main.py list")
     handler = handlers[method]
     in_force = settings_in_force(method, settings or {})
     defaults = {name: parameter.default for name, parameter in handler.hyper_parameters().items()}

@@ -138,7 +138,7 @@ def print_calibration(report: Report, spec: GradingSpec, device: str) -> None:
         ("ceiling", "0.15 to 0.22", report.ceiling.score),
         ("doing nothing", "0", report.floor.score),
         ("starter fine-tune", "0.046 to 0.061 (JB, LP)", report.score),
-        ("starter fine-tune, share of the ceiling", "0.25 to 0.40", report.share_of_ceiling),
+        ("starter fine-tune, share of the ceiling", "0.25 to 0.40", report.score / report.ceiling.score),
         ("spread of its forget confidences", "unknown", unlearned),
         ("spread of retraining", "unknown", retrained),
     ]
@@ -167,7 +167,7 @@ def print_scores(reports: dict[Entry, Report]) -> None:
     print(f"\n{'':56}{'Kaggle':>10}  {'board':8}{'faces':>8}{'of ceiling':>12}   source")
     for entry, report in sorted(reports.items(), key=lambda pair: -pair[0].score):
         published = f"{entry.relation if entry.relation != '=' else ''}{entry.score:.4f}"
-        ours = f"{report.score:8.4f}{report.share_of_ceiling:12.2f}"
+        ours = f"{report.score:8.4f}{report.score / report.ceiling.score:12.2f}"
         print(f"{entry!s:56}{published:>10}  {entry.board:8}{ours}   {entry.source}")
     exact = [(entry.score, report.score) for entry, report in reports.items() if entry.relation == "="]
     if len(exact) < 3:

@@ -33,17 +33,14 @@ def main() -> None:
     options = parser.parse_args()
     start_server()
     device = pipeline.choose_device(options.device)
-    parts = []
+    parts: list[str] = []
     with Workers(default_workers(device), device) as workers:
         for models in options.models:
             spec = GradingSpec("", TaskSpec(options.task), (), options.originals, models)
             specs = entries(options.methods, spec, published_too=not parts)
             results = list(pipeline.grade(specs, workers, Console()))
             reports = [result for result in results if isinstance(result, Report)]
-            parts += [
-                as_markdown(rank(reports)),
-                f"Graded in {sum(report.seconds for report in reports) / 60:.0f} minutes.",
-            ]
+            parts += [as_markdown(rank(reports)), duration(reports)]
             # Where the log lies on this machine is nobody else's business.
             failures = [f"- {str(result).split(' Its log:')[0]}" for result in results if isinstance(result, UserError)]
             if failures:
@@ -54,7 +51,7 @@ def main() -> None:
 
 
 def entries(methods: str, spec: GradingSpec, published_too: bool) -> list[GradingSpec]:
-    """Each method with its tuned values, and with its published ones if it has no others or these are asked for, too."""
+    """Each method with its tuned values; with its published ones if it has no others, or these are wanted, too."""
     found = []
     for name in pipeline.choose_methods(methods):
         tuned = find_tuned(spec.task, name)
@@ -67,6 +64,17 @@ def entries(methods: str, spec: GradingSpec, published_too: bool) -> list[Gradin
     return found
 
 
+def duration(reports: list[Report]) -> str:
+    """How long the runs took, all workers being at them."""
+
+    def minutes(some: list[Report]) -> float:
+        seconds = [(one.runs_seconds_mean or 0.0) * one.models * one.originals / one.workers for one in some]
+        return sum(seconds) / 60
+
+    exempt = [report for report in reports if report.budget_seconds is None]
+    return f"The runs took {minutes(reports):.1f} minutes, {minutes(exempt):.1f} of them those of exempt methods."
+
+
 def made_by(options: argparse.Namespace) -> str:
     """How to make the page again, and how to read it."""
     models = " ".join(map(str, options.models))
@@ -74,7 +82,8 @@ def made_by(options: argparse.Namespace) -> str:
     command = f"python -m benchmarks.leaderboards {given}"
     return (
         f"Made by `{command}`. Scores with 95 % confidence intervals; `=` marks a tie with the row above; budget used "
-        "is a share of the time that retraining takes (0.2 is allowed)."
+        "is a share of the time that retraining takes (0.2 is allowed). In the first table, methods that "
+        "were tuned are there with published values, too."
     )
 
 

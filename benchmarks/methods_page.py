@@ -154,7 +154,7 @@ def best(name: str, reports: list[Report]) -> str:
     own = max((report for report in reports if report.method == name), key=lambda r: r.score, default=None)
     if own is None:
         return "-"
-    return f"{own.score:.4f}, {100 * own.share_of_ceiling:.0f} % ({own.values})"
+    return f"{own.score:.4f}, {own.percent_of_ceiling(' %')} ({own.values})"
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,8 +23,20 @@ def compute_seconds(device: str) -> float:
 
 
 def describe_device(device: str) -> str:
-    """The model of the GPU, or the kind of the processor."""
-    return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"cpu ({platform.machine()})"
+    """The model of the GPU or of the processor; of the latter only the architecture where the model is not told."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({_processor_model() or platform.machine()})"
+
+
+def _processor_model() -> str | None:
+    """What Linux says of an x86 processor; None elsewhere."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return None
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0].replace("(R)", "").replace("(TM)", "") if models else None
 
 
 def versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ from checkpoints.pool import Pool
 from checkpoints.pruning import PrunedTrainer, epochs_in_all, pruned_steps
 from checkpoints.training import GroupTrainer, training_steps
 from checkpoints.workers import add_progress, load_task
-from data.files import sha256_of, write_atomically
+from data.files import sha256_of, write_tensors
 
 if TYPE_CHECKING:
     from data import Task, TaskSpec
@@ -44,7 +44,7 @@ def train_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) -
         if time.monotonic() - saved > SNAPSHOT_SECONDS and not trainer.finished:
             saved = time.monotonic()
             snapshot = {"seconds": seconds + saved - began, **trainer.snapshot()}
-            _save(pool.snapshot_path(start), snapshot)
+            write_tensors(pool.snapshot_path(start), snapshot)
     seconds += time.monotonic() - began
 
     about = {"seconds": seconds / (stop - start), "group": [start, stop]}
@@ -54,7 +54,7 @@ def train_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) -
     records = {}
     for model, state in zip(range(start, stop), trainer.states(), strict=True):
         path = pool.model_path(model)
-        _save(path, state)
+        write_tensors(path, state)
         records[path.name] = {"seed": pool.seed(model), "sha256": sha256_of(path), **about}
     records |= _save_outputs(pool, start, trainer.network)
     pool.snapshot_path(start).unlink(missing_ok=True)
@@ -65,16 +65,6 @@ def _make_trainer(task: Task) -> type[GroupTrainer] | type[PrivateTrainer] | typ
     if task.recipe.pruning != "none":
         return PrunedTrainer
     return PrivateTrainer if task.recipe.optimizer == "dp_sgd" else GroupTrainer
-
-
-def _save(path: Path, content: object) -> None:
-    """`torch.save`, whole or not at all, and the same bytes for the same content wherever it is written."""
-
-    def write(beside: Path) -> None:
-        with beside.open("wb") as file:  # given a path, PyTorch would put its name into the file
-            torch.save(content, file)
-
-    write_atomically(path, write)
 
 
 def _restore(trainer: GroupTrainer | PrivateTrainer | PrunedTrainer, path: Path) -> float:

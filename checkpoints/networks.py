@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from data.errors import UserError
+from data.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from data.task import Task
@@ -164,8 +163,7 @@ def build_network(task: Task, seed: int | None = None) -> nn.Module:
             DP-SGD and the network has batch normalisation.
     """
     if task.network not in NETWORKS:
-        close = difflib.get_close_matches(task.network, NETWORKS, n=3) or sorted(NETWORKS)
-        raise UserError(f"There is no network {task.network!r}; did you mean {', '.join(close)}?")
+        raise unknown_name("network", task.network, NETWORKS)
     _, channels, height, width = task.train.images.shape
     if height != width:
         raise UserError(f"Networks take square images, but those of {task.name} are {height}x{width}.")

@@ -12,7 +12,6 @@ data, network and recipe share their originals, whatever they forget. In a pool'
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -25,7 +24,7 @@ import torch
 
 from checkpoints.grouped import State
 from checkpoints.outputs import Outputs
-from data.files import locked, write_atomically
+from data.files import generated_folder, locked, write_atomically
 from data.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ Tell = Callable[[str], None]
 
 def bank_folder() -> Path:
     """`checkpoints/bank/`, or the environment variable UNLEARNING_BANK."""
-    return Path(os.environ.get("UNLEARNING_BANK") or Path(__file__).parent / "bank")
+    return generated_folder("UNLEARNING_BANK")
 
 
 def group_bounds(models: int, together: int) -> list[tuple[int, int]]:

@@ -12,13 +12,12 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from data.errors import UserError
-from data.files import locked, write_arrays
+from data.files import generated_folder, locked, write_arrays
 from data.raw import RawData
 
 _FORMAT = 1
@@ -29,8 +28,7 @@ _log = logging.getLogger(__name__)
 
 def cache_dir() -> Path:
     """The cache folder: `UNLEARNING_CACHE` if it is set, else `data/cache/` of the repository."""
-    chosen = os.environ.get("UNLEARNING_CACHE")
-    return Path(chosen).expanduser() if chosen else Path(__file__).parent / "cache"
+    return generated_folder("UNLEARNING_CACHE")
 
 
 def cached(name: str, key: str, build: Callable[[], RawData]) -> RawData:
@@ -82,20 +80,8 @@ def stat_key(root: Path, names: Iterable[str]) -> str:
 @contextmanager
 def cache_lock(name: str) -> Iterator[None]:
     """Only one process at a time is inside for the same `name`; a process that dies lets go of it."""
-    path = cache_dir() / f"{name}.lock"
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(locked(path))
-        except OSError as error:
-            raise _cannot_write(path, error) from error
+    with locked(cache_dir() / f"{name}.lock"):
         yield
-
-
-def _cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"The cache file {path} cannot be written ({error.strerror or error}): mend that, or set the "
-        "environment variable UNLEARNING_CACHE to a folder with room that you may write to."
-    )
 
 
 def _write(path: Path, key: str, raw: RawData) -> None:
@@ -111,10 +97,7 @@ def _write(path: Path, key: str, raw: RawData) -> None:
         "column_names": np.array(list(raw.columns), dtype=np.str_),
     }
     arrays |= {f"column_{i}": column for i, column in enumerate(raw.columns.values())}
-    try:
-        write_arrays(path, arrays)
-    except OSError as error:
-        raise _cannot_write(path, error) from error
+    write_arrays(path, arrays)
 
 
 def _read(path: Path, key: str, warn: bool = False) -> RawData | None:

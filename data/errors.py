@@ -14,15 +14,20 @@ class UserError(Exception):
     """
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+def unknown_name(kind: str, name: str, known: Iterable[str], shown_by: str | None = None) -> UserError:
     """The error for a name that does not exist: it offers the nearest known names, or all of them.
+
+    Where there are too many of them for a sentence, `shown_by` is the command that shows them.
 
     >>> print(unknown_name("task", "cifar", ["digits", "cifar10", "cifar100"]))
     There is no task 'cifar': did you mean cifar10 or cifar100?
     >>> print(unknown_name("task", "xyz", ["digits", "mnist"]))
     There is no task 'xyz': choose one of digits, mnist.
+    >>> print(unknown_name("method", "xyz", ["digits", "mnist"], shown_by="python main.py list"))
+    There is no method 'xyz': python main.py list shows them.
     """
     names = list(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-    advice = f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(names)}."
+    others = f"{shown_by} shows them." if shown_by else f"choose one of {', '.join(names)}."
+    advice = f"did you mean {' or '.join(near)}?" if near else others
     return UserError(f"There is no {kind} {name!r}: {advice}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,20 +11,56 @@ from pathlib import Path
 
 import numpy as np
 
+from data.errors import UserError
+
+_KIT = Path(__file__).parent.parent
+_GENERATED = {
+    "UNLEARNING_BANK": _KIT / "checkpoints" / "bank",
+    "UNLEARNING_CACHE": _KIT / "data" / "cache",
+    "UNLEARNING_RESULTS": _KIT / "results",
+    "UNLEARNING_TUNED": _KIT / "methods" / "tuned",
+}
+"""The folders of generated files, by the environment variable that names another."""
+
+
+def generated_folder(variable: str) -> Path:
+    """The folder that `variable` (UNLEARNING_BANK, _CACHE, _RESULTS or _TUNED) names, or its default in the kit."""
+    chosen = os.environ.get(variable)
+    return Path(chosen).expanduser() if chosen else _GENERATED[variable]
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Inside, an `OSError` (no permission, no room, a file where a folder should be) is the user's to mend.
+
+    Raises:
+        UserError: it names the file, and the variable that moves the folder it is in.
+    """
+    try:
+        yield
+    except OSError as error:
+        variables = [name for name in _GENERATED if path.is_relative_to(generated_folder(name))]
+        elsewhere = f"set the environment variable {variables[0]} to" if variables else "name"
+        raise UserError(
+            f"{path} can't be written ({error.strerror or error}): mend that, or {elsewhere} a folder with room that "
+            "you may write to."
+        ) from error
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, then rename it to `path`.
 
     A process that dies in between leaves at most a file whose name starts with a dot; two that write the same
-    file at once both succeed, and the later one wins.
+    file at once both succeed, and the later one wins. Raises `UserError` if the file can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        write(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{os.getpid()}-{path.name}")
+        try:
+            write(beside)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -34,6 +71,16 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             np.savez(file, **arrays)  # type: ignore[arg-type]
 
     write_atomically(path, write)
+
+
+def write_tensors(path: Path, content: object) -> None:
+    """`torch.save`, atomically; the same bytes for the same content wherever it is written."""
+    import torch
+
+    # Given a path, PyTorch puts its name into the file, and tells of a full disk in ways of its own.
+    file = io.BytesIO()
+    torch.save(content, file)
+    write_atomically(path, lambda beside: beside.write_bytes(file.getbuffer()))
 
 
 def sha256_of(path: Path) -> str:
@@ -49,17 +96,18 @@ def sha256_of(path: Path) -> str:
 def locked(path: Path, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Only one process at a time is inside for the same `path`; a process that dies lets go of it.
 
-    `waiting` is called if another process is inside. Raises `OSError` if the lock file can't be made.
+    `waiting` is called if another process is inside. Raises `UserError` if the lock file can't be made.
     """
     from filelock import FileLock, Timeout
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0.1)
-    except Timeout:
-        waiting()
-        lock.acquire()
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0.1)
+        except Timeout:
+            waiting()
+            lock.acquire()
     try:
         yield
     finally:

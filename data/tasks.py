@@ -43,9 +43,9 @@ class TaskInfo:
 
     `summary` is one line; `forget` a forget request (see `data.forget`); `network` None means "small_cnn" for
     grey and "resnet18_3x3" for coloured images; `train_size` None means all training images. `read(data_dir,
-    progress)` returns the source's images. `models` is the number of models to grade with (N) unless the user
-    says otherwise. `request_columns` are metadata that forget requests see and batches do not carry. A task that
-    comes in several sizes has the name of this one in `size`, and the rest in `other_sizes`.
+    progress)` returns the source's images. `originals` and `models` are the numbers to grade with (K and N) unless
+    the user says otherwise. `request_columns` are metadata that forget requests see and batches do not carry. A task
+    that comes in several sizes has the name of this one in `size`, and the rest in `other_sizes`.
     """
 
     name: str
@@ -56,6 +56,7 @@ class TaskInfo:
     train_size: int | None
     normalisation: Normalisation
     read: Callable[[str | None, bool], RawData]
+    originals: int = 2
     models: int = 64
     request_columns: tuple[str, ...] = ()
     size: str | None = None
@@ -176,6 +177,7 @@ _TASKS = (
         train_size=None,
         normalisation=_RAW,
         read=kaggle.read_kaggle,
+        originals=1,
         models=512,
         request_columns=(kaggle.FORGET_COLUMN,),
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
@@ -23,6 +24,10 @@ from methods import all_method_handlers
 
 RunKey = tuple[int, int]
 """(original, run)."""
+QUEUED = 3
+"""Runs that are submitted at a time, for each worker: one that it does, and some that it finds when that is done."""
+ATTEMPTS = 3
+"""How often a run may be killed for its time before it has failed: the same run takes longer on a busy machine."""
 
 
 class GradingFailedError(UserError):
@@ -69,6 +74,7 @@ def unlearn(
         failure = work_off(
             missing,
             lambda key: workers.submit(perform, settings, *key),
+            QUEUED * workers.count,
             len(spec.runs()),
             on_progress,
             settings.budget_seconds,
@@ -157,22 +163,34 @@ class Failure:
 def work_off(
     keys: list[RunKey],
     submit: Callable[[RunKey], Future[str | None]],
+    at_once: int,
     total: int,
     on_progress: Callable[[int, int], None],
     budget_seconds: float | None = None,
 ) -> Failure | None:
-    """Have the workers do the runs `keys`, of `total` in all. The first that fails ends the work and is returned."""
-    before = total - len(keys)
-    pending = {submit(key): key for key in keys}
+    """Have the workers do the runs `keys`, of `total` in all. The first that fails ends the work and is returned.
+
+    They are submitted `at_once` at a time: the pool starts a process anew for each that is cancelled.
+    """
+    waiting, finished, killed = list(reversed(keys)), 0, Counter[RunKey]()
+    pending: dict[Future[str | None], RunKey] = {}
     try:
-        while pending:
-            on_progress(total - len(pending), total)
+        while waiting or pending:
+            while waiting and len(pending) < at_once:
+                key = waiting.pop()
+                pending[submit(key)] = key
+            on_progress(total - len(pending) - len(waiting), total)
             done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
             for future in done:
                 key = pending.pop(future)
                 complaint = _complaint(future, budget_seconds)
-                if complaint is not None:
-                    return Failure(key, complaint, finished=total - len(pending) - 1 - before)
+                if complaint is None:
+                    finished += 1
+                    continue
+                killed[key] += 1
+                if not _was_too_slow(future) or killed[key] == ATTEMPTS:
+                    return Failure(key, complaint, finished)
+                waiting.append(key)
         on_progress(total, total)
     finally:
         for future in pending:
@@ -180,13 +198,19 @@ def work_off(
     return None
 
 
+def _was_too_slow(future: Future[str | None]) -> bool:
+    error = future.exception()
+    return isinstance(error, ProcessExpired) and error.exitcode in OVER_BUDGET
+
+
 def _complaint(future: Future[str | None], budget_seconds: float | None) -> str | None:
     """What went wrong in a run, in words; None if nothing did."""
     try:
         return future.result()
     except ProcessExpired as death:
-        if death.exitcode in OVER_BUDGET:
-            return f"it exceeded the budget of {budget_seconds:.3g} seconds and was killed"
+        if _was_too_slow(future):
+            over = f"it exceeded the budget of {budget_seconds:.3g} seconds and was killed"
+            return f"{over}; --budget or --budget-seconds allow more"
         return f"its process died with exit code {death.exitcode} (-9 often means: out of memory)"
 
 

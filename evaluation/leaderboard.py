@@ -89,7 +89,7 @@ def cells(row: Row) -> tuple[str, ...]:
         f"{report.forgetting_quality:.4f}",
         f"{report.retain_ratio:.3f}",
         f"{report.test_ratio:.3f}",
-        f"{100 * report.share_of_ceiling:.0f}",
+        report.percent_of_ceiling(),
         used,
         report.values,
         str(report.models),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from checkpoints.outputs import Outputs
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers
 from data import Task, TaskSpec, UserError, load
+from data.errors import unknown_name
 from evaluation.by_class import accuracies_by_class
 from evaluation.certification.certificates import collect
 from evaluation.console import Console
@@ -29,9 +29,12 @@ from evaluation.report import Report, read_report
 from evaluation.run import Unlearned
 from evaluation.score import Scores, score_outputs
 from evaluation.spec import GradingSpec, grading_folder, method_settings
-from evaluation.submission import evaluate, look_over, submission_folder
+from evaluation.submission import check_all, evaluate, look_over, submission_folder
 from evaluation.top5 import top5_accuracies
 from methods import all_method_handlers
+
+FEW_TO_FORGET = 20
+"""With fewer forget examples, the mean of their points (0, 1/2, 1/4, ...) is hardly a measurement."""
 
 
 def choose_methods(names: str) -> list[str]:
@@ -46,11 +49,22 @@ def choose_methods(names: str) -> list[str]:
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     for name in chosen:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=3) or list(known)
-            raise UserError(f"There is no method {name!r}. Did you mean {' or '.join(close)}? (python main.py list)")
+            raise unknown_name("method", name, known, shown_by="python main.py list")
     if not chosen:
         raise UserError("Name a method: -m my_method (python main.py list shows them).")
     return chosen
+
+
+def choose_one_method(name: str) -> str:
+    """The registered method of this name.
+
+    Raises:
+        UserError: there is none, or several are named.
+    """
+    chosen = choose_methods(name)
+    if len(chosen) > 1:
+        raise UserError(f"This command takes one method: -m {chosen[0]}, not -m {name}.")
+    return chosen[0]
 
 
 def choose_device(device: str) -> str:
@@ -80,12 +94,7 @@ def grade(specs: Sequence[GradingSpec], workers: Workers, console: Console) -> I
     for one in specs:
         method_settings(one, task)
     build_network(task)  # if there is no such network, now is the time to say so
-    console.tell(headline(spec, task, workers))
-    if spec.metric == "notebook":
-        console.tell(
-            "metric notebook: that of the public CIFAR-10 notebook. It looks at the model's own prediction, not at "
-            "the true class, with weaker attacks and delta 0.01. Its ceiling is 0.5 to 0.9: compare with nothing else."
-        )
+    announce(spec, task, workers, console)
     with console.progress("bank", "models") as on_progress:
         bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
     for one in specs:
@@ -108,7 +117,29 @@ def load_with_one_request(spec: TaskSpec) -> Task:
     return task
 
 
-def headline(spec: GradingSpec, task: Task, workers: Workers) -> str:
+def announce(spec: GradingSpec, task: Task, workers: Workers, console: Console) -> None:
+    """Say what is graded, and what to beware of."""
+    console.tell(_headline(spec, task, workers))
+    forgotten = len(task.forgotten_indices)
+    if forgotten < FEW_TO_FORGET:
+        images = "image is" if forgotten == 1 else "images are"
+        console.tell(
+            f"Only {forgotten} {images} to be forgotten: F is a mean over so few, and tells little. "
+            "(random:0.2 is a share of the training images, random:2 a number.)"
+        )
+    warn_of_metric(spec.metric, console)
+
+
+def warn_of_metric(metric: str, console: Console) -> None:
+    """Say what the numbers of another metric than the competition's can't be compared with."""
+    if metric == "notebook":
+        console.tell(
+            "metric notebook: that of the public CIFAR-10 notebook. It looks at the model's own prediction, not at "
+            "the true class, with weaker attacks and delta 0.01. Its ceiling is 0.5 to 0.9: compare with nothing else."
+        )
+
+
+def _headline(spec: GradingSpec, task: Task, workers: Workers) -> str:
     """What is graded, in a line."""
     forgotten = f"forget {', then '.join(request.text for request in task.requests)}"
     originals = f"{spec.originals} originals" if spec.protocol == "per-original" else f"{spec.models} originals"
@@ -134,16 +165,22 @@ def _grade_one(spec: GradingSpec, task: Task, bank: Bank, workers: Workers, cons
 def grade_submission(path: Path, spec: GradingSpec, workers: Workers, console: Console) -> Report:
     """Grade a zip of checkpoints, `spec.models` in number, that were made elsewhere; `spec.method` is their name.
 
+    Its floor is the bank's original 0, trained on the same data as the one that the checkpoints came from, which is
+    not in the zip.
+
     Raises:
-        UserError: the task is wrong, or something is wrong with the zip or a checkpoint in it.
+        UserError: the task is wrong, or something is wrong with the zip or a checkpoint in it, which is found
+            before anything is trained.
     """
     began = time.monotonic()
     task = load_with_one_request(spec.task)
     submission = look_over(path, spec.models, task)
-    console.tell(headline(spec, task, workers))
+    announce(spec, task, workers, console)
+    folder = submission_folder(submission, spec.method, task)
+    with console.progress("reading", "checkpoints") as on_progress:
+        check_all(submission, spec, folder, workers, on_progress)
     with console.progress("bank", "models") as on_progress:
         bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
-    folder = submission_folder(submission, spec.method, task)
     with console.progress(spec.method, "checkpoints") as on_progress:
         unlearned = evaluate(submission, spec, folder, workers, console.tell, on_progress)
     report = Report(
@@ -212,7 +249,7 @@ def _about_the_grading(
         "protocol": spec.protocol,
         "metric": spec.metric,
         "seed": spec.seed,
-        **_scores(_score(spec, task, bank.originals, bank.retrained, outputs)),
+        **_scores(_score(spec, task, bank.originals, bank.retrained, outputs), spec.metric),
         **_accuracies(outputs, task, ""),
         **_accuracies(bank.retrained.outputs(spec.models), task, "_retrained"),
         "accuracy_by_class": accuracies_by_class(outputs, task),
@@ -239,8 +276,9 @@ def _score(spec: GradingSpec, task: Task, originals: Pool, retrained: Pool, unle
     return score_outputs(outputs, floor, retrained.outputs(models), task, spec.metric)
 
 
-def _scores(scores: Scores) -> dict[str, Any]:
+def _scores(scores: Scores, metric: str) -> dict[str, Any]:
     grades = scores.grades
+    share = grades.score.value / scores.ceiling.score if scores.ceiling.score else 0.0
     return {
         "score": grades.score.value,
         "score_interval": (grades.score.low, grades.score.high),
@@ -248,7 +286,7 @@ def _scores(scores: Scores) -> dict[str, Any]:
         "forgetting_quality_interval": (grades.forgetting_quality.low, grades.forgetting_quality.high),
         "retain_ratio": scores.retain_ratio,
         "test_ratio": scores.test_ratio,
-        "share_of_ceiling": grades.score.value / scores.ceiling.score if scores.ceiling.score else 0.0,
+        "share_of_ceiling": share if metric == "official" else None,
         "floor": scores.floor,
         "ceiling": scores.ceiling,
         "score_by_original": list(grades.score_by_original),
@@ -297,11 +335,12 @@ def score_again(folder: Path, metric: str | None) -> Report:
     unlearned = Unlearned.load(folder / "outputs.npz")
     before = next((report for report in map(read_report, sorted(folder.glob("report*.json"))) if report), None)
     if unlearned is None or before is None:
-        raise UserError(f"{folder} is not finished: python main.py --config {config} goes on with it.")
+        raise UserError(f"{folder} is not finished: {spec.command(config)} goes on with it.")
     task = load(spec.task)
     originals, retrained = Pool(task, "original"), Pool(task, "retrained")
     if not (originals.is_complete(spec.originals_needed) and retrained.is_complete(spec.models)):
-        raise UserError(f"The models it was compared with are gone: python main.py --config {config} makes them again.")
-    report = replace(before, metric=spec.metric, **_scores(_score(spec, task, originals, retrained, unlearned.outputs)))
+        raise UserError(f"The models it was compared with are gone: {spec.command(config)} makes them again.")
+    scores = _score(spec, task, originals, retrained, unlearned.outputs)
+    report = replace(before, metric=spec.metric, **_scores(scores, spec.metric))
     report.save(folder)
     return report

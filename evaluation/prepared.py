@@ -22,7 +22,7 @@ from checkpoints.networks import build_network
 from checkpoints.pool import Pool
 from checkpoints.workers import be_deterministic, seed_everything
 from data import Split, Task
-from data.files import locked, write_atomically
+from data.files import locked, write_tensors
 from data.loaders import ExampleDataset, TensorLoader, loader_seed
 from data.seeds import derive_seed
 from methods import all_method_handlers
@@ -88,4 +88,4 @@ def _prepare(path: Path, method: str, settings: Mapping[str, Any], task: Task, o
     tensors = all_method_handlers()[method](**settings).prepare(net, *loaders)
     seconds = compute_seconds(device) - began
     content = {"tensors": {name: value.cpu() for name, value in tensors.items()}, "seconds": seconds}
-    write_atomically(path, lambda beside: torch.save(content, beside))
+    write_tensors(path, content)

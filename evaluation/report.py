@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data.files import write_atomically
+from data.files import generated_folder, write_atomically
 
 NOT_A_REPORT = (ValueError, TypeError, KeyError, AttributeError)
 """What reading a text that is not the JSON of a report can raise."""
@@ -16,7 +15,7 @@ NOT_A_REPORT = (ValueError, TypeError, KeyError, AttributeError)
 
 def results_folder() -> Path:
     """`results/`, or the environment variable UNLEARNING_RESULTS."""
-    return Path(os.environ.get("UNLEARNING_RESULTS") or Path(__file__).parent.parent / "results")
+    return generated_folder("UNLEARNING_RESULTS")
 
 
 @dataclass(frozen=True)
@@ -89,8 +88,8 @@ class Report:
     """Mean retain accuracy of the unlearned models over that of the retrained ones."""
     test_ratio: float
     """The same for the test set."""
-    share_of_ceiling: float
-    """score / ceiling score: 1 is a perfect method."""
+    share_of_ceiling: float | None
+    """score / ceiling score: 1 is a perfect method. None by the notebook metric, whose ceiling bounds nothing."""
     floor: Reference
     ceiling: Reference
 
@@ -170,6 +169,10 @@ class Report:
         changed = " ".join(f"{name}={value}" for name, value in self.changed.items())
         return f"{self.method} {changed}".rstrip()
 
+    def percent_of_ceiling(self, unit: str = "") -> str:
+        """The share of the ceiling in per cent and the `unit`; "-" where there is none."""
+        return "-" if self.share_of_ceiling is None else f"{100 * self.share_of_ceiling:.0f}{unit}"
+
     @property
     def values(self) -> str:
         """Where the hyper-parameters come from, in words."""
@@ -189,6 +192,8 @@ class Report:
     def from_json(text: str) -> Report:
         """From the text of a `report.json`. Raises one of `NOT_A_REPORT` if it is something else."""
         values = json.loads(text)
+        if values["metric"] == "notebook":
+            values["share_of_ceiling"] = None  # an earlier version stored a number
         for name in ("floor", "ceiling"):
             values[name] = Reference(**_with_tuples(values[name]))
         return Report(**_with_tuples(values))

@@ -29,7 +29,7 @@ from checkpoints.pool import Pool
 from checkpoints.pruning import pruned_weights, zero, zero_before_forward
 from checkpoints.workers import be_deterministic, load_task, seed_everything
 from data import Task, TaskSpec
-from data.files import write_arrays, write_atomically
+from data.files import write_arrays, write_atomically, write_tensors, writing_to
 from data.loaders import run_loaders
 from data.seeds import derive_seed
 from evaluation.prepared import prepared_for
@@ -160,7 +160,7 @@ def perform(settings: RunSettings, original: int, run: int) -> str | None:
 
 def save_weights(path: Path, weights: State, memory: Mapping[str, torch.Tensor]) -> None:
     """Keep what the run for the next request goes on from: the weights, and the method's `memory`."""
-    write_atomically(path, lambda beside: torch.save({"weights": weights, "memory": dict(memory)}, beside))
+    write_tensors(path, {"weights": weights, "memory": dict(memory)})
 
 
 def load_weights(path: Path) -> tuple[State, dict[str, torch.Tensor]]:
@@ -377,10 +377,12 @@ def _peak_memory(device: str) -> int:
 @contextlib.contextmanager
 def logged_to(path: Path) -> Iterator[None]:
     """Collect in a file whatever is printed, by C code and child processes too; no file if nothing is."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = path.open("wb")
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the process may be killed
     kept = (os.dup(1), os.dup(2))
-    with path.open("wb") as log:
+    with log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     try:

@@ -21,7 +21,7 @@ from data import Task, TaskSpec, load
 from data.files import write_atomically
 from evaluation.console import Console
 from evaluation.grading import GradingFailedError, finished_runs, unlearn
-from evaluation.pipeline import headline, make_report
+from evaluation.pipeline import announce, make_report
 from evaluation.report import Report
 from evaluation.run import run_path
 from evaluation.spec import GradingSpec, grading_folder, method_settings
@@ -73,7 +73,7 @@ def grade_sequences(
     tasks = [load(task) for task in stages_of(specs[0].task)]
     for spec in specs:
         method_settings(spec, tasks[0])
-    console.tell(headline(specs[0], tasks[-1], workers))
+    announce(specs[0], tasks[-1], workers, console)
     stages = []
     for number, task in enumerate(tasks[:-1], start=1):
         with console.progress(f"bank {number}/{len(tasks) - 1}", "models") as on_progress:

@@ -39,7 +39,7 @@ def show_report(report: Report) -> None:
         f"{report.forgetting_quality:.4f}",
         f"{report.retain_ratio:.3f}",
         f"{report.test_ratio:.3f}",
-        f"{100 * report.share_of_ceiling:.0f} % of the ceiling",
+        report.percent_of_ceiling(" % of the ceiling"),
     )
     table.add_row("do nothing", *_reference_cells(report.floor), "")
     table.add_row("retrained", *_reference_cells(report.ceiling), "")
@@ -72,7 +72,7 @@ def show_sequence(sequence: SequenceReport) -> None:
         table.add_row(
             "all at once" if at_once else f"{len(report.forget)}. {report.forget[-1]}",
             _with_interval(report.score, report.score_interval),
-            f"{100 * report.share_of_ceiling:.0f} %",
+            report.percent_of_ceiling(" %"),
             " ".join(f"{quality:.3f}" for quality in report.forgetting_quality_by_request),
             f"{report.retain_accuracy:.3f} ({report.retain_accuracy_retrained:.3f})",
             f"{report.test_accuracy:.3f} ({report.test_accuracy_retrained:.3f})",
@@ -103,9 +103,10 @@ def _top5_line(unlearned: Mapping[str, float], retrained: Mapping[str, float]) -
 
 
 def _values_line(report: Report) -> str:
+    changed = f", but {_in_words(report.changed)}" if report.changed else ""
     if report.tuned_trials is None:
-        return "values       published (python main.py tune searches for better ones)"
-    return f"values       {report.values}: {_in_words(report.settings)}"
+        return f"values       published{changed} (python main.py tune searches for better ones)"
+    return f"values       tuned ({report.tuned_trials} trials){changed}: {_in_words(report.settings)}"
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:

@@ -27,13 +27,19 @@ from checkpoints.pool import Tell
 from checkpoints.workers import Workers, load_task
 from data import Task, TaskSpec, UserError
 from data.files import locked, sha256_of, write_atomically
-from evaluation.grading import RunKey, gather_runs, work_off
+from evaluation.grading import QUEUED, RunKey, gather_runs, work_off
 from evaluation.report import results_folder
 from evaluation.run import Unlearned, run_path
 from evaluation.spec import GradingSpec
 
 CHECKPOINT = re.compile(r"(?:(?!\.+/)[^/\\:]+/)*unlearned_checkpoint_(0|[1-9][0-9]{0,5})\.pth")
 """The name of checkpoint i, as in the competition, whose notebook left them below `kaggle/tmp/` in the zip."""
+
+DTYPES = (
+    *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+)
+"""What the numbers in a checkpoint may be: kinds that can be looked at, and converted to the network's own."""
 
 MARGIN = 1 << 20
 """Bytes that a checkpoint may have beyond twice those of the network's weights: names, structure, float64."""
@@ -141,12 +147,13 @@ def _check_container(data: bytes) -> None:
 
 
 def _checked(name: str, value: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
-    if value.layout != torch.strided or value.is_quantized or value.is_complex():
+    plain = value.layout == torch.strided and value.dtype in DTYPES
+    if not plain or value.device.type != "cpu":  # "meta": a shape without numbers
         raise BadCheckpointError(f"has an unusual kind of tensor in {name}; plain numbers are wanted")
     if value.shape != expected.shape:
         raise BadCheckpointError(f"has the shape {tuple(value.shape)} in {name} instead of {tuple(expected.shape)}")
     converted = value.to(expected.dtype)
-    if not torch.isfinite(converted).all():
+    if not (torch.isfinite(value).all() and torch.isfinite(converted).all()):  # a NaN can become an integer
         raise BadCheckpointError(f"has NaN or infinite values in {name}")
     return converted
 
@@ -160,19 +167,31 @@ class CheckpointJob:
     submission: Submission
     folder: Path
 
+    def check(self, run: int) -> str | None:
+        """Read one checkpoint and drop it again; None, or what is wrong with it."""
+        try:
+            self._read(run)
+        except BadCheckpointError as error:
+            return str(error)
+        return None
+
     def __call__(self, run: int) -> str | None:
         """Evaluate one checkpoint and save its outputs; None, or what is wrong with it."""
         task = load_task(self.task, self.device)
-        network, expected = _network(task)
         try:
-            data = _read_member(self.submission.path, self.submission.members[run])
-            network.load_state_dict(read_checkpoint(data, expected))
+            network = self._read(run)
         except BadCheckpointError as error:
             return str(error)
         outputs = record_outputs(network.to(task.train.images.device), task)
         left = Unlearned(outputs, np.array([np.nan]), np.array([0]), np.array([np.nan]))
         left.save(run_path(self.folder, 0, run, ".npz"))
         return None
+
+    def _read(self, run: int) -> nn.Module:
+        network, expected = _network(load_task(self.task, self.device))
+        data = _read_member(self.submission.path, self.submission.members[run])
+        network.load_state_dict(read_checkpoint(data, expected))
+        return network
 
 
 @lru_cache(maxsize=1)
@@ -202,6 +221,23 @@ def submission_folder(submission: Submission, name: str, task: Task) -> Path:
     return results_folder() / f"{task.name}-{task.fingerprint}" / f"{name}-{submission.sha256[:8]}"
 
 
+def check_all(
+    submission: Submission,
+    spec: GradingSpec,
+    folder: Path,
+    workers: Workers,
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Read every checkpoint that has not been evaluated yet, so that a wrong one is known before hours of training.
+
+    Raises:
+        UserError: a checkpoint can't be graded.
+    """
+    job = CheckpointJob(spec.task, workers.device, submission, folder)
+    known = _evaluated(submission, folder)
+    _do_all(submission, known, workers, job.check, on_progress)
+
+
 def evaluate(
     submission: Submission,
     spec: GradingSpec,
@@ -215,19 +251,41 @@ def evaluate(
     Raises:
         UserError: a checkpoint can't be graded.
     """
-    keys: list[RunKey] = [(0, run) for run in range(len(submission.members))]
     job = CheckpointJob(spec.task, workers.device, submission, folder)
+    with locked(folder / "lock", lambda: tell("another process grades this submission: waiting for it")):
+        write_atomically(folder / "config.yaml", lambda beside: beside.write_text(spec.to_yaml()))
+        known = _evaluated(submission, folder)
+        _do_all(submission, known, workers, job, on_progress)
+        return gather_runs(folder, _keys(submission), known)
+
+
+def _keys(submission: Submission) -> list[RunKey]:
+    return [(0, run) for run in range(len(submission.members))]
+
+
+def _evaluated(submission: Submission, folder: Path) -> dict[RunKey, Unlearned]:
+    """What is on disk of the checkpoints' outputs: all of them together, or those from before an interruption."""
+    keys = _keys(submission)
+    together = Unlearned.load(folder / "outputs.npz")
+    if together is not None and len(together) == len(keys):
+        return {key: together[number : number + 1] for number, key in enumerate(keys)}
+    return {key: run for key in keys if (run := Unlearned.load(run_path(folder, *key, ".npz"))) is not None}
+
+
+def _do_all(
+    submission: Submission,
+    known: dict[RunKey, Unlearned],
+    workers: Workers,
+    job: Callable[[int], str | None],
+    on_progress: Callable[[int, int], None],
+) -> None:
+    """Have the workers do `job` with every checkpoint that is not `known`; the first complaint is a `UserError`."""
 
     def submit(key: RunKey) -> Future[str | None]:
         return workers.submit(job, key[1])
 
-    with locked(folder / "lock", lambda: tell("another process grades this submission: waiting for it")):
-        write_atomically(folder / "config.yaml", lambda beside: beside.write_text(spec.to_yaml()))
-        together = Unlearned.load(folder / "outputs.npz")
-        if together is not None and len(together) == len(keys):
-            return together
-        known = {key: run for key in keys if (run := Unlearned.load(run_path(folder, *key, ".npz"))) is not None}
-        failure = work_off([key for key in keys if key not in known], submit, len(keys), on_progress)
-        if failure is not None:
-            raise UserError(f"{submission.path.name}: {submission.members[failure.key[1]]} {failure.complaint}.")
-        return gather_runs(folder, keys, known)
+    keys = _keys(submission)
+    missing = [key for key in keys if key not in known]
+    failure = work_off(missing, submit, QUEUED * workers.count, len(keys), on_progress)
+    if failure is not None:
+        raise UserError(f"{submission.path.name}: {submission.members[failure.key[1]]} {failure.complaint}.")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import yaml
 
 from data import TaskSpec, UserError, task_info
-from data.files import locked, write_atomically
+from data.files import generated_folder, locked, write_atomically
 
 HEADER = "# Found by `python main.py tune`; `-m NAME` uses these values, `-m NAME --published` does not.\n"
 
@@ -42,7 +41,7 @@ def tuned_path(task: TaskSpec) -> Path:
     Another forget request, network or recipe is another problem: values that suit one are not passed on to the other.
     It lies in `methods/tuned/`, or where the environment variable UNLEARNING_TUNED says.
     """
-    folder = Path(os.environ.get("UNLEARNING_TUNED") or Path(__file__).parent.parent / "methods" / "tuned")
+    folder = generated_folder("UNLEARNING_TUNED")
     size = None if task.size == task_info(TaskSpec(task.name)).size else task.size  # the default, named or not
     name = task.name if size is None else f"{task.name}-{size}"
     if task != TaskSpec(task.name, size=task.size):

@@ -24,6 +24,7 @@ import main
 from data import all_tasks
 from evaluation.leaderboard import WHY_NO_RANK
 from evaluation.report import Report, read_report
+from evaluation.spec import GradingSpec
 from methods import all_method_handlers
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def test_the_main_job(graded: tuple[Answer, Path]) -> None:
     assert any("of the ceiling" in line for line in lines)
     assert any(re.match(r"leaderboard +1st of 1 ", line) for line in lines)
     assert "digits · forget random:12 (12 of 60)" in answer.stderr
+    assert "Only 12 images are to be forgotten" in answer.stderr
+    assert "metric notebook" not in answer.stderr
     assert "Traceback" not in answer.stderr
 
 
@@ -157,6 +160,18 @@ def test_score_scores_again(graded: tuple[Answer, Path], tmp_path: Path) -> None
     assert f"{before['score']:.4f}" in shown.stdout
 
 
+def test_the_notebook_metric_has_no_share_of_the_ceiling(graded: tuple[Answer, Path], tmp_path: Path) -> None:
+    """Its ceiling bounds nothing: no share is shown or stored, and every command warns of its numbers."""
+    folder = shutil.copytree(graded[1], tmp_path / "elsewhere")
+    shown = command("score", str(folder), "--metric", "notebook")
+    assert "Its ceiling is 0.5 to 0.9: compare with nothing else." in shown.stderr
+    assert "of the ceiling" not in shown.stdout
+    report = read_report(folder / "report-notebook.json")
+    assert report is not None
+    assert report.share_of_ceiling is None
+    assert "Its ceiling is" not in command("score", str(folder)).stderr
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The other commands
 # ----------------------------------------------------------------------------------------------------------------------
@@ -213,11 +228,11 @@ def test_help_names_every_option() -> None:
 # ----------------------------------------------------------------------------------------------------------------------
 
 MISTAKES = [
-    ("-m my_metod", "There is no method 'my_metod'. Did you mean my_method"),
-    ("-m my_method,retrian", "There is no method 'retrian'. Did you mean retrain"),
+    ("-m my_metod", "There is no method 'my_metod': did you mean my_method"),
+    ("-m my_method,retrian", "There is no method 'retrian': did you mean retrain"),
     ("-m ,", "Name a method"),
     ("-m my_method --task digit", "There is no task 'digit': did you mean digits"),
-    ("-m my_method --network smal_cnn", "There is no network 'smal_cnn'; did you mean small_cnn"),
+    ("-m my_method --network smal_cnn", "There is no network 'smal_cnn': did you mean small_cnn"),
     ("-m my_method --recipe epochs", "--recipe takes name=value"),
     ("-m my_method --recipe epoch=3", "There is no recipe value 'epoch': did you mean epochs"),
     ("-m my_method --recipe epochs=many", "epochs must be a whole number, not 'many'"),
@@ -239,9 +254,9 @@ MISTAKES = [
     ("-m my_method --data-dir missing", "The task digits has no files of its own"),
     ("-m my_method --train-size 5", "less than one image a class"),
     ("-m my_method --train-size 5000", "choose 10 to"),
-    ("-m my_method --models 2", "needs at least"),
-    ("-m my_method --models 6 --metric notebook", "needs at least"),
-    ("-m my_method --originals 0", "needs at least"),
+    ("-m my_method --models 3", "The official metric needs at least 6 models, not 3"),
+    ("-m my_method --models 6 --metric notebook", "The notebook metric needs at least 12 models, not 6"),
+    ("-m my_method --originals 0", "needs at least 1 original, not 0"),
     ("-m my_method --budget 0", "The budget must be greater than 0 and finite, not 0.0"),
     ("-m my_method --budget nan", "The budget must be greater than 0 and finite, not nan"),
     ("-m my_method --budget-seconds inf", "The budget must be greater than 0 and finite, not inf"),
@@ -258,7 +273,14 @@ MISTAKES = [
     ("--config list.yaml", "list.yaml is not the config.yaml of a grading"),
     ("--config lacking.yaml", "lacking.yaml is not the config.yaml of a grading"),
     ("--config .", "can't be read: Is a directory"),
-    ("list my_metod", "Did you mean my_method"),
+    ("--config unknown.yaml", "is not the config.yaml of a grading: it has an unknown entry foo"),
+    ("--config unknown-in-task.yaml", "is not the config.yaml of a grading: it has an unknown entry bar"),
+    ("--config zip.yaml", "zip.yaml is that of a graded zip: python main.py grade /there/sub.zip "),
+    ("list my_metod", "There is no method 'my_metod': did you mean my_method"),
+    ("list xyz", "There is no method 'xyz': python main.py list shows them."),
+    ("embed -m my_method,retrain", "This command takes one method: -m my_method, not -m my_method,retrain"),
+    ("membership -m all", "This command takes one method: "),
+    ("show --out file/sheet.png", "file/sheet.png can't be written ("),
     ("leaderboard", "Nothing has been graded yet"),
     ("leaderboard --task digits", "Nothing has been graded yet: python main.py -m my_method --task digits"),
     ("leaderboard --task digit", "There is no task 'digit': did you mean digits"),
@@ -275,6 +297,10 @@ def empty_folder(tmp_path: Path, results: Path, monkeypatch: pytest.MonkeyPatch)
     Path("list.yaml").write_text("- 1\n- 2\n")
     Path("lacking.yaml").write_text("task: {name: digits}\nmodels: many\n")
     Path("binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    Path("unknown.yaml").write_text("method: my_method\nfoo: 1\n")
+    Path("unknown-in-task.yaml").write_text("method: my_method\ntask: {name: digits, bar: 1}\n")
+    Path("zip.yaml").write_text("method: sub\nsubmission: /there/sub.zip\n")
+    Path("file").write_text("")
 
 
 @pytest.mark.usefixtures("empty_folder")
@@ -290,6 +316,49 @@ def test_a_mistake_is_one_sentence(arguments: str, said: str) -> None:
     assert line[-1] in ".?)"
     assert said in line
     assert not Path("results").exists()
+
+
+@pytest.mark.parametrize("variable", ["UNLEARNING_BANK", "UNLEARNING_RESULTS"])
+def test_a_folder_that_cannot_be_made_is_one_sentence(
+    variable: str, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It names a file in the folder, and the variable to change. Catches an `OSError` that nobody catches."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "folder"))
+    answer = command("-m", "my_method", *TINY, *FEW, "--quiet")
+    (line,) = answer.stderr.splitlines()
+    assert answer.code == 2
+    assert line.startswith(f"error: {tmp_path}/file/folder/")
+    assert f"can't be written (Not a directory): mend that, or set the environment variable {variable} to" in line
+
+
+def test_json_of_a_method_that_failed(results: Path) -> None:
+    """An object was asked for and there is none: nothing on standard output. Catches an empty list in its place."""
+    slow = ["--set", "epochs=1000", "--budget-seconds", "0.05"]
+    answer = command("-m", "my_method", *TINY, *FEW, *slow, "--json", "--quiet")
+    assert (answer.code, answer.stdout) == (2, "")
+    assert "was killed; --budget or --budget-seconds allow more. Its log:" in answer.stderr
+
+
+@pytest.mark.parametrize(("task", "numbers"), [("digits", (2, 64)), ("kaggle", (1, 512))])
+def test_numbers_to_grade_with(task: str, numbers: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each task has its own; on kaggle those of the published evaluation, which a graded zip is ranked with."""
+    seen: list[GradingSpec] = []
+
+    def grade(specs: list[GradingSpec], *_: object) -> list[Report]:
+        seen.extend(specs)
+        return []
+
+    monkeypatch.setattr("evaluation.pipeline.grade", grade)
+    command("-m", "my_method", "--task", task)
+    assert [(spec.originals, spec.models) for spec in seen] == [numbers]
+
+
+def test_options_of_a_grading_fit_show(results: Path, tmp_path: Path) -> None:
+    """A contact sheet is drawn with the options that a grading had."""
+    sheet = tmp_path / "sheet.png"
+    answer = command("show", *TASK, "--test-size", "50", "--network", "mlp", "--out", str(sheet))
+    assert (answer.code, sheet.is_file()) == (0, True)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

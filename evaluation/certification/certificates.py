@@ -14,6 +14,9 @@ from data.errors import UserError
 from data.files import write_atomically
 from evaluation.certification import dp_sgd, hockey_stick, renyi
 
+CLAIM = {"epsilon", "delta"}
+"""What every certificate has, and a file that is none has not."""
+
 Value = float | int | str | list[float]
 """What a constant can be."""
 
@@ -56,7 +59,7 @@ class Certificate:
             UserError: something is missing, superfluous, or of another type.
         """
         fields = set(Certificate.__dataclass_fields__)
-        if not isinstance(values, dict) or not fields & values.keys():
+        if not isinstance(values, dict) or not CLAIM & values.keys():
             raise UserError("This is no certificate: give a certificate.json, or the notes of a certified run.")
         if values.keys() != fields:
             odd = ", ".join(sorted(map(str, values.keys() ^ fields)))
@@ -86,7 +89,7 @@ class Certificate:
             raise UserError(f"{path} can't be read as a certificate: {error}.") from error
         if isinstance(values, dict) and "certificate" in values:
             return Certificate.from_dict(values["certificate"])
-        if isinstance(values, dict) and "method" in values:
+        if isinstance(values, dict) and CLAIM & values.keys():
             checksum = values.pop("sha256", None)
             if checksum != _checksum(values):
                 raise UserError(f"{path} has been edited: its checksum is not that of its content.")

@@ -216,9 +216,14 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
             certify(path)
 
 
-@pytest.mark.parametrize("text", ["[]", "3", "{}", '{"score": 0.1}', '{"certificate": null}', '{"certificate": [1]}'])
+@pytest.mark.parametrize(
+    "text", ["[]", "3", "{}", '{"method": "retrain", "score": 0.1}', '{"certificate": null}', '{"certificate": [1]}']
+)
 def test_foreign_files_are_refused(text: str, tmp_path: Path) -> None:
-    """JSON of something else, for example a report, or notes of a run without a certificate."""
+    """JSON of something else, for example a report, or notes of a run without a certificate.
+
+    Catches a report that is called an edited certificate because it names a method, too.
+    """
     path = tmp_path / "report.json"
     path.write_text(text)
     with pytest.raises(UserError, match="no certificate"):

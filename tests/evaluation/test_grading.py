@@ -178,6 +178,7 @@ HANGING = {
     "ignores_interrupts": "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass",
 }
 """Methods that never end, from the third call on (the first is the rehearsal)."""
+SLOW_ONCE = f"if call('slow_once') == 3:\n    while True: pass\n{BASELINE}"
 
 
 FAILS_ONCE = f"""
@@ -228,6 +229,7 @@ def kit(make_kit: Callable[[], Kit], tmp_path_factory: pytest.TempPathFactory) -
     for name, body in HANGING.items():
         add_method(kit, name, f"if call('{name}') > 2:\n" + textwrap.indent(body, "    "))
     add_method(kit, "fails_once", FAILS_ONCE)
+    add_method(kit, "slow_once", SLOW_ONCE)
     add_method(kit, "is_edited", f"call('is_edited')\n{BASELINE}")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LEDGER", str(tmp_path_factory.mktemp("ledger") / "ledger"))
@@ -317,9 +319,19 @@ def test_methods_that_hang_are_killed(kit: Kit, tmp_path: Path) -> None:
     assert gradings.answer.code == 2
     assert "Traceback" not in gradings.answer.stderr
     for method in HANGING:
-        said = f"error: {method} failed in run 2 from original 0: it exceeded the budget of 0.5 seconds and was killed"
+        said = f"error: {method} failed in run 2 from original 0: it exceeded the budget of 0.5 seconds and was killed;"
         assert gradings.complaint(method).startswith(said)
         assert gradings.complaint(method).endswith("The 2 runs that finished are kept.")
+
+
+def test_a_run_that_is_too_slow_is_tried_again(kit: Kit, behaved: Gradings, tmp_path: Path) -> None:
+    """The machine may have been busy. The report is that of a run that never was: the same scores, nothing failed.
+
+    Catches a grading that ends with the first run that is killed, one that leaves it out, and one with other seeds.
+    """
+    gradings = run(kit, tmp_path, ["slow_once"], "--budget-seconds", "0.5")
+    assert gradings.answer.code == 0, gradings.answer.stderr
+    assert gradings.report("slow_once").epsilons == behaved.report("my_method").epsilons
 
 
 # ----------------------------------------------------------------------------------------------------------------------

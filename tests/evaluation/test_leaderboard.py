@@ -125,6 +125,15 @@ def rows(make_report: MakeReport) -> list[Row]:
     )
 
 
+def test_no_share_of_the_ceiling_is_a_dash(make_report: MakeReport) -> None:
+    """By the notebook metric there is none; a report that has a number, stored by an earlier version, loses it."""
+    stored = Report.from_json(make_report(metric="notebook", share_of_ceiling=2.07).to_json())
+    assert stored.share_of_ceiling is None
+    (row,) = rank([stored])
+    assert cells(row)[COLUMNS.index("% of ceiling")] == "-"
+    assert cells(rank([make_report(share_of_ceiling=0.42)])[0])[COLUMNS.index("% of ceiling")] == "42"
+
+
 def test_csv_is_unrounded_and_can_be_read(rows: list[Row], make_report: MakeReport) -> None:
     """By Python's csv module, with commas and quotation marks in the values; no number loses a digit.
 

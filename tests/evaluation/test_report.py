@@ -25,7 +25,7 @@ def test_a_report_survives_json(make_report: MakeReport) -> None:
 
 def test_saving_and_reading(make_report: MakeReport, tmp_path: Path) -> None:
     """`report.json` for the competition's metric; another metric has a file of its own beside it."""
-    official, notebook = make_report(), make_report(metric="notebook", score=0.5)
+    official, notebook = make_report(), make_report(metric="notebook", score=0.5, share_of_ceiling=None)
     assert official.save(tmp_path) == tmp_path / "report.json"
     assert notebook.save(tmp_path) == tmp_path / "report-notebook.json"
     assert read_report(tmp_path / "report.json") == official
@@ -56,6 +56,8 @@ def test_documented_fields_are_there(make_report: MakeReport) -> None:
         b"{}",
         b'{"floor": "x", "ceiling": {}}',
         b'{"floor": {}, "ceiling": {}}',
+        b'{"metric": "official", "floor": "x", "ceiling": {}}',
+        b'{"metric": "official", "floor": {}, "ceiling": {}}',
         b"\xff\xfe\x00",
     ],
 )

@@ -18,10 +18,11 @@ import torch
 
 from checkpoints.networks import build_network
 from checkpoints.pool import Pool
-from checkpoints.workers import be_deterministic
+from checkpoints.workers import Workers, be_deterministic
 from data import Task, TaskSpec, UserError, load
 from evaluation.run import RunSettings, run_seed, unlearn_once
-from evaluation.submission import CheckpointJob, largest_checkpoint, look_over
+from evaluation.spec import GradingSpec
+from evaluation.submission import CheckpointJob, check_all, evaluate, largest_checkpoint, look_over
 
 if TYPE_CHECKING:
     from tests.conftest import Answer
@@ -141,22 +142,43 @@ def test_the_score_is_that_of_the_runs(results: Path, task: Task, tmp_path: Path
     again = command("score", str(folder), "--json")
     assert json.loads(again.stdout)["score"] == report["score"]
 
+    assert "Only 12 images are to be forgotten" in first.stderr
+    for_config = command("--config", str(folder / "config.yaml"))
+    assert (for_config.code, for_config.stdout) == (2, "")
+    assert f"is that of a graded zip: python main.py grade {path} " in for_config.stderr
+    (folder / "outputs.npz").unlink()
+    assert f"is not finished: python main.py grade {path} " in command("score", str(folder)).stderr
 
-def test_an_interrupted_grading_goes_on(task: Task, results: Path, tmp_path: Path) -> None:
-    """Checkpoints that were evaluated before one that can't be graded are not evaluated again."""
+
+def test_a_bad_checkpoint_is_found_before_anything_is_trained(
+    task: Task, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the last one. Catches checkpoints that are first read when the bank is there, hours later."""
+    monkeypatch.setenv("UNLEARNING_BANK", str(tmp_path / "bank"))
     members = good_members(task)
     members[name_of(5)] = as_bytes({"a": torch.zeros(1)})
     path = write_zip(tmp_path / "submission.zip", members)
-    flags = [*FLAGS, "--models", str(N), "--workers", "1"]
-    first = command("grade", str(path), *flags)
-    assert first.code == 2
-    assert "unlearned_checkpoint_5.pth is of another network" in first.stderr
-    assert "Traceback" not in first.stderr
-    (folder,) = results.glob("*/submission-*")
-    kept = {file.name: file.stat().st_mtime_ns for file in (folder / "runs").glob("*.npz")}
-    assert len(kept) == N - 1
-    command("grade", str(path), *flags)
-    assert kept == {file.name: file.stat().st_mtime_ns for file in (folder / "runs").glob("*.npz")}
+    answer = command("grade", str(path), *FLAGS, "--models", str(N), "--workers", "1")
+    assert answer.code == 2
+    assert "unlearned_checkpoint_5.pth is of another network" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert not (tmp_path / "bank").exists()
+    assert list(results.rglob("*.npz")) == []
+
+
+def test_an_interrupted_grading_goes_on(task: Task, results: Path, tmp_path: Path) -> None:
+    """Checkpoints that were evaluated before an interruption are neither read nor evaluated again."""
+    submission = look_over(write_zip(tmp_path / "submission.zip", good_members(task)), N, task)
+    folder = results / "submission"
+    spec = GradingSpec("submission", SPEC, originals=1, models=N)
+    for run in (0, 1, 3):
+        assert CheckpointJob(SPEC, "cpu", submission, folder)(run) is None
+    done: dict[str, list[int]] = {"read": [], "evaluated": []}
+    with Workers(1) as workers:
+        check_all(submission, spec, folder, workers, lambda count, _: done["read"].append(count))
+        evaluate(submission, spec, folder, workers, lambda text: None, lambda count, _: done["evaluated"].append(count))
+    for counts in done.values():
+        assert (counts[0], counts[-1]) == (3, N)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -207,6 +229,11 @@ def compressed_inside(task: Task) -> bytes:
 def fill(state: State, name: str, value: float) -> None:
     """Overwrite all numbers of a weight."""
     state[name].fill_(value)
+
+
+def with_dtype(dtype: torch.dtype) -> Members:
+    """An honest submission but for a weight of this type, in the right shape."""
+    return with_state(lambda state: {**state, "0.weight": torch.empty(state["0.weight"].shape, dtype=dtype)})
 
 
 def small_file_of_a_large_tensor(state: State) -> None:
@@ -265,6 +292,26 @@ HOSTILE: dict[str, tuple[Members, str]] = {
     ),
     "complex": (with_state(lambda state: {**state, "0.weight": state["0.weight"].to(torch.complex64)}), "unusual kind"),
     "sparse": (with_state(lambda state: {**state, "0.weight": state["0.weight"].to_sparse()}), "unusual kind"),
+    "on no device": (
+        with_state(lambda state: {**state, "0.weight": state["0.weight"].to("meta")}),
+        "unusual kind of tensor in 0.weight",
+    ),
+    "bits": (with_dtype(torch.bits8), "unusual kind of tensor in 0.weight"),
+    "two numbers in a byte": (
+        with_dtype(getattr(torch, "float4_e2m1fn_x2", torch.bits4x2)),  # PyTorch 2.8 has the first
+        "unusual kind of tensor in 0.weight",
+    ),
+    "unsigned numbers that PyTorch hardly knows": (with_dtype(torch.uint16), "unusual kind of tensor in 0.weight"),
+    "quantized": (
+        with_state(
+            lambda state: {**state, "0.weight": torch.quantize_per_tensor(state["0.weight"], 0.1, 0, torch.qint8)}
+        ),
+        "unusual kind of tensor in 0.weight",
+    ),
+    "NaN where whole numbers belong": (
+        with_state(lambda state: {**state, "1.num_batches_tracked": torch.tensor(float("nan"))}),
+        "NaN or infinite values in 1.num_batches_tracked",
+    ),
     "no tensors": (with_state(lambda state: dict.fromkeys(state, 1.0)), "not a state_dict"),
 }
 

@@ -1,0 +1,77 @@
+"""Writing: whole files, and a sentence where that is not possible."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from checkpoints.pool import bank_folder
+from data.cache import cache_dir
+from data.errors import UserError
+from data.files import generated_folder, locked, write_arrays, write_atomically, write_tensors
+from evaluation.report import results_folder
+from tests.conftest import REPOSITORY
+
+VARIABLES = ["UNLEARNING_BANK", "UNLEARNING_CACHE", "UNLEARNING_RESULTS", "UNLEARNING_TUNED"]
+
+
+@pytest.mark.parametrize("variable", VARIABLES)
+def test_what_cannot_be_written_names_the_variable(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of the folder it is in; a lock is a file like others."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "folder"))
+    path = generated_folder(variable) / "some" / "file.json"
+    for write in (lambda: write_atomically(path, Path.touch), lambda: locked(path).__enter__()):
+        with pytest.raises(UserError, match=rf"file\.json can't be written \(Not a directory\): .* {variable} to"):
+            write()
+
+
+def test_elsewhere_another_name_helps(tmp_path: Path) -> None:
+    """As of a picture's --out; a folder of that name is in the way here."""
+    with pytest.raises(UserError, match=r"can't be written \(Is a directory\): mend that, or name a folder"):
+        write_atomically(tmp_path, Path.touch)
+
+
+def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For arrays and for tensors, of which PyTorch itself says "enforce fail at inline_container.cc"."""
+    (tmp_path / "full").symlink_to("/dev/full")
+    monkeypatch.setattr(Path, "with_name", lambda path, name: tmp_path / "full")
+    for write in (
+        lambda: write_arrays(tmp_path / "a.npz", {"a": torch.zeros(10**5).numpy()}),
+        lambda: write_tensors(tmp_path / "a.pt", {"a": torch.zeros(10**5)}),
+    ):
+        if not (tmp_path / "full").is_symlink():
+            (tmp_path / "full").symlink_to("/dev/full")
+        with pytest.raises(UserError, match=os.strerror(errno.ENOSPC)):
+            write()
+    assert not (tmp_path / "a.npz").exists()
+
+
+def test_an_error_inside_a_lock_is_not_about_the_lock(tmp_path: Path) -> None:
+    """Catches a translation that reaches too far."""
+    with pytest.raises(FileNotFoundError), locked(tmp_path / "lock"):
+        (tmp_path / "missing").read_text()
+
+
+def test_tensors_are_the_same_bytes_everywhere(tmp_path: Path) -> None:
+    """Whatever the file is called. Catches `torch.save` of a path, which writes its name into the file."""
+    for name in ("a.pt", "b.pt"):
+        write_tensors(tmp_path / name, {"weight": torch.arange(3)})
+    assert (tmp_path / "a.pt").read_bytes() == (tmp_path / "b.pt").read_bytes()
+    assert torch.equal(torch.load(tmp_path / "a.pt", weights_only=True)["weight"], torch.arange(3))
+
+
+def test_generated_files_are_in_the_repository_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In folders that are ignored, apart from tuned values, which are kept."""
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable)
+    assert bank_folder() == REPOSITORY / "checkpoints" / "bank"
+    assert cache_dir() == REPOSITORY / "data" / "cache"
+    assert results_folder() == REPOSITORY / "results"
+    assert generated_folder("UNLEARNING_TUNED") == REPOSITORY / "methods" / "tuned"
