@@ -10,9 +10,10 @@ averaging; then the server removes the client. All of that from the training on 
 Accuracies are those of the linear model, as published; a backdoor succeeds when an image of the client that leaves is
 called a zero (of which a tenth of them are). Source: the notebook for MNIST in github.com/Nanboy-Ronan/
 2F2L-Federated-Unlearning, of Jin et al. (arXiv 2306.02216): 400 rounds, batches of 32, Adam at 1e-4, damping 0.01.
-Larger batches at a larger rate, then a smaller one, come to the same accuracies in less than half of the rounds. There
-the removal is 3,200 steps of Adam, whose result swings between 77 and 95 % and of which the best is taken; here it is
-conjugate gradients. "retrained" is the federation without the client, from the server's network on.
+Larger batches at a larger rate, then a smaller one, come to the same accuracies in half of the rounds. There the
+removal is 3,200 steps of Adam, whose result swings between 77 and 95 % and of which the best is taken; here it is
+conjugate gradients, which converge to a backdoor of 47 % at that damping, and to 10 % at a tenth of it. "retrained" is
+the federation without the client, from the server's network on.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import vector_to_parameters
 
 from data import TaskSpec, task_info
 from methods.Ftsu import Examples, Ftsu, Linearised
@@ -48,11 +48,11 @@ def main() -> None:
     """Train, remove, retrain, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-dir", help="folder with train/CLASS/* and test/CLASS/* images; default: MNIST")
-    parser.add_argument("--rounds", type=int, nargs=2, default=(100, 60), help="of federated averaging; published 400")
+    parser.add_argument("--rounds", type=int, nargs=2, default=(100, 100), help="of federated averaging; published 400")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the clients at first; published 1e-4")
     parser.add_argument("--batch-size", type=int, default=256, help="of the clients; published 32")
-    parser.add_argument("--damping", type=float, default=0.01)
-    parser.add_argument("--iterations", type=int, default=200, help="of the conjugate gradients")
+    parser.add_argument("--damping", type=float, default=0.001, help="published 0.01")
+    parser.add_argument("--iterations", type=int, default=1200, help="of the conjugate gradients")
     parser.add_argument("--k", type=float, default=1.0, help="share of salient weights; 1 is FedRemoval")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -99,12 +99,6 @@ def main() -> None:
     distances = {"before": trained, "after": removed}
     print(f"step {float(step.norm()):.3f}; distance from the retrained weights: ", end="")
     print(", ".join(f"{name} {float((weights - retrained).norm()):.3f}" for name, weights in distances.items()))
-    vector_to_parameters(removed, net.parameters())
-    print(
-        f"as weights of the network itself, which is not linear: test {100 * accuracy(net, federation.test):.2f} %, ",
-        end="",
-    )
-    print(f"backdoor {100 * accuracy(net, federation.clients[0]):.2f} %")
 
 
 def show(name: str, model: Linearised, weights: Tensor, federation: Federation, seconds: float) -> None:
