@@ -79,6 +79,8 @@ class Ams(BaseMethod):
     """Validation accuracy that may be lost."""
     recalibrate: bool = True
     """Whether forgotten images are kept, to see that they stay forgotten."""
+    freeze_bn: bool = False
+    """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`. Raises `ValueError` if the loss is unknown."""
@@ -171,7 +173,7 @@ class Ams(BaseMethod):
         for samples in (forget, retain):
             for sample in samples:
                 images, labels = sample["image"].to(device), sample["age_group"].to(device)
-                net.train(len(images) > 1)  # batch normalisation cannot normalise over a single image
+                net.train(len(images) > 1 and not self.freeze_bn)  # batch normalisation needs two images
                 logits = net(images)
                 if samples is forget and self.loss == "random":
                     labels = torch.randint(logits.shape[1], labels.shape).to(device)

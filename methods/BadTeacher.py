@@ -44,6 +44,8 @@ class BadTeacher(BaseMethod):
     """Temperature T of all softmax functions."""
     reduction: str = "batchmean"
     """Mean of the divergence over "batchmean": the images; "mean": the images and the classes, as published."""
+    freeze_bn: bool = False
+    """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`. Raises `ValueError` if `reduction` is unknown."""
@@ -51,7 +53,8 @@ class BadTeacher(BaseMethod):
             raise ValueError(f"reduction is batchmean or mean, not {self.reduction!r}.")
         device = next(net.parameters()).device
         good, bad = copy.deepcopy(net).eval(), _fresh(net).eval()
-        retained, forgotten = _images(retain_loader), _images(forget_loader)
+        loaders = (retain_loader, forget_loader)
+        retained, forgotten = (torch.cat([sample["image"].cpu() for sample in one]) for one in loaders)
         retained = retained[torch.randperm(len(retained))[: int(self.retain_fraction * len(retained))]]
         is_forgotten = torch.arange(len(retained) + len(forgotten)) >= len(retained)  # (images,)
         dataset = TensorDataset(torch.cat([retained, forgotten]), is_forgotten)
@@ -64,7 +67,7 @@ class BadTeacher(BaseMethod):
                 with torch.no_grad():
                     logits = torch.where(unwanted[:, None].to(device), bad(images), good(images))  # (B, classes)
                 wanted = F.softmax(logits / self.temperature, dim=1)
-                net.train(len(images) > 1)  # batch normalisation cannot normalise over a single image
+                net.train(len(images) > 1 and not self.freeze_bn)  # batch normalisation needs two images
                 found = F.log_softmax(net(images) / self.temperature, dim=1)
                 divergence = F.kl_div(found, wanted, reduction="batchmean") * self.temperature**2
                 if self.reduction == "mean":
@@ -73,10 +76,6 @@ class BadTeacher(BaseMethod):
                 divergence.backward()
                 optimizer.step()
         net.eval()
-
-
-def _images(loader: Loader) -> torch.Tensor:
-    return torch.cat([sample["image"].cpu() for sample in loader])
 
 
 def _fresh(net: nn.Module) -> nn.Module:

@@ -54,6 +54,8 @@ class Fanchuan(BaseMethod):
     """Whether forget rounds climb the contrastive loss."""
     reverse_kl: bool = False
     """Whether stage 1 minimises KL(p || uniform)."""
+    freeze_bn: bool = False
+    """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`."""
@@ -74,18 +76,18 @@ class Fanchuan(BaseMethod):
 
         for sample in forget_loader:
             images = sample["image"].to(device)
-            net.train(len(images) > 1)  # batch normalisation cannot normalise over a single image
+            net.train(len(images) > 1 and not self.freeze_bn)  # batch normalisation needs two images
             step(flatten, self.distance_to_uniform(net(images)))
         for _ in range(self.epochs):
             for forget_sample, retain_sample in zip(forget_loader, retain, strict=False):
                 forgotten, kept = forget_sample["image"].to(device), retain_sample["image"].to(device)
-                net.train(min(len(forgotten), len(kept)) > 1)
+                net.train(min(len(forgotten), len(kept)) > 1 and not self.freeze_bn)
                 loss = self.contrast(net(forgotten), net(kept).detach())
                 step(repel, -loss if self.ascend else loss)
                 scheduler.step()
             for sample in retain:
                 images, labels = sample["image"].to(device), sample["age_group"].to(device)
-                net.train(len(images) > 1)
+                net.train(len(images) > 1 and not self.freeze_bn)
                 step(repair, F.cross_entropy(net(images), labels))
         net.eval()
 

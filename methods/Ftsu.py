@@ -55,8 +55,9 @@ class Ftsu(BaseMethod):
                               Q <= |H v - g|^2 / (2 damping), kappa = |H - H of the clients that stay| / damping,
                               |w - u| <= |g| / lambda, and no error of the retraining
 
-    Both are distances and no (epsilon, delta) guarantee (`heuristic_epsilon` takes the first for a sensitivity), and
-    both are far larger than the weights where lambda and damping are small: they prove nothing then.
+    Both are distances and no (epsilon, delta) guarantee (`heuristic_epsilon` takes the first, of the removal before
+    the noise, for a sensitivity), and both are far larger than the weights where lambda and damping are small: they
+    prove nothing then. On a pruned network they are of the weights before the mask is applied again.
 
     Source: Jin et al., "Forgettable Federated Linear Learning with Certified Data Removal" (arXiv 2306.02216), for
     training, removal and bound, which as printed lacks a factor |H^-1|; saliency and repair are this kit's idea.
@@ -99,8 +100,8 @@ class Ftsu(BaseMethod):
     """Most steps of the conjugate gradients."""
     tolerance: float = 1e-5
     """They stop at a residual of this share of g."""
-    repair_epochs: int = 3
-    """Most epochs of repair, 5 at most in the research idea; 0 leaves it out."""
+    repair_epochs: int = 1
+    """Most epochs of repair, 5 at most in the research idea, 1 to stay in the budget; 0 leaves it out."""
     repair_learning_rate: float = 1e-3
     """Step size of Adam in the repair."""
     noise: float = 0.0
@@ -148,13 +149,12 @@ class Ftsu(BaseMethod):
             "linearisation_gap": model.gap(released, server.images),
         }
         if self.weight_decay > 0:
-            together = Examples(*(torch.cat(parts) for parts in zip(*staying, strict=True)))
-            bound = float(model.gradient(released, together).norm()) / self.weight_decay
-            self.notes["distance_bound"] = bound
-            if self.noise:
-                self.notes["heuristic_epsilon"] = bound * math.sqrt(2 * math.log(1.25 / DELTA)) / self.noise
+            self.notes["distance_bound"] = float(model.average_gradient(released, staying).norm()) / self.weight_decay
+            if self.noise:  # which must not count for what it is to hide
+                sensitivity = float(model.average_gradient(removed, staying).norm()) / self.weight_decay
+                self.notes["heuristic_epsilon"] = sensitivity * math.sqrt(2 * math.log(1.25 / DELTA)) / self.noise
             if self.loss == "mse" and self.norm_iterations:
-                of_staying = model.curvature(trained, together.images, dense_numbers=0)
+                of_staying = model.curvature(trained, _together(staying).images, dense_numbers=0)
                 before_repair = self.paper_bound(curvature, of_staying, target, left_over)
                 self.notes["distance_bound_paper"] = before_repair + float((released - removed).norm())
 
@@ -175,7 +175,7 @@ class Ftsu(BaseMethod):
         All clients take their steps at once. They take equally many, as many as the largest has full batches; smaller
         clients go through their images again meanwhile.
         """
-        images, targets = (torch.cat(parts) for parts in zip(*clients, strict=True))
+        images, targets = _together(clients)
         sizes = [len(client.images) for client in clients]
         batch = min(self.batch_size, max(sizes))
         needed = max(sizes) // batch * batch
@@ -285,10 +285,8 @@ class Linearised:
         return gradients.sum(dim=0) / examples.images.shape[0] + self.weight_decay * weights
 
     def average_gradient(self, weights: Tensor, clients: Sequence[Examples]) -> Tensor:
-        """The average of the clients' gradients, by their sizes."""
-        gradients = torch.stack([self.gradient(weights, client) for client in clients])  # (clients, weights)
-        sizes = torch.tensor([len(client.images) for client in clients]).to(gradients)
-        return sizes / sizes.sum() @ gradients
+        """The average of the clients' gradients, by their sizes: the gradient of the mean over all their images."""
+        return self.gradient(weights, _together(clients))
 
     @torch.no_grad()
     def mean_loss(self, weights: Tensor, examples: Examples) -> float:
@@ -363,6 +361,11 @@ def _examples(net: nn.Module, loader: Loader) -> Examples:
 
 def _take(examples: Examples, rows: Tensor) -> Examples:
     return Examples(*(part[rows.to(part.device)] for part in examples))
+
+
+def _together(clients: Sequence[Examples]) -> Examples:
+    """What all of them own."""
+    return Examples(*(torch.cat(parts) for parts in zip(*clients, strict=True)))
 
 
 def _counts(examples: Examples) -> list[int]:

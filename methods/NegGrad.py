@@ -44,6 +44,8 @@ class NegGrad(BaseMethod):
     """Images of the retain set in a step."""
     capped: bool = False
     """Whether images to forget that are no better than guessed are left alone."""
+    freeze_bn: bool = False
+    """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`."""
@@ -61,7 +63,7 @@ class NegGrad(BaseMethod):
             for sample, rows in zip(loader, shares, strict=True):
                 images = torch.cat([sample["image"].to(device), forget_images[rows]])
                 labels = torch.cat([sample["age_group"].to(device), forget_labels[rows]])
-                net.train(len(images) > 1)  # batch normalisation cannot normalise over a single image
+                net.train(len(images) > 1 and not self.freeze_bn)  # batch normalisation needs two images
                 logits = net(images)  # (B, classes)
                 losses = F.cross_entropy(logits, labels, reduction="none")  # (B,)
                 kept, forgotten = losses.split([len(images) - len(rows), len(rows)])

@@ -98,9 +98,11 @@ class PerturbedSign(BaseMethod):
     """Its step size, of Adam."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`. Raises `ValueError` if `noise` or `schedule` is unknown."""
+        """See `BaseMethod.run`. Raises `ValueError` if `noise` or `schedule` is unknown, or the search has no step."""
         if self.noise not in NOISES:
             raise ValueError(f"noise is one of {', '.join(NOISES)}, not {self.noise!r}.")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, not {self.steps}: without a step no boundary is found.")
         self._lambda_at(1)
         relabel = partial(self._relabel, copy.deepcopy(net).eval(), _pixel_range(forget_loader))
         if self.compose:

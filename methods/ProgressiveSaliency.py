@@ -74,6 +74,8 @@ class ProgressiveSaliency(BaseMethod):
     """L2 regularisation of SGD."""
     batch_size: int = 64
     """Images in a step."""
+    freeze_bn: bool = False
+    """Whether batch normalisation keeps and uses the original's statistics."""
     stop: bool = True
     """Whether it ends when that is enough, and the best round stays; if not, all rounds are done and the last stays."""
     accuracy_gap: float = 0.02
@@ -146,7 +148,7 @@ class ProgressiveSaliency(BaseMethod):
         optimizer.param_groups[0]["lr"] = self.retain_rate if level is None else self.forget_rate
         for sample in samples:
             images, labels = sample["image"].to(mask.device), sample["age_group"].to(mask.device)
-            net.train(len(images) > 1)  # batch normalisation cannot normalise over a single image
+            net.train(len(images) > 1 and not self.freeze_bn)  # batch normalisation needs two images
             logits = net(images)
             loss = F.cross_entropy(logits, labels) if level is None else self._forget_loss(logits, labels, level)
             optimizer.zero_grad()

@@ -41,6 +41,8 @@ class RandomLabel(BaseMethod):
     """Images in a step."""
     exclude_true: bool = False
     """Whether a random label is never the true one."""
+    freeze_bn: bool = False
+    """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`."""
@@ -55,7 +57,7 @@ class RandomLabel(BaseMethod):
             for loader in (forget, retain):
                 for sample in loader:
                     images, labels = sample["image"].to(device), sample["age_group"].to(device)
-                    net.train(len(images) > 1)  # batch normalisation cannot normalise over a single image
+                    net.train(len(images) > 1 and not self.freeze_bn)  # batch normalisation needs two images
                     logits = net(images)  # (B, classes)
                     if loader is forget:
                         labels = self._random(labels, logits.shape[1])

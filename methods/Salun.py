@@ -48,6 +48,8 @@ class Salun(BaseMethod):
     """Share of the weights that are salient."""
     mode: str = "hard"
     """Either "hard" (a mask) or "soft" (a proximal step)."""
+    freeze_bn: bool = False
+    """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`."""
@@ -65,7 +67,7 @@ class Salun(BaseMethod):
             for loader in (forget, retain):
                 for sample in loader:
                     images, labels = sample["image"].to(device), sample["age_group"].to(device)
-                    net.train(len(images) > 1)  # batch normalisation cannot normalise over a single image
+                    net.train(len(images) > 1 and not self.freeze_bn)  # batch normalisation needs two images
                     logits = net(images)
                     if loader is forget:
                         labels = torch.randint(logits.shape[1], labels.shape).to(device)

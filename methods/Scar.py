@@ -49,6 +49,8 @@ class Scar(BaseMethod):
     """Forgotten images in a step."""
     surrogate: str = "validation"
     """Images to distil on: "validation" or "forget"."""
+    freeze_bn: bool = False
+    """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`. Raises `ValueError` if `surrogate` is unknown."""
@@ -71,7 +73,7 @@ class Scar(BaseMethod):
             for sample in loader:
                 images, own = sample["image"].to(device), sample["age_group"].to(device)
                 chosen = torch.randperm(len(surrogates))[: max(64, len(images))].to(device)
-                net.train(min(len(images), len(chosen)) > 1)  # batch normalisation cannot normalise over one image
+                net.train(min(len(images), len(chosen)) > 1 and not self.freeze_bn)  # normalising needs two images
                 distance = _distance(_forward(net, images)[1], own, *clusters)
                 learned = F.log_softmax(net(surrogates[chosen]), dim=1)
                 divergence = F.kl_div(learned, answers[chosen], reduction="batchmean", log_target=True)

@@ -54,6 +54,8 @@ class Scrub(BaseMethod):
     """Forget images in a step."""
     rewind: bool = False
     """SCRUB+R: go back to the epoch that forgets as much as the validation set's error asks for."""
+    freeze_bn: bool = False
+    """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`."""
@@ -82,7 +84,7 @@ class Scrub(BaseMethod):
         device = next(net.parameters()).device
         for sample in loader:
             images, labels = sample["image"].to(device), sample["age_group"].to(device)
-            net.train(len(images) > 1)  # batch normalisation cannot normalise over a single image
+            net.train(len(images) > 1 and not self.freeze_bn)  # batch normalisation needs two images
             with torch.no_grad():
                 wanted = F.log_softmax(teacher(images) / self.temperature, dim=1)  # (B, classes)
             logits = net(images)

@@ -55,6 +55,8 @@ class SfrOn(BaseMethod):
     """Norm to which the gradient of an ascent is clipped."""
     slow_rate: float = 1.0
     """Beta: how far the weights follow each step; 1 is all the way."""
+    freeze_bn: bool = False
+    """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`."""
@@ -68,7 +70,7 @@ class SfrOn(BaseMethod):
         for step in range(steps):
             before = [weight.detach().clone() for weight in net.parameters()]
             if step % self.forget_every == 0:
-                losses = _losses(net, next(forgotten))
+                losses = _losses(net, next(forgotten), self.freeze_bn)
                 shares = 1 / (losses.detach() ** self.adaptivity + 1e-15)  # (B,)
                 strength = self.ascent * (1 + math.cos(math.pi * step / steps)) / 2
                 optimizer.zero_grad()
@@ -79,7 +81,7 @@ class SfrOn(BaseMethod):
                 nn.utils.clip_grad_norm_(net.parameters(), self.largest_norm)
                 optimizer.step()
             optimizer.zero_grad()
-            _losses(net, next(retained)).mean().backward()
+            _losses(net, next(retained), self.freeze_bn).mean().backward()
             optimizer.step()
             scheduler.step()
             with torch.no_grad():
@@ -101,11 +103,11 @@ def _forever(loader: Loader) -> Iterator[dict[str, Any]]:
         yield from loader
 
 
-def _losses(net: nn.Module, sample: dict[str, Any]) -> torch.Tensor:
-    """The cross-entropy of each image in train mode, `(B,)`."""
+def _losses(net: nn.Module, sample: dict[str, Any], freeze_bn: bool) -> torch.Tensor:
+    """The cross-entropy of each image, in train mode unless `freeze_bn`, `(B,)`."""
     device = next(net.parameters()).device
     images, labels = sample["image"].to(device), sample["age_group"].to(device)
-    net.train(len(images) > 1)  # batch normalisation cannot normalise over a single image
+    net.train(len(images) > 1 and not freeze_bn)  # batch normalisation needs two images
     return F.cross_entropy(net(images), labels, reduction="none")
 
 

@@ -40,6 +40,8 @@ class SuccessiveRandomLabel(BaseMethod):
     """Images of the retain set in a step."""
     exclude_true: bool = False
     """Whether a random label is never the true one."""
+    freeze_bn: bool = False
+    """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`."""
@@ -60,7 +62,7 @@ class SuccessiveRandomLabel(BaseMethod):
             for sample, rows in zip(loader, shares, strict=True):
                 images = torch.cat([sample["image"].to(device), forget_images[rows]])
                 labels = torch.cat([sample["age_group"].to(device), random_labels[rows]])
-                net.train(len(images) > 1)  # batch normalisation cannot normalise over a single image
+                net.train(len(images) > 1 and not self.freeze_bn)  # batch normalisation needs two images
                 loss = F.cross_entropy(net(images), labels)
                 optimizer.zero_grad()
                 loss.backward()

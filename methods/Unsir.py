@@ -47,6 +47,8 @@ class Unsir(BaseMethod):
     """Passes over the sample of retained images."""
     batch_size: int = 256
     """Images in a step."""
+    freeze_bn: bool = False
+    """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`."""
@@ -74,7 +76,7 @@ class Unsir(BaseMethod):
         optimizer = torch.optim.Adam(net.parameters(), lr=rate)
         for _ in range(epochs):
             for rows in torch.randperm(len(images)).split(self.batch_size):
-                net.train(len(rows) > 1)  # batch normalisation cannot normalise over a single image
+                net.train(len(rows) > 1 and not self.freeze_bn)  # batch normalisation needs two images
                 loss = F.cross_entropy(net(images[rows]), labels[rows])
                 optimizer.zero_grad()
                 loss.backward()

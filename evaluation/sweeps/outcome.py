@@ -72,10 +72,12 @@ class Outcome:
 def summarise(sweep: Sweep, results: Results) -> Outcome:
     """Choose the settings with the best mean validation accuracy over seeds, at each place by itself.
 
-    Settings of which a run failed are left out; so is a place where all have.
+    Settings of which a run failed are left out; so is a place where all have, and from a convergence figure a method
+    that does not note what the figure shows, which is a failure too.
     """
     points: list[Point] = []
     originals: dict[str, Mean] = {}
+    failures = list(results.failed.values())
     for curve in sweep.curves:
         for x in sweep.places:
             best = _best(sweep, curve, x, results)
@@ -83,8 +85,11 @@ def summarise(sweep: Sweep, results: Results) -> Outcome:
                 continue
             settings, runs = best
             originals[curve.name] = Mean.of([run["original"] for run in runs])
+            if sweep.figure == "convergence" and not all(run["history"].get(SERIES) for run in runs):
+                failures.append(f"{curve.method} notes no history of the {SERIES}: {curve.name} has no curve.")
+                continue
             points += _points(sweep, curve, x, settings, runs)
-    return Outcome(sweep, tuple(points), originals, tuple(results.failed.values()))
+    return Outcome(sweep, tuple(points), originals, tuple(failures))
 
 
 def _best(sweep: Sweep, curve: Curve, x: float, results: Results) -> tuple[Settings, list[Result]] | None:
@@ -107,7 +112,7 @@ def _points(sweep: Sweep, curve: Curve, x: float, settings: Settings, runs: Sequ
     if sweep.figure == "budget":
         accuracy = {split: Mean.of([run["accuracy"][split] for run in runs]) for split in SPLITS}
         return [Point(curve.name, curve.method, x, accuracy, published=curve.published.get(x), **about)]
-    passes = min(len(run["history"].get(SERIES, ())) for run in runs)
+    passes = min(len(run["history"][SERIES]) for run in runs)
     means = [Mean.of([run["history"][SERIES][number] for run in runs]) for number in range(passes)]
     return [
         Point(curve.name, curve.method, number, {"validation": mean}, published=curve.published.get(number), **about)

@@ -21,10 +21,12 @@ import yaml
 from benchmarks import published_mnist
 from data import TaskSpec, UserError, load
 from evaluation.certification.certificates import certify
+from evaluation.certification.dp_sgd import dp_sgd_epsilon
 from evaluation.sweeps.figure import make_figure
 from evaluation.sweeps.outcome import Mean, as_csv, as_json, as_markdown, summarise
 from evaluation.sweeps.plan import Run, Sweep, read_sweep
 from evaluation.sweeps.running import Results
+from methods import all_method_handlers
 from tests.test_main import command
 
 if TYPE_CHECKING:
@@ -128,20 +130,37 @@ def test_seeds_are_four_unless_said(write: Write) -> None:
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_files_can_be_read(path: Path) -> None:
-    """And their hyper-parameters exist; each figure has a curve of retraining to be compared with."""
+    """And their hyper-parameters exist; what adds noise has an amount of it for every setting of its grid.
+
+    Catches a product of rate and weight decay that no noise makes up for.
+    """
     sweep = read_sweep(path)
     assert sweep.seeds == 4
     assert sweep.runs()
-    for run in sweep.runs():
-        from methods import all_method_handlers
-
-        all_method_handlers()[run.method](**dict(run.settings))
+    for curve in sweep.curves:
+        for configuration in curve.configurations:
+            settings = dict(sweep.run(curve, configuration, sweep.values[-1], 0).settings)
+            method: Any = all_method_handlers()[curve.method](**settings)
+            if hasattr(method, "noise"):
+                noise = method.noise()
+                assert all(0 < each < math.inf for each in (noise if isinstance(noise, list) else [noise]))
 
 
 def test_all_figures_are_shipped() -> None:
-    """Budget, convergence, DP-SGD and epsilon, on three kinds of network."""
+    """Budget, convergence, DP-SGD and epsilon, on three kinds of network and all published data."""
     names = {path.stem for path in SHIPPED}
     assert {"mnist-budget", "mnist-epsilon", "mnist-dp-sgd", "cifar10-convergence", "features-dp-sgd"} <= names
+    assert {"cifar10-budget", "cifar10-epsilon", "features-cifar100"} <= names
+
+
+def test_noise_of_dp_sgd_on_cifar100_is_enough() -> None:
+    """For epsilon = 50 and 0.5 % of 45,000 images, and hardly more. Catches epochs or noise of another figure."""
+    (path,) = (path for path in SHIPPED if path.stem == "features-cifar100")
+    (task,) = (curve.task for curve in read_sweep(path).curves if curve.method == "certified_dp_sgd")
+    recipe = dict(task.recipe)
+    steps = int(recipe["epochs"]) * 352
+    assert task.forget == ("random:0.005",)
+    assert 49.9 < dp_sgd_epsilon(float(recipe["noise_multiplier"]), 1 / 352, steps, 1e-5, 225) <= 50
 
 
 @pytest.mark.parametrize(
@@ -157,7 +176,7 @@ def test_all_figures_are_shipped() -> None:
         ({"curves": [{"name": "a"}]}, "a curve needs the key method"),
         (
             {"curves": [{"name": "a", "method": "certified_retrian"}]},
-            "no method 'certified_retrian'. Did you mean cert",
+            "no method 'certified_retrian': did you mean cert",
         ),
         ({"curves": [{"name": "a", "method": "retrain", "gird": {}}]}, "no key of a curve 'gird': did you mean grid"),
         ({"curves": [{"name": "a", "method": "retrain", "grid": {"epochs": 3}}]}, "grid: epochs must be a list"),
@@ -304,6 +323,24 @@ def test_a_convergence_figure_follows_the_longest_runs(write: Write) -> None:
         (1, Mean.of([0.2, 0.2 + 1 / 10])),
     ]
     assert outcome.originals == {"retrain": Mean(0.9, 0.0)}
+
+
+@pytest.mark.parametrize("history", [{}, {"validation accuracy": []}])
+def test_a_method_without_a_history_has_no_convergence(history: dict[str, Any], write: Write) -> None:
+    """Which is said, and stops no other curve; budgets need none. Catches an empty curve without a word."""
+    for figure, failures in (
+        ("convergence", ("finetune notes no history of the validation accuracy: plain has no curve.",)),
+        ("budget", ()),
+    ):
+        sweep = read_sweep(write(figure=figure, curves=[TINY["curves"][0], {"name": "plain", "method": "finetune"}]))
+        results = invented(sweep, lambda run: 0.5)
+        for run, result in results.finished.items():
+            if run.method == "finetune" and run.seed == 1:
+                result["history"] = history
+        outcome = summarise(sweep, results)
+        assert outcome.failures == failures
+        shown = {"retrain", "plain"} if figure == "budget" else {"retrain"}
+        assert {point.curve for point in outcome.points} == shown
 
 
 @pytest.mark.parametrize("figure", ["budget", "convergence"])

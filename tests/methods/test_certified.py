@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from checkpoints.dp_sgd import PrivateTrainer
 from checkpoints.networks import build_network
 from checkpoints.workers import seed_everything
 from data import Recipe, Task, TaskSpec, UserError, load
@@ -29,7 +30,7 @@ from methods.CertifiedGradientClipping import CertifiedGradientClipping
 from methods.CertifiedModelClipping import CertifiedModelClipping
 from methods.CertifiedOutputPerturbation import CertifiedOutputPerturbation
 from methods.CertifiedRetrain import CertifiedRetrain
-from tests.methods.trained_digits import accuracy, digits, same, unlearn
+from tests.methods.trained_digits import accuracy, digits, loss, same, unlearn
 
 NOISY = [CertifiedGradientClipping, CertifiedModelClipping, CertifiedOutputPerturbation]
 CERTIFIED = [*NOISY, CertifiedRetrain]
@@ -506,6 +507,27 @@ def test_training_needs_enough_noise(accounting: str, two_layers: tuple[Task, nn
     assert verify(certificate).holds == (accounting == "exact")
     with pytest.raises(ValueError, match=r"too little for epsilon = .* and 30 images"):
         unlearn(private(**noise, epsilon=0.999 * has), original, task)
+
+
+def test_effect_of_dp_sgd() -> None:
+    """What the noise kept an original from learning is learned from the retain set, and not of the forget set.
+
+    The validation loss falls as the retain loss does; forgotten images are no better known than unseen ones. Catches
+    fine-tuning on forgotten images, and none.
+    """
+    recipe = (("optimizer", "dp_sgd"), ("noise_multiplier", 20.0), ("batch_size", 40), ("epochs", 5))
+    task = load(TaskSpec("digits", train_size=200, network="three_layer", recipe=recipe))
+    trainer = PrivateTrainer(task, task.all_indices, [1])
+    while not trainer.finished:
+        trainer.train_epoch()
+    original = build_network(task).eval()
+    original.load_state_dict(trainer.states()[0])
+    method = private(noise_multiplier=20.0, finetune_epochs=20, finetune_momentum=0.9, finetune_batch_size=16)
+    left = unlearn(method, original, task)
+    assert verify(Certificate.from_dict(method.notes["certificate"])).holds
+    assert loss(left, task, "retain") < 0.2 * loss(original, task, "retain")
+    assert loss(left, task, "validation") < 0.3 * loss(original, task, "validation")
+    assert loss(left, task, "forget") > max(2 * loss(left, task, "retain"), 0.9 * loss(left, task, "validation"))
 
 
 def test_dp_sgd_is_required(two_layers: tuple[Task, nn.Module], original: nn.Module) -> None:

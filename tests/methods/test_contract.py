@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator
+import pickle
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 from checkpoints.grouped import State
-from checkpoints.networks import build_network
+from checkpoints.networks import NETWORKS, build_network
 from checkpoints.workers import seed_everything
 from data import Recipe, Split, Task, TaskSpec, load
 from data.loaders import TensorLoader, run_loaders
@@ -64,7 +68,7 @@ def test_hyper_parameters_are_typed_and_explained(name: str) -> None:
     for parameter in parameters.values():
         assert type(parameter.default) is parameter.type, parameter
         assert parameter.explanation.endswith("."), parameter
-    flags = {"exempt_from_budget", "follows_recipe", "recipe_is_binding", "search_space", "prepares_with"}
+    flags = {"exempt_from_budget", "follows_recipe", "recipe_is_binding", "certifies", "search_space", "prepares_with"}
     for attribute, value in vars(handler).items():
         if not attribute.startswith("_") and not callable(value) and not isinstance(value, (staticmethod, classmethod)):
             assert attribute in parameters.keys() | flags, f"{attribute} needs a type, to be a hyper-parameter"
@@ -145,19 +149,81 @@ def make_task(
     return Task(TaskSpec(), split(train), split(8), split(8), tuple("abcd"), network, Recipe(), (request,), "random")
 
 
-def quick(name: str) -> BaseMethod:
+class NarrowResNet(ResNet):  # type: ignore[misc]  # torchvision has no types
+    """torchvision's ResNet with one residual block in each stage and an eighth of the channels: 85,000 weights."""
+
+    def __init__(self, channels: int, size: int, classes: int) -> None:
+        super().__init__(BasicBlock, [1, 1, 1, 1])
+        self.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+        self.fc = nn.Linear(64, classes)
+
+    def _make_layer(self, block: type[BasicBlock], planes: int, *arguments: Any, **more: Any) -> nn.Sequential:
+        return super()._make_layer(block, planes // 8, *arguments, **more)
+
+
+@pytest.fixture(autouse=True)
+def a_resnet_that_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is a network that tasks can name: `narrow_resnet`."""
+    monkeypatch.setitem(NETWORKS, "narrow_resnet", NarrowResNet)
+
+
+def quick(name: str, **settings: Any) -> BaseMethod:
     """The method with a single epoch, if it has epochs."""
     handler = METHODS[name]
-    return handler(**{"epochs": 1} if "epochs" in handler.hyper_parameters() else {}, **EAGER.get(name, {}))
+    return handler(**{"epochs": 1} if "epochs" in handler.hyper_parameters() else {}, **EAGER.get(name, {}), **settings)
 
 
-def unlearn(name: str, task: Task, seed: int = 1, batch_size: int = 16) -> torch.nn.Module:
+def unlearn(name: str, task: Task, seed: int = 1, batch_size: int = 16, **settings: Any) -> nn.Module:
     """The network that a run of the method leaves; it began with the weights of seed 0."""
     network = build_network(task, seed=0).eval()
     loaders = run_loaders(task, seed, batch_size)
     seed_everything(seed)
-    quick(name).run(network, *loaders)
+    run(quick(name, **settings), network, loaders)
     return network
+
+
+Loaders = tuple[TensorLoader, TensorLoader, TensorLoader]
+
+
+def run(method: BaseMethod, network: nn.Module, loaders: Loaders) -> object:
+    """What its `run` returns, if it leaves alone what it is given and no business of its own."""
+    before = surroundings(network, loaders)
+    answer: object = method.run(network, *loaders)  # type: ignore[func-returns-value]
+    assert surroundings(network, loaders) == before
+    return answer
+
+
+def surroundings(network: nn.Module, loaders: Loaders) -> dict[str, Any]:
+    """Generators that no method has a need of, the seed of the one they draw from, the loaders, what can be trained."""
+    return {
+        "random": random.getstate(),
+        "numpy": pickle.dumps(np.random.get_state()),
+        "torch": torch.initial_seed(),
+        "loaders": [(loader.dataset, len(loader.dataset), loader.batch_size) for loader in loaders],
+        "requires_grad": {name: weight.requires_grad for name, weight in network.named_parameters()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("what", "mistake"),
+    [
+        ("random", lambda network: random.random()),
+        ("numpy", lambda network: np.random.rand()),
+        ("torch", lambda network: torch.manual_seed(5)),
+        ("requires_grad", lambda network: next(network.parameters()).requires_grad_(False)),
+    ],
+)
+def test_mistakes_are_noticed(what: str, mistake: Callable[[nn.Module], object]) -> None:
+    """Those that `surroundings` is for: a run of such a method is no run that passes."""
+
+    class Careless(BaseMethod):
+        def run(self, net: nn.Module, *loaders: Any) -> None:
+            mistake(net)
+
+    task = make_task()
+    seed_everything(1)
+    with pytest.raises(AssertionError, match=what):
+        run(Careless(), build_network(task, seed=0), run_loaders(task, 1))
 
 
 def differing(one: State, other: State) -> list[str]:
@@ -211,18 +277,20 @@ def test_works_with_every_network(name: str, network: str, channels: int, size: 
 
 @every_method
 @pytest.mark.parametrize(
-    ("case", "train", "forget"),
+    ("case", "train", "forget", "network"),
     [
-        ("a last batch of one image", 40, range(7)),  # 33 to retain, in batches of 16
-        ("less to forget than a batch", 40, [3]),
-        ("less to retain than a batch", 20, range(10)),
-        ("more to forget than to retain", 60, range(50)),
-        ("a whole class", 40, range(0, 40, 4)),
+        ("a last batch of one image", 40, range(7), "small_cnn"),  # 33 to retain, in batches of 16
+        ("less to forget than a batch", 40, [3], "small_cnn"),
+        ("less to forget than a batch", 40, [3], "narrow_resnet"),
+        ("less to retain than a batch", 20, range(10), "small_cnn"),
+        ("more to forget than to retain", 60, range(50), "small_cnn"),
+        ("a whole class", 40, range(0, 40, 4), "small_cnn"),
+        ("a whole class", 40, range(0, 40, 4), "narrow_resnet"),
     ],
 )
-def test_works_with_every_forget_set(name: str, case: str, train: int, forget: Any) -> None:
+def test_works_with_every_forget_set(name: str, case: str, train: int, forget: Any, network: str) -> None:
     """Whatever the sizes are: no division by zero, no empty batch, no wait for a class that is not there."""
-    task = make_task(train=train, forget=forget)
+    task = make_task(network, train=train, forget=forget)
     fresh_network(task, unlearn(name, task), name)
 
 
@@ -234,13 +302,30 @@ def test_works_on_the_default_task(name: str) -> None:
 
 
 @every_method
-def test_a_run_is_a_function_of_its_seed(name: str) -> None:
+@pytest.mark.parametrize("network", ["small_cnn", "narrow_resnet"])
+def test_a_run_is_a_function_of_its_seed(name: str, network: str) -> None:
     """The same seed gives the same bits, and another seed others: N runs must not be N copies."""
-    task = make_task(train=280, forget=range(140))  # more than a batch, whatever its size, so that the order matters
+    # More than a batch, whatever its size, so that the order matters.
+    task = make_task(network, train=280, forget=range(140))
     first, again, other = (unlearn(name, task, seed).state_dict() for seed in (1, 1, 2))
     assert differing(first, again) == []
     if name not in WITHOUT_CHANCE:
         assert differing(first, other)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "freeze_bn" in METHODS[name].hyper_parameters()])
+def test_batch_normalisation_can_be_frozen(name: str) -> None:
+    """With `freeze_bn` all running statistics keep their bits, so that no forget batch is in them; without, they move.
+
+    Weights move either way. Catches an option that nobody reads, and one that some of the passes overlook.
+    """
+    task = make_task()
+    before = build_network(task, seed=0).state_dict()
+    statistics = {key for key in before if "running" in key or "num_batches" in key}
+    frozen, free = (differing(before, unlearn(name, task, freeze_bn=frozen).state_dict()) for frozen in (True, False))
+    assert frozen
+    assert not statistics & set(frozen)
+    assert statistics <= set(free)
 
 
 @every_method
@@ -249,7 +334,7 @@ def test_leaves_the_data_alone(name: str) -> None:
     task = make_task()
     loaders = run_loaders(task, 1, batch_size=16)
     before = [everything(loader) for loader in loaders]
-    quick(name).run(build_network(task, seed=0).eval(), *loaders)
+    run(quick(name), build_network(task, seed=0).eval(), loaders)
     for loader, (images, labels) in zip(loaders, before, strict=True):
         after = everything(loader)
         assert torch.equal(after[0], images)
@@ -266,5 +351,4 @@ def everything(loader: TensorLoader) -> tuple[torch.Tensor, torch.Tensor]:
 def test_the_return_value_is_nothing(name: str) -> None:
     """It is ignored, so that a method which returns a new network instead of changing the given one would fail."""
     task = make_task()
-    answer: object = quick(name).run(build_network(task, seed=0).eval(), *run_loaders(task, 1))  # type: ignore[func-returns-value]
-    assert answer is None
+    assert run(quick(name), build_network(task, seed=0).eval(), run_loaders(task, 1)) is None

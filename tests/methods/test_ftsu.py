@@ -516,13 +516,13 @@ def test_paper_bound_counts_the_repair() -> None:
 
 
 def test_notes() -> None:
-    """All of it goes into a JSON file; bounds are there where they hold; the epsilon is the Gaussian mechanism's."""
+    """All of it goes into a JSON file; bounds are there where they hold, and an epsilon where there is noise."""
     noted = {}
     variants: dict[str, dict[str, Any]] = {
         "default": {},
         "mse": {"loss": "mse", "damping": 1.0},
         "no decay": {"loss": "mse", "weight_decay": 0.0, "noise": 0.1},
-        "noise": {"noise": 0.1, "repair_epochs": 0},
+        "noise": {"noise": 0.1},
     }
     for name, settings in variants.items():
         method = Watched(**settings)
@@ -534,12 +534,49 @@ def test_notes() -> None:
     assert "distance_bound_paper" in noted["mse"]
     assert not {"distance_bound", "distance_bound_paper", "heuristic_epsilon"} & noted["no decay"].keys()
     assert "heuristic_epsilon" not in noted["mse"]
-    expected = noted["noise"]["distance_bound"] * math.sqrt(2 * math.log(1.25e5)) / 0.1
-    assert noted["noise"]["heuristic_epsilon"] == pytest.approx(expected)
+    assert "heuristic_epsilon" in noted["noise"]
     counts = noted["default"]["client_images_by_class"]
     assert [sum(client) for client in counts] == [10, 9, 9, 9, 9]
     assert sum(noted["default"]["server_images_by_class"]) == 4
     assert sum(map(sum, counts)) + 4 == 50
+
+
+def test_heuristic_epsilon_is_of_the_removal() -> None:
+    """It is the Gaussian mechanism's for the bound that the removal has before noise and repair, whatever these do.
+
+    Catches a bound of the released weights, which grows with the noise that it is divided by.
+    """
+
+    def notes(**settings: Any) -> dict[str, Any]:
+        method = Ftsu(**settings)
+        torch.manual_seed(0)
+        method.run(make_net(), *make_loaders(40, 10, 8))
+        return method.notes
+
+    bound = notes(repair_epochs=0)["distance_bound"]
+    for noise in (0.1, 10.0):
+        noisy = notes(noise=noise)
+        assert noisy["heuristic_epsilon"] == pytest.approx(bound * math.sqrt(2 * math.log(1.25e5)) / noise)
+        assert noisy["distance_bound"] != pytest.approx(bound, rel=0.01)
+
+
+def test_a_run_goes_through_the_network_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default: two steps of training, one gradient each of those that leave, those that stay, and for the bound, one
+    curvature, a repair of two steps between two looks at the validation set, and the gap. Catches a gradient for each
+    client, and a repair so long that a run takes most of the budget.
+    """
+    passes = 0
+    network = Linearised.network
+
+    def counted(self: Linearised, weights: Tensor, images: Tensor) -> Tensor:
+        nonlocal passes
+        passes += 1
+        return network(self, weights, images)
+
+    monkeypatch.setattr(Linearised, "network", counted)
+    torch.manual_seed(0)
+    Ftsu().run(make_net(), *make_loaders(340, 60, 100))
+    assert passes <= 17
 
 
 def test_linearisation_gap() -> None:

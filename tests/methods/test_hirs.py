@@ -258,6 +258,9 @@ def test_effect_on_a_class(original: nn.Module, one_class: Task) -> None:
     with torch.no_grad():
         before, after = ((net(images).argmax(dim=1) == labels)[labels != 4].double().mean() for net in (original, left))
     assert float(after) > float(before) - 0.03
+    with torch.no_grad():
+        losses = [float(F.cross_entropy(net(images[labels != 4]), labels[labels != 4])) for net in (original, left)]
+    assert losses[1] < losses[0] + 0.3
 
 
 def test_effect_at_random(original: nn.Module, task: Task) -> None:
@@ -266,6 +269,7 @@ def test_effect_at_random(original: nn.Module, task: Task) -> None:
     assert loss(left, task, "forget") > 1.3 * loss(original, task, "forget")
     assert loss(left, task, "forget") < loss(left, task, "validation")
     assert abs(accuracy(left, task, "validation") - accuracy(original, task, "validation")) < 0.03
+    assert loss(left, task, "validation") < 1.3 * loss(original, task, "validation")
 
 
 def test_features_still_know_the_class(original: nn.Module, one_class: Task) -> None:

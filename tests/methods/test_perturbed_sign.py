@@ -190,6 +190,13 @@ def test_unknown_words_are_refused(original: nn.Module, task: Task, wrong: dict[
         unlearn(PerturbedSign(**wrong), original, task)
 
 
+@pytest.mark.parametrize("steps", [0, -1])
+def test_a_search_without_steps_is_refused(original: nn.Module, task: Task, steps: int) -> None:
+    """With a sentence, whatever the schedule of lambda is. Catches a division by the number of steps."""
+    with pytest.raises(ValueError, match=f"steps must be at least 1, not {steps}"):
+        unlearn(PerturbedSign(steps=steps), original, task)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The labels
 # ----------------------------------------------------------------------------------------------------------------------
@@ -319,14 +326,26 @@ def test_history_can_be_written(original: nn.Module, task: Task) -> None:
     assert history["forget_loss"][0] > history["forget_loss"][2] > 0
 
 
+def others_loss(network: nn.Module, task: Task) -> float:
+    """The mean cross-entropy of what is no four in the validation set."""
+    images, labels = part(task, "validation")
+    with torch.no_grad():
+        return float(F.cross_entropy(network(images[labels != 4]), labels[labels != 4]))
+
+
 def test_effect(original: nn.Module, one_class: Task) -> None:
-    """Fours are forgotten and the rest is kept; without the retain term, less of it is. Catches phi = 0."""
+    """Fours are forgotten and the rest is kept, of the validation set too; without the retain term, less of it is.
+
+    Catches phi = 0.
+    """
     settings: dict[str, Any] = {"learning_rate": 0.005, "batch_size": 8}
     left = unlearn(PerturbedSign(**settings), original, one_class)
     assert accuracy(left, one_class, "forget") < 0.1
     assert accuracy(left, one_class, "retain") > 0.95
+    assert others_loss(left, one_class) < others_loss(original, one_class) + 0.3
     unregularised = unlearn(PerturbedSign(**settings, retain_weight=0.0), original, one_class)
     assert loss(unregularised, one_class, "retain") > 2 * loss(left, one_class, "retain")
+    assert others_loss(unregularised, one_class) > others_loss(left, one_class)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
