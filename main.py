@@ -486,7 +486,7 @@ def sweep(
     print(as_markdown(outcome), end="")
     print(f"\nsaved {folder}: table.csv, table.json, table.md, figure.png")
     if outcome.failures:
-        raise UserError(f"{len(outcome.failures)} runs failed; the same command tries them again.")
+        raise UserError(f"{len(outcome.failures)} failed, see above; the same command tries failed runs again.")
 
 
 @app.command()

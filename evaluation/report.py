@@ -120,7 +120,8 @@ class Report:
     """Mean seconds of a run over the seconds of retraining; None for a submission, as the next two."""
     runs_seconds_mean: float | None
     peak_memory_bytes: int | None
-    """The largest of all runs."""
+    """The largest of all runs. On a GPU what the run has allocated; on a CPU all that its process ever had, PyTorch and
+    earlier runs included."""
     drift: float | None
     """How far the weights have moved from the original's, relative to their size (L2), mean over runs."""
     retrain_seconds: float

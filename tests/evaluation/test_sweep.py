@@ -463,7 +463,7 @@ def test_a_failed_run_stops_no_other(write: Write, tmp_path: Path) -> None:
     assert answer.code == 2
     assert "| retrain | 0." in answer.stdout
     assert "too little for epsilon = 0.01" in answer.stdout
-    assert answer.stderr == "error: 4 runs failed; the same command tries them again.\n"
+    assert answer.stderr == "error: 4 failed, see above; the same command tries failed runs again.\n"
     logs = sorted((tmp_path / "out" / "runs").glob("*.log"))
     assert len(logs) == 4
     assert all("Traceback" in log.read_text() for log in logs)
