@@ -4,6 +4,9 @@ Each row is a comparison that its authors published: two settings of one method,
 hidden data. Here both are graded with otherwise published values, and the row says whether our order agrees; where the
 intervals of the two overlap, it is a tie, and says nothing. `--out` writes the table as Markdown.
 
+`forget` resets some 30 % of a ResNet-18's layers in a cycle, so here it resets 30 % of the layers that the network has:
+six draws, as published, would leave a network of three layers nothing that it has learned.
+
 Sources: JB, project page of the team Forget (ablations on the public leaderboard); LP, submissions of the team Air
 Liquide (luispintoc/machine-unlearning), a grid of plain fine-tuning.
 """
@@ -15,12 +18,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from checkpoints.networks import build_network
 from checkpoints.workers import Workers, default_workers, start_server
-from data import TaskSpec, UserError
+from data import TaskSpec, UserError, load
 from evaluation import pipeline
 from evaluation.console import Console
 from evaluation.report import Report
 from evaluation.spec import GradingSpec
+from methods.Forget import Forget
 
 Settings = tuple[tuple[str, str], ...]
 
@@ -158,8 +163,16 @@ def main() -> None:
     start_server()
     entries = {side.key: side for row in COMPARISONS for side in (row.better, row.worse)}
     task = TaskSpec(options.task)
+    layers = (("layers", str(layers_to_reset(task))),)
     specs = [
-        GradingSpec(entry.method, task, entry.settings, options.originals, options.models, budget=options.budget)
+        GradingSpec(
+            entry.method,
+            task,
+            entry.settings + (layers if entry.method == "forget" else ()),
+            options.originals,
+            options.models,
+            budget=options.budget,
+        )
         for entry in entries.values()
     ]
     device = pipeline.choose_device(options.device)
@@ -176,6 +189,11 @@ def main() -> None:
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         options.out.write_text(text)
+
+
+def layers_to_reset(task: TaskSpec) -> int:
+    """30 % of the layers of the task's network that have weights, apart from the last and projection shortcuts."""
+    return max(1, round(0.3 * len(Forget().pool(build_network(load(task))))))
 
 
 def as_markdown(comparisons: Sequence[Comparison], reports: dict[tuple[str, Settings], Report]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 import time
 from pathlib import Path
 
@@ -13,11 +14,13 @@ import torch
 def compute_seconds(device: str) -> float:
     """A clock for computations on `device`, in seconds; only differences mean something.
 
-    On the CPU it is the processor time of this process, so that whatever else the machine does, and waiting for
-    it, does not count. On a GPU it is the wall clock, read when the device has done all that it was told.
+    On the CPU it is the processor time of this process and of its child processes that have ended, so that whatever
+    else the machine does, and waiting for it, does not count. On a GPU it is the wall clock, read when the device has
+    done all that it was told.
     """
     if device == "cpu":
-        return time.process_time()
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return time.process_time() + children.ru_utime + children.ru_stime
     torch.cuda.synchronize(device)
     return time.perf_counter()
 

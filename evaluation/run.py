@@ -219,6 +219,8 @@ def unlearn_once(
         began = compute_seconds(settings.device)
         method.run(net, *loaders)
         seconds = compute_seconds(settings.device) - began
+        if limit is not None and seconds > limit + extra:  # what child processes took is only known now
+            signal.raise_signal(signal.SIGPROF)
     peak = _peak_memory(settings.device)
     kept = {name: value.cpu() for name, value in getattr(method, "memory", {}).items()}
     reset_globals(seed, settings.device)
@@ -353,7 +355,7 @@ def _killed_after(limit: float | None, extra: float, device: str) -> Iterator[No
     for kind in (signal.SIGPROF, signal.SIGALRM):
         signal.signal(kind, signal.SIG_DFL)  # the default action is to end the process
     for timer, seconds in timers.items():
-        signal.setitimer(timer, seconds)
+        signal.setitimer(timer, max(seconds, 1e-3))  # 0, and what is rounded to it, would switch the timer off
     try:
         yield
     finally:

@@ -175,9 +175,10 @@ HANGING = {
     "sleeps": "while True: time.sleep(1)",
     "spins": "while True: pass",
     "holds_the_lock": "sum(itertools.repeat(0))  # in C, without ever letting go of Python's global lock",
+    "lets_others_work": "subprocess.run([sys.executable, '-c', 'import time\\nwhile time.process_time() < 0.7: pass'])",
     "ignores_interrupts": "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass",
 }
-"""Methods that never end, from the third call on (the first is the rehearsal)."""
+"""Methods that take more than half a second, from the third call on (the first is the rehearsal)."""
 SLOW_ONCE = f"if call('slow_once') == 3:\n    while True: pass\n{BASELINE}"
 
 
@@ -314,7 +315,7 @@ def test_what_a_method_prints_goes_to_its_log(behaved: Gradings) -> None:
 
 
 def test_methods_that_hang_are_killed(kit: Kit, tmp_path: Path) -> None:
-    """Whether they sleep, compute, or hold Python's lock; with the budget in the message."""
+    """Whether they sleep, compute, hold Python's lock, or let others compute; with the budget in the message."""
     gradings = run(kit, tmp_path, list(HANGING), "--budget-seconds", "0.5")
     assert gradings.answer.code == 2
     assert "Traceback" not in gradings.answer.stderr
@@ -489,7 +490,7 @@ def test_hyper_parameters_and_seed_make_another_grading(workers: CountingWorkers
 def test_a_run_over_the_budget_is_killed(workers: CountingWorkers, results: Path) -> None:
     """Also when an earlier grading had a larger budget: what it allowed does not count any more."""
     grade_one(TINY, workers)
-    for spec in (replace(TINY, budget_seconds=0.001), replace(TINY, budget_seconds=None, budget=1e-6)):
+    for spec in (replace(TINY, budget_seconds=1e-9), replace(TINY, budget_seconds=None, budget=1e-6)):
         with pytest.raises(
             GradingFailedError, match=r"my_method failed in run \d from original 0: it exceeded the bud"
         ):
