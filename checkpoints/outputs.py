@@ -18,6 +18,9 @@ from data.files import write_arrays
 if TYPE_CHECKING:
     from data import Task
 
+MANY_CLASSES = 10
+"""Top-5 accuracy is for tasks with more classes than this: with ten, guessing is right half of the time."""
+
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
@@ -31,20 +34,23 @@ class Outputs:
     """Logits on the test set."""
     retain_accuracy: np.ndarray
     """Accuracy on the retain set, float64 `(models,)`."""
+    retain_top5_accuracy: np.ndarray | None = None
+    """Top-5 accuracy on the retain set, likewise; None without `MANY_CLASSES`, and in files from before."""
 
     def __len__(self) -> int:
         return len(self.retain_accuracy)
 
     def __getitem__(self, models: slice) -> Outputs:
-        return Outputs(*(getattr(self, field.name)[models] for field in fields(self)))
+        return Outputs(**{name: values[models] for name, values in self.arrays().items()})
 
     def accuracy(self, split: str, labels: np.ndarray) -> np.ndarray:
         """Accuracy on `split` ("forget", "validation" or "test"), whose labels are given: float64 `(models,)`."""
         return (getattr(self, split).argmax(axis=2) == labels).mean(axis=1)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """The fields by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """The fields by name, without those that are None."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in values.items() if array is not None}
 
     def save(self, path: Path) -> None:
         """Write an `.npz` file, whole or not at all."""
@@ -54,13 +60,14 @@ class Outputs:
     def load(path: Path) -> Outputs:
         """Read what `save` wrote."""
         with np.load(path, allow_pickle=False) as arrays:
-            return Outputs(**{field.name: arrays[field.name] for field in fields(Outputs)})
+            return Outputs(**{field.name: arrays[field.name] for field in fields(Outputs) if field.name in arrays})
 
     @staticmethod
     def join(parts: Sequence[Outputs]) -> Outputs:
-        """The models of all parts, in order."""
-        names = [field.name for field in fields(Outputs)]
-        return Outputs(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        """The models of all parts, in order, with those fields that all parts have."""
+        arrays = [part.arrays() for part in parts]
+        names = [field.name for field in fields(Outputs) if all(field.name in own for own in arrays)]
+        return Outputs(**{name: np.concatenate([own[name] for own in arrays]) for name in names})
 
 
 def record_outputs(network: nn.Module, task: Task) -> Outputs:
@@ -72,11 +79,16 @@ def record_outputs(network: nn.Module, task: Task) -> Outputs:
 
     forget = torch.as_tensor(task.forgotten_indices, device=device)
     retain = torch.as_tensor(task.retain_indices, device=device)
-    on_retain = logits(task.train.images[retain])  # (models, retain, classes)
-    correct = on_retain.argmax(dim=2) == task.train.labels[retain]
+    on_retain, labels = logits(task.train.images[retain]), task.train.labels[retain]  # (models, retain, classes)
+    correct = on_retain.argmax(dim=2) == labels
+    top5 = None
+    if len(task.classes) > MANY_CLASSES:
+        among_five = (on_retain.topk(5, dim=2).indices == labels[:, None]).any(dim=2)  # (models, retain)
+        top5 = among_five.double().mean(dim=1).cpu().numpy()
     return Outputs(
         forget=logits(task.train.images[forget]).cpu().numpy(),
         validation=logits(task.validation.images).cpu().numpy(),
         test=logits(task.test.images).cpu().numpy(),
         retain_accuracy=correct.double().mean(dim=1).cpu().numpy(),
+        retain_top5_accuracy=top5,
     )

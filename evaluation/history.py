@@ -1,7 +1,9 @@
 """The histories that runs leave in their notes, drawn or tabulated: losses, multipliers, whatever a method notes.
 
 A run's notes are `runs/original-000-run-0000.json` in the folder of its grading. A history is what they have under
-"history": an object of series by name, each a list of numbers, one for an epoch or a step as the method likes.
+"history": an object of series by name, each a list of numbers, one for an epoch or a step as the method likes. Two
+other notes (of hirs) are drawn beside it: "filtration", the matrix that the last layer was multiplied by, and
+"density", an object of the share of the weights that are repaired, for each parameter of the network.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,7 @@ from data.errors import UserError
 from data.files import write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from rich.table import Table
 
 Histories = dict[str, list[list[float]]]
@@ -25,6 +29,9 @@ Histories = dict[str, list[list[float]]]
 
 PANELS = 3
 """Panels in a row."""
+
+MOST_NAMES = 16
+"""Of so many parameters the names can be read beside a panel; more are numbered."""
 
 
 def read_histories(folder: Path) -> Histories:
@@ -34,8 +41,8 @@ def read_histories(folder: Path) -> Histories:
         UserError: there is no run with a history.
     """
     histories: Histories = {}
-    for path in sorted((folder / "runs").glob("*.json")):
-        for name, values in _history(path).items():
+    for notes in _read_notes(folder):
+        for name, values in _history(notes).items():
             histories.setdefault(name, []).append([float(value) for value in values])
     if not histories:
         raise UserError(
@@ -45,13 +52,22 @@ def read_histories(folder: Path) -> Histories:
     return histories
 
 
-def _history(path: Path) -> Mapping[str, Sequence[float]]:
+def _read_notes(folder: Path) -> list[dict[str, Any]]:
+    """The notes of all runs of a grading, in order, that are objects."""
+    found = []
+    for path in sorted((folder / "runs").glob("*.json")):
+        try:
+            notes = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} can't be read as the notes of a run ({error}): grade the method again.") from error
+        if isinstance(notes, dict):
+            found.append(notes)
+    return found
+
+
+def _history(notes: Mapping[str, Any]) -> Mapping[str, Sequence[float]]:
     """The series of one run that are lists of numbers; none, if its notes are about other things."""
-    try:
-        notes = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read as the notes of a run ({error}): grade the method again.") from error
-    history = notes.get("history") if isinstance(notes, dict) else None
+    history = notes.get("history")
     if not isinstance(history, dict):
         return {}
     return {name: values for name, values in history.items() if _is_series(values)}
@@ -59,6 +75,14 @@ def _history(path: Path) -> Mapping[str, Sequence[float]]:
 
 def _is_series(values: Any) -> bool:
     return isinstance(values, list) and values != [] and all(isinstance(value, (int, float)) for value in values)
+
+
+def _is_square(values: Any) -> bool:
+    return isinstance(values, list) and values != [] and all(_is_series(v) and len(v) == len(values) for v in values)
+
+
+def _is_object_of_numbers(values: Any) -> bool:
+    return isinstance(values, dict) and _is_series(list(values.values()))
 
 
 def summary(runs: Sequence[Sequence[float]]) -> np.ndarray:
@@ -81,29 +105,69 @@ def summary(runs: Sequence[Sequence[float]]) -> np.ndarray:
 def draw(folder: Path, path: Path) -> None:
     """Write a PNG file with a panel for each series: the mean over the runs, and their range as a band.
 
+    And one each for "filtration" and "density", if the runs have noted them.
+
     Raises:
         UserError: as `read_histories` does.
     """
     from matplotlib.figure import Figure
 
-    histories = read_histories(folder)
-    rows = math.ceil(len(histories) / PANELS)
+    histories, notes = read_histories(folder), _read_notes(folder)
+    drawings = [partial(_draw_series, name=name, runs=runs) for name, runs in histories.items()]
+    filtrations = [one["filtration"] for one in notes if _is_square(one.get("filtration"))]
+    densities = [one["density"] for one in notes if _is_object_of_numbers(one.get("density"))]
+    drawings += [partial(_draw_filtration, matrices=np.array(filtrations))] if filtrations else []
+    drawings += [partial(_draw_density, runs=densities)] if densities else []
+    rows = math.ceil(len(drawings) / PANELS)
     figure = Figure(figsize=(3.2 * PANELS, 2.3 * rows + 0.5), layout="constrained")
     figure.suptitle(f"{folder.resolve().name}: {max(map(len, histories.values()))} runs, mean and range", fontsize=10)
     panels = figure.subplots(rows, PANELS, squeeze=False).ravel()
-    for panel, (name, runs) in zip(panels, histories.items(), strict=False):
-        mean, low, high = summary(runs)
-        entries = np.arange(1, len(mean) + 1)
-        panel.fill_between(entries, low, high, alpha=0.25, linewidth=0)
-        panel.plot(entries, mean, marker="." if len(mean) < 40 else "")
-        panel.set_title(name.replace("_", " "), fontsize=9)
-        panel.set_xlim(0.5, len(mean) + 0.5)
+    for panel, drawing in zip(panels, drawings, strict=False):
+        drawing(panel)
         panel.tick_params(labelsize=7)
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.ticklabel_format(axis="y", useOffset=False)
-    for panel in panels[len(histories) :]:
+    for panel in panels[len(drawings) :]:
         panel.set_axis_off()
     write_atomically(path, lambda beside: figure.savefig(beside, dpi=110, format="png"))
+
+
+def _draw_series(panel: Axes, name: str, runs: Sequence[Sequence[float]]) -> None:
+    mean, low, high = summary(runs)
+    entries = np.arange(1, len(mean) + 1)
+    panel.fill_between(entries, low, high, alpha=0.25, linewidth=0)
+    panel.plot(entries, mean, marker="." if len(mean) < 40 else "")
+    panel.set_title(name.replace("_", " "), fontsize=9)
+    panel.set_xlim(0.5, len(mean) + 0.5)
+    panel.locator_params(axis="x", integer=True)
+    panel.ticklabel_format(axis="y", useOffset=False)
+
+
+def _draw_filtration(panel: Axes, matrices: np.ndarray) -> None:
+    """What the filter F adds to each logit, F - I, as a heat map; `matrices` is F `(runs, classes, classes)`."""
+    change = matrices.mean(axis=0) - np.eye(matrices.shape[1])
+    largest = np.abs(change).max()
+    image = panel.imshow(change, cmap="RdBu_r", vmin=-largest, vmax=largest)
+    panel.set_title("filtration, less the identity", fontsize=9)
+    panel.set_xlabel("logit before", fontsize=8)
+    panel.set_ylabel("logit after", fontsize=8)
+    panel.locator_params(integer=True)
+    bar = panel.figure.colorbar(image, ax=panel)
+    bar.ax.tick_params(labelsize=7)
+
+
+def _draw_density(panel: Axes, runs: Sequence[Mapping[str, float]]) -> None:
+    """The share of each parameter's weights that are repaired, the first on top; lines are the range of the runs."""
+    shares = np.array([list(run.values()) for run in runs])  # (runs, parameters)
+    mean = shares.mean(axis=0)
+    places = np.arange(1, len(mean) + 1)
+    panel.barh(places, mean, alpha=0.6)
+    panel.hlines(places, shares.min(axis=0), shares.max(axis=0), color="black", linewidth=1)
+    panel.set_title("density: share of weights repaired", fontsize=9)
+    panel.set_xlim(0, 1)
+    panel.invert_yaxis()
+    if len(places) <= MOST_NAMES:
+        panel.set_yticks(places, list(runs[0]))
+    else:
+        panel.set_ylabel("parameter", fontsize=8)
 
 
 def as_table(folder: Path) -> Table:

@@ -140,8 +140,8 @@ class Report:
     "validation" and "forget"; None for a class without examples. None altogether in reports from before."""
     accuracy_by_class_retrained: dict[str, list[float | None]] | None = None
     top5_accuracy: dict[str, float] | None = None
-    """Mean top-5 accuracy of the unlearned models by split: "test", "validation" and "forget"; None where there are 10
-    classes or fewer, and in reports from before."""
+    """Mean top-5 accuracy of the unlearned models by split: "test", "validation", "forget" and, unless some outputs are
+    from before, "retain"; None where there are 10 classes or fewer, and in reports from before."""
     top5_accuracy_retrained: dict[str, float] | None = None
     prepare_seconds: float | None = None
     """Seconds that the method took to prepare for an original, before any request; None if it does not."""

@@ -98,7 +98,8 @@ def _reference_cells(reference: Reference) -> tuple[str, str, str, str]:
 
 
 def _top5_line(unlearned: Mapping[str, float], retrained: Mapping[str, float]) -> str:
-    shares = [f"{split} {100 * unlearned[split]:.1f} % ({100 * retrained[split]:.1f} %)" for split in unlearned]
+    splits = [split for split in unlearned if split in retrained]  # a bank from before lacks that of the retain set
+    shares = [f"{split} {100 * unlearned[split]:.1f} % ({100 * retrained[split]:.1f} %)" for split in splits]
     return f"top-5        {', '.join(shares)}; in brackets the retrained models"
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from checkpoints.outputs import Outputs
+from checkpoints.outputs import MANY_CLASSES, Outputs
 from data import Task
-
-MANY_CLASSES = 10
-"""Only with more classes than this: with ten, guessing is right half of the time."""
 
 
 def top5_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -21,9 +18,9 @@ def top5_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def top5_accuracies(outputs: Outputs, task: Task) -> dict[str, float] | None:
-    """The same for each split of which logits are recorded: "test", "validation" and "forget".
+    """The same for each split: "test", "validation", "forget" and "retain".
 
-    Not for the retain set, of which outputs have the accuracy alone. None where there are not many classes.
+    The last is recorded as such; outputs from before lack it. None where there are not many classes.
     """
     if len(task.classes) <= MANY_CLASSES:
         return None
@@ -32,4 +29,7 @@ def top5_accuracies(outputs: Outputs, task: Task) -> dict[str, float] | None:
         "validation": (outputs.validation, task.validation.labels),
         "forget": (outputs.forget, task.train.labels[task.forgotten_indices]),
     }
-    return {name: top5_accuracy(logits, labels.cpu().numpy()) for name, (logits, labels) in splits.items()}
+    found = {name: top5_accuracy(logits, labels.cpu().numpy()) for name, (logits, labels) in splits.items()}
+    if outputs.retain_top5_accuracy is not None:
+        found["retain"] = float(outputs.retain_top5_accuracy.mean())
+    return found

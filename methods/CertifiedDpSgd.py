@@ -14,6 +14,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 
 ASSUMPTIONS = (
     "The original was trained by DP-SGD with these constants, and batches drawn by Poisson sampling.",
+    "How many images were trained on is public: sampling rate and steps would be the same without those to forget.",
     "The seed of its noise is secret, and the arithmetic exact: rounding is not accounted for.",
     "Of the training, only the final weights are published.",
     "What comes after it, and every choice on the way, depends on the retain set alone.",

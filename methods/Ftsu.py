@@ -19,6 +19,8 @@ BATCH = 256
 """Most images whose derivatives are computed at once."""
 DELTA = 1e-5
 """The delta that goes with the heuristic epsilon of a `noise`."""
+MOST_IDS = 10_000
+"""Of more images in all, `notes` have no manifest."""
 
 Product = Callable[[Tensor], Tensor]
 
@@ -54,6 +56,9 @@ class Ftsu(BaseMethod):
         distance_bound_paper  mse alone: sqrt(6 / damping Q + 3 kappa^2 |w - u|^2) + what noise and repair moved, with
                               Q <= |H v - g|^2 / (2 damping), kappa = |H - H of the clients that stay| / damping,
                               |w - u| <= |g| / lambda, and no error of the retraining
+
+    They have the manifest of the federation, too: the ids of the images that the server and each client own
+    (`server_image_ids`; `client_image_ids`, of clients that leave first), unless there are more than 10,000 in all.
 
     Both are distances and no (epsilon, delta) guarantee (`heuristic_epsilon` takes the first, of the removal before
     the noise, for a sensitivity), and both are far larger than the weights where lambda and damping are small: they
@@ -120,12 +125,17 @@ class Ftsu(BaseMethod):
         if not 0 < self.forget_clients < self.clients:
             raise ValueError(f"{self.forget_clients} of {self.clients} clients can't leave: one must, one must stay.")
         net.eval()
-        retained, forgotten, validation = (_examples(net, each) for each in (retain_loader, forget_loader, val_loader))
+        retained, retained_ids = _examples(net, retain_loader)
+        forgotten, forgotten_ids = _examples(net, forget_loader)
+        validation, _ = _examples(net, val_loader)
         order = torch.randperm(len(retained.images))
         owned = max(1, round(self.server_rate * len(order)))
-        server = _take(retained, order[:owned])
-        staying = self.deal(_take(retained, order[owned:]), self.clients - self.forget_clients)
-        leaving = self.deal(forgotten, self.forget_clients)
+        own, others = order[:owned], order[owned:]  # rows of the server, and of those that stay
+        stay = [others[rows] for rows in self.deal(_take(retained, others), self.clients - self.forget_clients)]
+        leave = self.deal(forgotten, self.forget_clients)
+        server = _take(retained, own)
+        staying = [_take(retained, rows) for rows in stay]
+        leaving = [_take(forgotten, rows) for rows in leave]
 
         model = Linearised(net, self.loss, self.weight_decay)
         trained = self.train(model, model.origin, [*leaving, *staying])
@@ -148,6 +158,10 @@ class Ftsu(BaseMethod):
             "step_norm": float(step.norm()),
             "linearisation_gap": model.gap(released, server.images),
         }
+        if len(retained_ids) + len(forgotten_ids) <= MOST_IDS:
+            self.notes["server_image_ids"] = _named(retained_ids, own)
+            clients = [(forgotten_ids, rows) for rows in leave] + [(retained_ids, rows) for rows in stay]
+            self.notes["client_image_ids"] = [_named(ids, rows) for ids, rows in clients]
         if self.weight_decay > 0:
             self.notes["distance_bound"] = float(model.average_gradient(released, staying).norm()) / self.weight_decay
             if self.noise:  # which must not count for what it is to hide
@@ -158,8 +172,8 @@ class Ftsu(BaseMethod):
                 before_repair = self.paper_bound(curvature, of_staying, target, left_over)
                 self.notes["distance_bound_paper"] = before_repair + float((released - removed).norm())
 
-    def deal(self, examples: Examples, clients: int) -> list[Examples]:
-        """What each client owns; those that go away empty-handed are no clients."""
+    def deal(self, examples: Examples, clients: int) -> list[Tensor]:
+        """The rows that each client owns, int64 `(n,)`; those that go away empty-handed are no clients."""
         owners = torch.randperm(len(examples.images)) % clients
         if self.dirichlet:
             labels = examples.targets.argmax(dim=1).cpu()
@@ -167,7 +181,7 @@ class Ftsu(BaseMethod):
                 shares = torch.distributions.Dirichlet(torch.full((clients,), self.dirichlet)).sample()
                 own = labels == label
                 owners[own] = torch.multinomial(shares, int(own.sum()), replacement=True)
-        return [_take(examples, (owners == client).nonzero()[:, 0]) for client in owners.unique()]
+        return [(owners == client).nonzero()[:, 0] for client in owners.unique()]
 
     def train(self, model: Linearised, weights: Tensor, clients: Sequence[Examples]) -> Tensor:
         """The weights that `rounds` of federated averaging of the linear model make of these, `(weights,)`.
@@ -349,14 +363,20 @@ def distance_bound(damping: float, suboptimality: float, kappa: float, away: flo
     return math.sqrt(6 / damping * suboptimality + 3 * (kappa * away) ** 2 + 3 * retraining)
 
 
-def _examples(net: nn.Module, loader: Loader) -> Examples:
+def _examples(net: nn.Module, loader: Loader) -> tuple[Examples, list[str]]:
+    """All of a loader, in its order, and their ids."""
     device = next(net.parameters()).device
     batches: list[dict[str, Any]] = list(loader)
     images = torch.cat([sample["image"].to(device) for sample in batches])
     labels = torch.cat([sample["age_group"].to(device) for sample in batches])
     with torch.no_grad():
         classes = net(images[:1]).shape[1]
-    return Examples(images, F.one_hot(labels, classes).to(images.dtype))
+    ids = [str(image_id) for sample in batches for image_id in sample["image_id"]]
+    return Examples(images, F.one_hot(labels, classes).to(images.dtype)), ids
+
+
+def _named(ids: Sequence[str], rows: Tensor) -> list[str]:
+    return [ids[row] for row in rows.tolist()]
 
 
 def _take(examples: Examples, rows: Tensor) -> Examples:

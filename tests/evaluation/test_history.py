@@ -8,11 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from rich.console import Console
 
 from data import UserError
-from evaluation.history import as_table, draw, read_histories, summary
+from evaluation.history import (
+    MOST_NAMES,
+    _draw_density,
+    _draw_filtration,
+    as_table,
+    draw,
+    read_histories,
+    summary,
+)
 from evaluation.run import run_path
 
 NAN = float("nan")
@@ -77,6 +86,48 @@ def test_drawing(tmp_path: Path) -> None:
     assert few.shape == other.shape
     assert few[..., :3].std() > 0.05
     assert not np.array_equal(few, other)
+
+
+def test_filtration_is_a_heat_map() -> None:
+    """Of the mean over runs, less the identity; rows are logits after. White is 0. Catches a transposed matrix."""
+    panel: Any = Figure().subplots()
+    _draw_filtration(panel, np.array([[[1.0, 0.4], [0.0, 0.9]], [[1.0, 0.2], [0.0, 0.9]]]))
+    (image,) = panel.images
+    np.testing.assert_allclose(image.get_array(), [[0, 0.3], [0, -0.1]], atol=1e-12)
+    assert image.get_clim() == pytest.approx((-0.3, 0.3))
+    assert (panel.get_xlabel(), panel.get_ylabel()) == ("logit before", "logit after")
+    assert len(panel.figure.axes) == 2, "no colour bar"
+
+
+def test_density_is_a_bar_for_each_parameter() -> None:
+    """The mean over runs, first parameter on top; by name as long as they can be read."""
+    panel: Any = Figure().subplots()
+    _draw_density(panel, [{"0.weight": 0.2, "0.bias": 0.0}, {"0.weight": 0.4, "0.bias": 1.0}])
+    assert [bar.get_width() for bar in panel.patches] == pytest.approx([0.3, 0.5])
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["0.weight", "0.bias"]
+    assert panel.yaxis_inverted()
+    panel = Figure().subplots()
+    _draw_density(panel, [{f"{number}.weight": 0.5 for number in range(MOST_NAMES + 1)}])
+    assert panel.get_ylabel() == "parameter"
+
+
+def test_filtration_and_density_get_panels(tmp_path: Path) -> None:
+    """Beside the series, of the runs that have them; notes of those names about other things are passed over."""
+    history = {"history": {name: [1.0, 2.0] for name in "abc"}}  # a full row
+    noted = {
+        "none": history,
+        "odd": history | {"filtration": [[1.0], [2.0, 3.0]], "density": 0.3},
+        "off": history | {"filtration": [], "density": {}},
+        "both": history | {"filtration": [[1.0, 0.1], [0.0, 1.0]], "density": {"0.weight": 0.3}},
+    }
+    heights = {}
+    for name, notes in noted.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        write_notes(folder, notes, history)
+        draw(folder, folder / "history.png")
+        heights[name] = imread(folder / "history.png").shape[0]
+    assert heights["none"] == heights["odd"] == heights["off"] < heights["both"]
 
 
 def test_table(tmp_path: Path) -> None:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from checkpoints.outputs import Outputs
+from checkpoints.networks import build_network
+from checkpoints.outputs import MANY_CLASSES, Outputs, record_outputs
+from checkpoints.training import single_logits
 from data import TaskSpec, load
 from evaluation.report import Report
 from evaluation.show import show_report
-from evaluation.top5 import MANY_CLASSES, top5_accuracies, top5_accuracy
+from evaluation.top5 import top5_accuracies, top5_accuracy
 
 CLASSES = tuple(f"class {number}" for number in range(12))
 
@@ -51,13 +54,46 @@ def test_only_where_there_are_many_classes() -> None:
     }
 
 
+def test_of_the_retain_set_it_is_recorded(tmp_path: Path) -> None:
+    """From the same logits and labels as the accuracy; and kept in files, slices and joins.
+
+    Catches four or six classes, and labels in another order.
+    """
+    task = load(TaskSpec("digits", train_size=200, test_size=200, network="mlp"))
+    task = replace(task, classes=CLASSES)
+    network = build_network(task).eval()
+    outputs = record_outputs(network, task)
+    logits = single_logits(network, task.train.images[task.retain_indices]).numpy()
+    expected = top5_accuracy(logits, task.train.labels[task.retain_indices].numpy())
+    assert 0 < expected < 1
+    outputs.save(tmp_path / "outputs.npz")
+    again = Outputs.join([Outputs.load(tmp_path / "outputs.npz")[:1], outputs])
+    for one in (outputs, again):
+        found = top5_accuracies(one, task)
+        assert found is not None
+        assert found["retain"] == pytest.approx(expected)
+    assert len(again) == 2
+
+
+def test_few_classes_and_outputs_from_before_have_none(tmp_path: Path) -> None:
+    """Files of ten classes are what they were, field by field; those without the retain set's can be joined."""
+    task = load(TaskSpec("digits", train_size=200, test_size=200, network="mlp"))
+    before = record_outputs(build_network(task).eval(), task)
+    before.save(tmp_path / "outputs.npz")
+    with np.load(tmp_path / "outputs.npz") as file:
+        assert list(file) == ["forget", "validation", "test", "retain_accuracy"]
+    joined = Outputs.join([Outputs.load(tmp_path / "outputs.npz"), replace(before, retain_top5_accuracy=np.ones(1))])
+    assert len(joined) == 2
+    assert joined.retain_top5_accuracy is None
+
+
 def test_shown_where_it_is_known(
     make_report: Callable[..., Report], results: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A line with both, or no line; and JSON keeps it."""
+    """A line with both, or no line; of splits that both have; and JSON keeps it."""
     show_report(make_report())
     assert "top-5" not in capsys.readouterr().out
-    known = make_report(top5_accuracy={"test": 0.648}, top5_accuracy_retrained={"test": 0.711})
+    known = make_report(top5_accuracy={"test": 0.648, "retain": 0.9}, top5_accuracy_retrained={"test": 0.711})
     show_report(known)
-    assert "top-5        test 64.8 % (71.1 %)" in capsys.readouterr().out
+    assert "top-5        test 64.8 % (71.1 %); in" in capsys.readouterr().out
     assert Report.from_json(json.dumps(known.to_dict())) == known

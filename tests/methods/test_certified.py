@@ -6,6 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,12 +25,14 @@ from evaluation.certification import hockey_stick, renyi
 from evaluation.certification.certificates import Certificate, verify
 from evaluation.certification.dp_sgd import dp_sgd_epsilon
 from evaluation.spec import settings_in_force
+from methods import all_method_handlers
 from methods.BaseMethod import BaseMethod
 from methods.CertifiedDpSgd import CertifiedDpSgd
 from methods.CertifiedGradientClipping import CertifiedGradientClipping
 from methods.CertifiedModelClipping import CertifiedModelClipping
 from methods.CertifiedOutputPerturbation import CertifiedOutputPerturbation
 from methods.CertifiedRetrain import CertifiedRetrain
+from methods.GradientAscent import GradientAscent
 from tests.methods.trained_digits import accuracy, digits, loss, same, unlearn
 
 NOISY = [CertifiedGradientClipping, CertifiedModelClipping, CertifiedOutputPerturbation]
@@ -426,6 +429,55 @@ def test_step_sizes_are_one_cycle(two_layers: tuple[Task, nn.Module]) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# What must not matter
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def with_other_forget_images(task: Task) -> Task:
+    """The same task, but for other pixels and labels of each image to forget."""
+    rows = torch.as_tensor(task.forgotten_indices)
+    images, labels = task.train.images.clone(), task.train.labels.clone()
+    images[rows] = 3 * torch.randn(images[rows].shape, generator=torch.Generator().manual_seed(0))
+    labels[rows] = (labels[rows] + 1) % len(task.classes)
+    return replace(task, train=replace(task.train, images=images, labels=labels))
+
+
+def certifying() -> list[str]:
+    """The registered names of all methods that certify, also of those that are not known to this file."""
+    return [name for name, handler in all_method_handlers().items() if handler.certifies]
+
+
+def test_all_certified_methods_are_tested_here() -> None:
+    """Catches a `certifies` that is lost, with which the next test would pass over the method."""
+    assert {all_method_handlers()[name] for name in certifying()} == {*CERTIFIED, CertifiedDpSgd}
+
+
+@pytest.mark.parametrize("name", certifying())
+def test_content_of_the_forget_set_does_not_matter(
+    name: str, original: nn.Module, two_layers: tuple[Task, nn.Module]
+) -> None:
+    """From the same weights, with the same seed: other pixels and labels to forget leave the same bits and certificate.
+
+    That is what "by construction" claims, of the noisy phase and all after it. How many images are to be forgotten may
+    matter, and does for a group of DP-SGD. Catches any use of a forgotten image: a gradient, a batch normalisation, a
+    choice by forget accuracy. That the change would be seen then, gradient ascent shows.
+    """
+    task, start = two_layers if name == "certified_dp_sgd" else (digits(), original)
+    of_original = {"optimizer": "dp_sgd", "noise_multiplier": 1000.0} if name == "certified_dp_sgd" else {}
+    found = []
+    for each in (task, with_other_forget_images(task)):
+        method = all_method_handlers()[name](**of_original)
+        left = unlearn(method, start, each)
+        assert method.notes["certificate"] is not None
+        found.append((left, method.notes, unlearn(GradientAscent(), start, each)))
+    (one, notes, ascended), (other, notes_of_other, other_ascended) = found
+    assert same(one, other)
+    assert notes == notes_of_other
+    assert not same(one, start)
+    assert not same(ascended, other_ascended)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # What voids a certificate
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -543,6 +595,17 @@ def test_dp_sgd_is_required(two_layers: tuple[Task, nn.Module], original: nn.Mod
     for change in ({"epsilon": 0.0}, {"delta": 0.0}, {"accounting": "paper"}):
         with pytest.raises(ValueError, match=r"epsilon must be|accounting is"):
             unlearn(private(**enough, **change), network, task)
+
+
+def test_dp_sgd_assumes_that_the_number_of_images_is_public(two_layers: tuple[Task, nn.Module]) -> None:
+    """The certificate says so: its sampling rate and steps follow from that number, which forgetting changes."""
+    task, original = two_layers
+    method = private(noise_multiplier=100.0)
+    unlearn(method, original, task)
+    assumed = method.notes["certificate"]["assumptions"]
+    (sentence,) = [one for one in assumed if "public" in one]
+    assert "How many images" in sentence
+    assert "sampling rate" in sentence
 
 
 @pytest.mark.parametrize("optimizer", ["unknown", "sgd", "adam"])

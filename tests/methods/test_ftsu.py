@@ -34,7 +34,8 @@ class Batches(Dataset[dict[str, Any]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"image": self.images[index], "age_group": self.labels[index]}
+        name = str(self.images[index].tolist())  # tells whose id it is
+        return {"image": self.images[index], "age_group": self.labels[index], "image_id": name}
 
 
 def make_net(seed: int = 0) -> nn.Module:
@@ -188,7 +189,7 @@ def test_dealing_gives_each_image_to_one_client(dirichlet: float) -> None:
     """Nothing is lost or doubled, images keep their labels; evenly by default, unevenly with a small concentration."""
     torch.manual_seed(0)
     examples = make_examples(60)
-    parts = Ftsu(dirichlet=dirichlet).deal(examples, 4)
+    parts = [Examples(*(part[rows] for part in examples)) for rows in Ftsu(dirichlet=dirichlet).deal(examples, 4)]
     pairs = {(tuple(image.flatten().tolist()), int(label)) for image, label in zip(*_rows(parts), strict=True)}
     assert pairs == {
         (tuple(image.flatten().tolist()), int(label)) for image, label in zip(*_rows([examples]), strict=True)
@@ -208,7 +209,25 @@ def _rows(parts: Sequence[Examples]) -> tuple[Tensor, Tensor]:
 
 def test_clients_without_images_are_left_out() -> None:
     """A forget set of one image among three clients: one leaves. Catches a mean over nothing."""
-    assert [len(part.images) for part in Ftsu().deal(make_examples(1), 3)] == [1]
+    assert [len(rows) for rows in Ftsu().deal(make_examples(1), 3)] == [1]
+
+
+def test_manifest_says_who_owned_what(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By id, for each client that was trained, in its order, and the server; JSON keeps it. Left out if it gets long.
+
+    Catches ids in the order of the data set or of another pass over the loader, and rows among the dealt alone.
+    """
+    for most, known in ((50, True), (49, False)):
+        monkeypatch.setattr(sys.modules[Ftsu.__module__], "MOST_IDS", most)
+        method = Watched(clients=4, forget_clients=2, rounds=0)
+        torch.manual_seed(0)
+        method.run(make_net(), *make_loaders(40, 10, 8))
+        notes = json.loads(json.dumps(method.notes))
+        owned = [[str(image.tolist()) for image in client.images] for client in method.owners]
+        assert notes.get("client_image_ids") == (owned if known else None)
+        of_server = [str(image.tolist()) for image in method.server.images]
+        assert notes.get("server_image_ids") == (of_server if known else None)
+    assert len({name for names in (*owned, of_server) for name in names}) == 50
 
 
 @pytest.mark.parametrize("loss", LOSSES)
