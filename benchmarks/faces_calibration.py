@@ -54,11 +54,11 @@ class Entry:
 
 
 def _finetune(learning_rate: float, batch_size: int, epochs: int, score: float) -> Entry:
-    """A row of LP's grid: the starter method with other hyper-parameters."""
+    """A row of LP's grid: the starter method with other hyper-parameters, its cosine among them."""
     chosen = (("epochs", str(epochs)), ("learning_rate", f"{learning_rate:g}"))
     if batch_size == 64:  # that of the loaders
         return Entry("my_method", score, "public", "LP", chosen)
-    return Entry("finetune", score, "public", "LP", (*chosen, ("batch_size", str(batch_size))))
+    return Entry("finetune", score, "public", "LP", (*chosen, ("batch_size", str(batch_size)), ("cosine", "true")))
 
 
 def _ablations() -> tuple[Entry, ...]:

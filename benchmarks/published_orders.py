@@ -61,7 +61,7 @@ def _forget(published: float, **settings: str) -> Entry:
 
 
 def _finetune(published: float, learning_rate: str, batch_size: str, epochs: str) -> Entry:
-    values = {"learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs}
+    values = {"learning_rate": learning_rate, "batch_size": batch_size, "epochs": epochs, "cosine": "true"}
     return Entry("finetune", tuple(values.items()), published)
 
 

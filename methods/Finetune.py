@@ -13,7 +13,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 
 
 class Finetune(BaseMethod):
-    """Fine-tune on the retain set at a constant rate, and let the forget set fade.
+    """Fine-tune on the retain set, at a constant rate by default, and let the forget set fade.
 
     Minimise the cross-entropy of the retain set by SGD with momentum. `my_method` is the same idea with the
     competition's settings: one epoch in batches of 64 at rate 0.001, on a cosine.
@@ -39,6 +39,8 @@ class Finetune(BaseMethod):
     """L2 regularisation of SGD."""
     batch_size: int = 256
     """Images in a step."""
+    cosine: bool = False
+    """Whether the step size falls to 0 on a cosine, epoch by epoch, as in the competition's starter notebook."""
     freeze_bn: bool = False
     """Whether batch normalisation keeps and uses the original's statistics."""
 
@@ -49,6 +51,7 @@ class Finetune(BaseMethod):
         optimizer = torch.optim.SGD(
             net.parameters(), lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
         )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.epochs)
 
         for _ in range(self.epochs):
             for sample in loader:
@@ -59,4 +62,6 @@ class Finetune(BaseMethod):
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
+            if self.cosine:
+                schedule.step()
         net.eval()

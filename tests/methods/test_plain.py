@@ -23,6 +23,7 @@ from methods.EuK import EuK
 from methods.Finetune import Finetune
 from methods.GradientAscent import GradientAscent
 from methods.L1Sparse import L1Sparse
+from methods.MyMethod import MyMethod
 from methods.NegGrad import NegGrad
 from methods.NegGradPlus import NegGradPlus
 from methods.RandomLabel import RandomLabel
@@ -99,6 +100,16 @@ def test_finetune_takes_batches(original: nn.Module, task: Task, monkeypatch: py
     first, second = ([image for lesson in taught[part] for image in lesson.labels] for part in (slice(4), slice(4, 8)))
     assert set(first) == set(second) == true_labels(task, "retain").keys()
     assert first != second
+
+
+def test_finetune_on_a_cosine_is_the_baseline(original: nn.Module, task: Task) -> None:
+    """Up to the order of images, which full batches leave no room for. Catches a rate that falls at another pace."""
+    options = {"epochs": 3, "learning_rate": 0.05, "weight_decay": 0.1}
+    baseline = moves(original, unlearn(MyMethod(**options), original, task))
+    on_a_cosine, constant = (Finetune(batch_size=ALL, cosine=cosine, **options) for cosine in (True, False))
+    assert_close(moves(original, unlearn(on_a_cosine, original, task)), baseline)
+    with pytest.raises(AssertionError):
+        assert_close(moves(original, unlearn(constant, original, task)), baseline)
 
 
 def test_l1_sparse_without_penalty_is_finetune(original: nn.Module, task: Task) -> None:
