@@ -13,7 +13,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 
 
 class Finetune(BaseMethod):
-    """Fine-tune on the retain set, at a constant rate by default, and let the forget set fade.
+    """Fine-tune on the retain set at a constant rate, and let the forget set fade.
 
     Minimise the cross-entropy of the retain set by SGD with momentum. `my_method` is the same idea with the
     competition's settings: one epoch in batches of 64 at rate 0.001, on a cosine.

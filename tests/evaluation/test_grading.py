@@ -219,7 +219,8 @@ class Gradings:
 def kit(make_kit: Callable[[], Kit], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kit]:
     """A kit with all these methods, which waits for less long until it kills one; $LEDGER is theirs to write to."""
     kit = make_kit()
-    kit.edit("evaluation/run.py", "REHEARSAL_SECONDS = 60.0", "REHEARSAL_SECONDS = 10.0")
+    kit.edit("evaluation/run.py", "REHEARSAL_SECONDS = 60.0", "REHEARSAL_SECONDS = 6.0")
+    kit.edit("evaluation/grading.py", "ATTEMPTS = 3", "ATTEMPTS = 2")
     kit.edit("evaluation/run.py", "\nMORE_PATIENCE = 10.0", "\nMORE_PATIENCE = 0.5")
     kit.edit("evaluation/run.py", "\nPATIENCE = 10.0", "\nPATIENCE = 1.0")
     for name, (body, _) in FAILING.items():
