@@ -181,7 +181,7 @@ def work_off(
                 pending[submit(key)] = key
             on_progress(total - len(pending) - len(waiting), total)
             done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in sorted(done, key=pending.__getitem__):  # of several that failed meanwhile, the first is told
                 key = pending.pop(future)
                 complaint = _complaint(future, budget_seconds)
                 if complaint is None:

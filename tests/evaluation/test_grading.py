@@ -23,7 +23,7 @@ from checkpoints.workers import Workers
 from data import TaskSpec, UserError, load
 from evaluation import logit_scaled_confidence
 from evaluation.console import Console
-from evaluation.grading import GradingFailedError
+from evaluation.grading import Failure, GradingFailedError, work_off
 from evaluation.pipeline import grade, score_again
 from evaluation.report import Report, read_report
 from evaluation.run import Unlearned
@@ -334,6 +334,19 @@ def test_a_run_that_is_too_slow_is_tried_again(kit: Kit, behaved: Gradings, tmp_
     gradings = run(kit, tmp_path, ["slow_once"], "--budget-seconds", "0.5")
     assert gradings.answer.code == 0, gradings.answer.stderr
     assert gradings.report("slow_once").epsilons == behaved.report("my_method").epsilons
+
+
+def test_of_several_failures_the_first_is_told() -> None:
+    """On a busy machine many runs may have ended before the main process looks. Catches one taken from a set."""
+    keys = [(original, run) for original in range(2) for run in range(20)]
+
+    def submit(key: tuple[int, int]) -> Future[str | None]:
+        future: Future[str | None] = Future()
+        future.set_result(None if key == keys[0] else f"run {key} failed")
+        return future
+
+    failure = work_off(keys, submit, at_once=len(keys), total=len(keys), on_progress=lambda done, total: None)
+    assert failure == Failure(keys[1], f"run {keys[1]} failed", finished=1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
