@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -20,6 +21,10 @@ from evaluation.report import Reference, Report
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("data", "checkpoints", "evaluation", "methods", "notebooks")
 GENERATED = shutil.ignore_patterns("__pycache__", "cache", "bank", "results", "submissions", "tuned")
+
+# The same examples whenever the tests run; `pytest --hypothesis-profile=default` looks for others.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.load_profile("repeatable")
 
 torch.set_num_threads(1)  # as in the workers, so that the same work gives the same bits here
 
