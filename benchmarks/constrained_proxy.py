@@ -30,14 +30,12 @@ from typing import Any
 import numpy as np
 
 from checkpoints.bank import Bank, ensure
-from checkpoints.devices import compute_seconds
-from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.pool import Pool
-from checkpoints.workers import Workers, be_deterministic, seed_everything, start_server
+from checkpoints.workers import Workers, be_deterministic, start_server
 from data import Task, TaskSpec, UserError, load
-from data.loaders import run_loaders
 from data.seeds import derive_seed
+from evaluation.run import RunSettings, unlearn_once
 from evaluation.score import quick_score
 from methods import all_method_handlers
 from methods.BaseMethod import OneOf
@@ -148,15 +146,9 @@ def run(
     method: str, settings: Settings, task: Task, originals: Pool, original: int, seed: int
 ) -> tuple[Outputs, float]:
     """What one run leaves, and the processor seconds that it took."""
-    network = build_network(task)
-    network.load_state_dict(originals.state(original))
-    network.eval()
-    seed_everything(seed)
-    loaders = run_loaders(task, seed)
-    began = compute_seconds("cpu")
-    all_method_handlers()[method](**settings).run(network, *loaders)
-    seconds = compute_seconds("cpu") - began
-    return record_outputs(network, task), seconds
+    chosen = RunSettings(task.spec, "cpu", method, tuple(settings.items()), seed, budget_seconds=None, folder=Path())
+    done = unlearn_once(chosen, task, originals.state(original), seed)
+    return record_outputs(done.net, task), done.seconds
 
 
 def grade(method: str, settings: Settings, task: Task, bank: Bank, originals: int, runs: int) -> Result:

@@ -22,18 +22,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.published_orders import COMPARISONS, layers_to_reset
+from benchmarks.published_orders import COMPARISONS, Settings, grading_spec
 from checkpoints.pool import Pool
-from checkpoints.workers import Workers, default_workers, start_server
-from data import TaskSpec, UserError, load
+from checkpoints.workers import Workers, default_workers, load_task, start_server
+from data import TaskSpec, UserError
 from evaluation import metric, pipeline
 from evaluation.console import Console
 from evaluation.report import Report
 from evaluation.run import Unlearned
 from evaluation.spec import GradingSpec, grading_folder
 from methods import all_method_handlers
-
-Settings = tuple[tuple[str, str], ...]
 
 KAGGLE_MODELS = 512
 
@@ -112,7 +110,7 @@ def main() -> None:
     start_server()
     task = TaskSpec("faces", size=options.size)
     entries = [entry for entry in ENTRIES if not options.only or entry.method in options.only.split(",")]
-    specs = {entry: spec_of(entry, task, options) for entry in runnable(entries)}
+    specs = {entry: grading_spec(entry.method, entry.settings, task, options) for entry in runnable(entries)}
     device = pipeline.choose_device(options.device)
     with Workers(default_workers(device), device) as workers:
         graded = list(pipeline.grade(list(specs.values()), workers, Console()))
@@ -120,18 +118,11 @@ def main() -> None:
         if isinstance(result, UserError):
             print(f"failed: {result}")
     reports = {entry: report for entry, report in zip(specs, graded, strict=True) if isinstance(report, Report)}
+    scores = {entry: (report, score_of_many(report, specs[entry], device)) for entry, report in reports.items()}
     starter = next((entry for entry in reports if str(entry) == "my_method"), None)
     if starter is not None:
-        print_calibration(reports[starter], specs[starter], device)
-    print_scores({entry: (report, score_of_many(report, specs[entry], device)) for entry, report in reports.items()})
-
-
-def spec_of(entry: Entry, task: TaskSpec, options: argparse.Namespace) -> GradingSpec:
-    """How to grade an entry."""
-    settings = entry.settings
-    if entry.method == "forget":
-        settings += (("layers", str(layers_to_reset(task))),)
-    return GradingSpec(entry.method, task, settings, options.originals, options.models, budget=options.budget)
+        print_calibration(*scores[starter], specs[starter], device)
+    print_scores(scores)
 
 
 def runnable(entries: Sequence[Entry]) -> Iterator[Entry]:
@@ -146,8 +137,11 @@ def runnable(entries: Sequence[Entry]) -> Iterator[Entry]:
             yield entry
 
 
-def print_calibration(report: Report, spec: GradingSpec, device: str) -> None:
-    """What is known of the competition's models, and the same of ours, from the grading of the starter method."""
+def print_calibration(report: Report, of_many: float, spec: GradingSpec, device: str) -> None:
+    """What is known of the competition's models, and the same of ours, from the grading of the starter method.
+
+    `of_many` is its `score_of_many`.
+    """
     unlearned, retrained = (values.std(axis=-2).mean() for values in confidences(spec, device))
     original = report.test_accuracy_retrained * report.floor.test_ratio
     rows = [
@@ -159,7 +153,7 @@ def print_calibration(report: Report, spec: GradingSpec, device: str) -> None:
         ("doing nothing", "0", report.floor.score),
         ("starter fine-tune", "0.046 to 0.061 (JB, LP)", report.score),
         ("starter fine-tune, share of the ceiling", "0.25 to 0.40", report.score / report.ceiling.score),
-        ("starter fine-tune, as of 512 models", "0.046 to 0.061 (JB, LP)", score_of_many(report, spec, device)),
+        ("starter fine-tune, as of 512 models", "0.046 to 0.061 (JB, LP)", of_many),
         ("spread of its forget confidences", "unknown", unlearned),
         ("spread of retraining", "unknown", retrained),
     ]
@@ -171,7 +165,7 @@ def print_calibration(report: Report, spec: GradingSpec, device: str) -> None:
 
 def confidences(spec: GradingSpec, device: str) -> tuple[np.ndarray, np.ndarray]:
     """Confidences in the forget examples: unlearned `(originals, models, examples)`, retrained `(models, examples)`."""
-    task = load(spec.task)
+    task = load_task(spec.task, "cpu")
     labels = task.train.labels[task.forget_indices].numpy()
     stored = Unlearned.load(grading_folder(spec, task, device) / "outputs.npz")
     assert stored is not None, "the grading has just written it"

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoints.networks import build_network
-from checkpoints.workers import Workers, default_workers, start_server
-from data import TaskSpec, UserError, load
+from checkpoints.workers import Workers, default_workers, load_task, start_server
+from data import TaskSpec, UserError
 from evaluation import pipeline
 from evaluation.console import Console
 from evaluation.report import Report
@@ -183,18 +183,21 @@ def main() -> None:
 
 def spec_of(entry: Entry, options: argparse.Namespace) -> GradingSpec:
     """How to grade an entry here."""
-    task = TaskSpec(options.task)
     settings = {"learning_rate": "1e-3", **dict(entry.settings)}  # the default of `forget`
     settings["learning_rate"] = str(float(settings["learning_rate"]) * options.rate_factor)
-    if entry.method == "forget":
-        settings["layers"] = str(layers_to_reset(task))
-    chosen = tuple(settings.items())
-    return GradingSpec(entry.method, task, chosen, options.originals, options.models, budget=options.budget)
+    return grading_spec(entry.method, tuple(settings.items()), TaskSpec(options.task), options)
+
+
+def grading_spec(method: str, settings: Settings, task: TaskSpec, options: argparse.Namespace) -> GradingSpec:
+    """A grading with `options` (originals, models, budget), in which `forget` resets as much as in a ResNet-18."""
+    if method == "forget":
+        settings += (("layers", str(layers_to_reset(task))),)
+    return GradingSpec(method, task, settings, options.originals, options.models, budget=options.budget)
 
 
 def layers_to_reset(task: TaskSpec) -> int:
     """30 % of the layers of the task's network that have weights, apart from the last and projection shortcuts."""
-    return max(1, round(0.3 * len(Forget().pool(build_network(load(task))))))
+    return max(1, round(0.3 * len(Forget().pool(build_network(load_task(task, "cpu"))))))
 
 
 def as_markdown(comparisons: Sequence[Comparison], reports: dict[tuple[str, Settings], Report]) -> str:

@@ -70,6 +70,15 @@ class Outputs:
         return Outputs(**{name: np.concatenate([own[name] for own in arrays]) for name in names})
 
 
+def share_in_top5(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """The share of examples whose label is among the five classes with the largest logits, float64 `(models,)`.
+
+    `logits` `(models, examples, classes)`, `labels` int64 `(examples,)`. Of equal logits an arbitrary one is larger.
+    """
+    best = logits.topk(5, dim=2).indices  # (models, examples, 5)
+    return (best == labels[:, None]).any(dim=2).double().mean(dim=1)
+
+
 def record_outputs(network: nn.Module, task: Task) -> Outputs:
     """Run a network, or a `GroupedNetwork` of many, over the forget, validation, test and retain sets in eval mode."""
     device = task.train.images.device
@@ -83,8 +92,7 @@ def record_outputs(network: nn.Module, task: Task) -> Outputs:
     correct = on_retain.argmax(dim=2) == labels
     top5 = None
     if len(task.classes) > MANY_CLASSES:
-        among_five = (on_retain.topk(5, dim=2).indices == labels[:, None]).any(dim=2)  # (models, retain)
-        top5 = among_five.double().mean(dim=1).cpu().numpy()
+        top5 = share_in_top5(on_retain, labels).cpu().numpy()
     return Outputs(
         forget=logits(task.train.images[forget]).cpu().numpy(),
         validation=logits(task.validation.images).cpu().numpy(),

@@ -11,8 +11,8 @@ import hashlib
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -77,11 +77,9 @@ def stat_key(root: Path, names: Iterable[str]) -> str:
     return f"{folder} {hashlib.sha256(listing.encode()).hexdigest()}"
 
 
-@contextmanager
-def cache_lock(name: str) -> Iterator[None]:
+def cache_lock(name: str) -> AbstractContextManager[None]:
     """Only one process at a time is inside for the same `name`; a process that dies lets go of it."""
-    with locked(cache_dir() / f"{name}.lock"):
-        yield
+    return locked(cache_dir() / f"{name}.lock")
 
 
 def _write(path: Path, key: str, raw: RawData) -> None:

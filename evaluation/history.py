@@ -40,9 +40,13 @@ def read_histories(folder: Path) -> Histories:
     Raises:
         UserError: there is no run with a history.
     """
+    return _histories(_read_notes(folder), folder)
+
+
+def _histories(notes: Sequence[Mapping[str, Any]], folder: Path) -> Histories:
     histories: Histories = {}
-    for notes in _read_notes(folder):
-        for name, values in _history(notes).items():
+    for of_run in notes:
+        for name, values in _history(of_run).items():
             histories.setdefault(name, []).append([float(value) for value in values])
     if not histories:
         raise UserError(
@@ -112,7 +116,8 @@ def draw(folder: Path, path: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    histories, notes = read_histories(folder), _read_notes(folder)
+    notes = _read_notes(folder)
+    histories = _histories(notes, folder)
     drawings = [partial(_draw_series, name=name, runs=runs) for name, runs in histories.items()]
     filtrations = [one["filtration"] for one in notes if _is_square(one.get("filtration"))]
     densities = [one["density"] for one in notes if _is_object_of_numbers(one.get("density"))]

@@ -29,7 +29,7 @@ from evaluation.report import Report, read_report
 from evaluation.run import Unlearned
 from evaluation.score import Scores, score_outputs
 from evaluation.spec import GradingSpec, grading_folder, method_settings
-from evaluation.submission import check_all, evaluate, look_over, submission_folder
+from evaluation.submission import CheckpointJob, check_all, evaluate, look_over, submission_folder
 from evaluation.top5 import top5_accuracies
 from methods import all_method_handlers
 
@@ -177,12 +177,13 @@ def grade_submission(path: Path, spec: GradingSpec, workers: Workers, console: C
     submission = look_over(path, spec.models, task)
     announce(spec, task, workers, console)
     folder = submission_folder(submission, spec.method, task)
+    job = CheckpointJob(spec.task, workers.device, submission, folder)
     with console.progress("reading", "checkpoints") as on_progress:
-        check_all(submission, spec, folder, workers, on_progress)
+        check_all(job, workers, on_progress)
     with console.progress("bank", "models") as on_progress:
         bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
     with console.progress(spec.method, "checkpoints") as on_progress:
-        unlearned = evaluate(submission, spec, folder, workers, console.tell, on_progress)
+        unlearned = evaluate(job, spec, workers, console.tell, on_progress)
     report = Report(
         method=spec.method,
         submission=submission.sha256,

@@ -167,6 +167,19 @@ class CheckpointJob:
     submission: Submission
     folder: Path
 
+    @property
+    def keys(self) -> list[RunKey]:
+        """The checkpoints, as runs from one original."""
+        return [(0, run) for run in range(len(self.submission.members))]
+
+    def finished(self) -> dict[RunKey, Unlearned]:
+        """What is on disk of their outputs: all of them together, or those from before an interruption."""
+        together = Unlearned.load(self.folder / "outputs.npz")
+        if together is not None and len(together) == len(self.keys):
+            return {key: together[number : number + 1] for number, key in enumerate(self.keys)}
+        runs = {key: Unlearned.load(run_path(self.folder, *key, ".npz")) for key in self.keys}
+        return {key: run for key, run in runs.items() if run is not None}
+
     def check(self, run: int) -> str | None:
         """Read one checkpoint and drop it again; None, or what is wrong with it."""
         try:
@@ -221,71 +234,45 @@ def submission_folder(submission: Submission, name: str, task: Task) -> Path:
     return results_folder() / f"{task.name}-{task.fingerprint}" / f"{name}-{submission.sha256[:8]}"
 
 
-def check_all(
-    submission: Submission,
-    spec: GradingSpec,
-    folder: Path,
-    workers: Workers,
-    on_progress: Callable[[int, int], None],
-) -> None:
+def check_all(job: CheckpointJob, workers: Workers, on_progress: Callable[[int, int], None]) -> None:
     """Read every checkpoint that has not been evaluated yet, so that a wrong one is known before hours of training.
 
     Raises:
         UserError: a checkpoint can't be graded.
     """
-    job = CheckpointJob(spec.task, workers.device, submission, folder)
-    known = _evaluated(submission, folder)
-    _do_all(submission, known, workers, job.check, on_progress)
+    _do_all(job, job.check, job.finished(), workers, on_progress)
 
 
 def evaluate(
-    submission: Submission,
-    spec: GradingSpec,
-    folder: Path,
-    workers: Workers,
-    tell: Tell,
-    on_progress: Callable[[int, int], None],
+    job: CheckpointJob, spec: GradingSpec, workers: Workers, tell: Tell, on_progress: Callable[[int, int], None]
 ) -> Unlearned:
     """The outputs of all checkpoints; what was evaluated before an interruption is not evaluated again.
 
     Raises:
         UserError: a checkpoint can't be graded.
     """
-    job = CheckpointJob(spec.task, workers.device, submission, folder)
+    folder = job.folder
     with locked(folder / "lock", lambda: tell("another process grades this submission: waiting for it")):
         write_atomically(folder / "config.yaml", lambda beside: beside.write_text(spec.to_yaml()))
-        known = _evaluated(submission, folder)
-        _do_all(submission, known, workers, job, on_progress)
-        return gather_runs(folder, _keys(submission), known)
-
-
-def _keys(submission: Submission) -> list[RunKey]:
-    return [(0, run) for run in range(len(submission.members))]
-
-
-def _evaluated(submission: Submission, folder: Path) -> dict[RunKey, Unlearned]:
-    """What is on disk of the checkpoints' outputs: all of them together, or those from before an interruption."""
-    keys = _keys(submission)
-    together = Unlearned.load(folder / "outputs.npz")
-    if together is not None and len(together) == len(keys):
-        return {key: together[number : number + 1] for number, key in enumerate(keys)}
-    return {key: run for key in keys if (run := Unlearned.load(run_path(folder, *key, ".npz"))) is not None}
+        known = job.finished()
+        _do_all(job, job, known, workers, on_progress)
+        return gather_runs(folder, job.keys, known)
 
 
 def _do_all(
-    submission: Submission,
+    job: CheckpointJob,
+    work: Callable[[int], str | None],
     known: dict[RunKey, Unlearned],
     workers: Workers,
-    job: Callable[[int], str | None],
     on_progress: Callable[[int, int], None],
 ) -> None:
-    """Have the workers do `job` with every checkpoint that is not `known`; the first complaint is a `UserError`."""
+    """Have the workers do `work` with every checkpoint that is not `known`; the first complaint is a `UserError`."""
 
     def submit(key: RunKey) -> Future[str | None]:
-        return workers.submit(job, key[1])
+        return workers.submit(work, key[1])
 
-    keys = _keys(submission)
-    missing = [key for key in keys if key not in known]
-    failure = work_off(missing, submit, QUEUED * workers.count, len(keys), on_progress)
+    missing = [key for key in job.keys if key not in known]
+    failure = work_off(missing, submit, QUEUED * workers.count, len(job.keys), on_progress)
     if failure is not None:
+        submission = job.submission
         raise UserError(f"{submission.path.name}: {submission.members[failure.key[1]]} {failure.complaint}.")

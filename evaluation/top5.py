@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
-from checkpoints.outputs import MANY_CLASSES, Outputs
+from checkpoints.outputs import MANY_CLASSES, Outputs, share_in_top5
 from data import Task
 
 
 def top5_accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The share of examples whose label is among the five classes with the largest logits, averaged over models.
-
-    `logits` `(models, examples, classes)`, `labels` int64 `(examples,)`. Of equal logits an arbitrary one is larger.
-    """
-    best = np.argpartition(-logits, 4, axis=2)[:, :, :5]  # (models, examples, 5), in no order
-    return float((best == labels[:, np.newaxis]).any(axis=2).mean())
+    """See `share_in_top5`, of recorded logits, averaged over models."""
+    return float(share_in_top5(torch.from_numpy(logits), torch.from_numpy(labels)).mean())
 
 
 def top5_accuracies(outputs: Outputs, task: Task) -> dict[str, float] | None:

@@ -169,14 +169,14 @@ def test_a_bad_checkpoint_is_found_before_anything_is_trained(
 def test_an_interrupted_grading_goes_on(task: Task, results: Path, tmp_path: Path) -> None:
     """Checkpoints that were evaluated before an interruption are neither read nor evaluated again."""
     submission = look_over(write_zip(tmp_path / "submission.zip", good_members(task)), N, task)
-    folder = results / "submission"
+    job = CheckpointJob(SPEC, "cpu", submission, results / "submission")
     spec = GradingSpec("submission", SPEC, originals=1, models=N)
     for run in (0, 1, 3):
-        assert CheckpointJob(SPEC, "cpu", submission, folder)(run) is None
+        assert job(run) is None
     done: dict[str, list[int]] = {"read": [], "evaluated": []}
     with Workers(1) as workers:
-        check_all(submission, spec, folder, workers, lambda count, _: done["read"].append(count))
-        evaluate(submission, spec, folder, workers, lambda text: None, lambda count, _: done["evaluated"].append(count))
+        check_all(job, workers, lambda count, _: done["read"].append(count))
+        evaluate(job, spec, workers, lambda text: None, lambda count, _: done["evaluated"].append(count))
     for counts in done.values():
         assert (counts[0], counts[-1]) == (3, N)
 
