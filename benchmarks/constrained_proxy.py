@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 
 from checkpoints.bank import Bank, ensure
 from checkpoints.outputs import Outputs, record_outputs
@@ -37,8 +38,8 @@ from data import Task, TaskSpec, UserError, load
 from data.seeds import derive_seed
 from evaluation.run import RunSettings, unlearn_once
 from evaluation.score import quick_score
-from methods import all_method_handlers
-from methods.BaseMethod import OneOf
+from evaluation.spec import GradingSpec
+from evaluation.tuning import propose
 
 Settings = dict[str, Any]
 
@@ -177,8 +178,10 @@ def search(method: str, fixed: Settings, task: Task, bank: Bank, original: int, 
     """The best of `trials` candidates, published values included; each trial is told on standard error."""
     aim = float(bank.originals.outputs(original + 1).retain_accuracy[original])
     budget_seconds = BUDGET * bank.retrain_seconds
-    generator = np.random.default_rng(derive_seed("search", method))
-    candidates = [fixed | (drawn(method, generator) if trial else {}) for trial in range(trials)]
+    sampler = optuna.samplers.RandomSampler(derive_seed("search", method) % 2**32)
+    study = optuna.create_study(sampler=sampler)
+    spec = GradingSpec(method, task.spec)
+    candidates = [fixed | (propose(study.ask(), spec) if trial else {}) for trial in range(trials)]
     losses = []
     for settings in candidates:
         done = [
@@ -194,22 +197,6 @@ def search(method: str, fixed: Settings, task: Task, bank: Bank, original: int, 
     if min(losses) == math.inf:
         raise UserError(f"{method}: no candidate stayed within the budget; --trials takes more.")
     return candidates[losses.index(min(losses))]
-
-
-def drawn(method: str, generator: np.random.Generator) -> Settings:
-    """Values at random from the method's search space, three digits each."""
-    handler = all_method_handlers()[method]
-    values: Settings = {}
-    for name, space in handler.search_space.items():
-        if isinstance(space, OneOf):
-            values[name] = space.choices[generator.integers(len(space.choices))]
-            continue
-        if space.log:
-            value = math.exp(generator.uniform(math.log(space.low), math.log(space.high)))
-        else:
-            value = generator.uniform(space.low, space.high)
-        values[name] = round(value) if handler.hyper_parameters()[name].type is int else float(f"{value:.3g}")
-    return values
 
 
 def as_markdown(results: Sequence[Result]) -> str:

@@ -166,7 +166,7 @@ def _one_trial(study: optuna.Study, spec: GradingSpec, task: Task, bank: Bank, w
         published = method_settings(spec, task)
         study.enqueue_trial({name: published[name] for name in _space(spec)}, skip_if_exists=False)
     trial = study.ask()
-    values = {**dict(spec.settings), **_propose(trial, spec)}
+    values = {**dict(spec.settings), **propose(trial, spec)}
     try:
         score = _score_of_trial(trial, replace(spec, settings=tuple(values.items())), task, bank, workers)
     except GradingFailedError as error:
@@ -184,7 +184,7 @@ def _space(spec: GradingSpec) -> dict[str, Between | OneOf]:
     return {name: range_ for name, range_ in space.items() if name not in dict(spec.settings)}
 
 
-def _propose(trial: optuna.Trial, spec: GradingSpec) -> dict[str, Any]:
+def propose(trial: optuna.Trial, spec: GradingSpec) -> dict[str, Any]:
     """Values for the hyper-parameters to search."""
     known = all_method_handlers()[spec.method].hyper_parameters()
     values: dict[str, Any] = {}
