@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.published_orders import COMPARISONS, Settings, grading_spec
+from benchmarks.published_orders import COMPARISONS, ONE_CYCLE, Settings, grading_spec
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers, default_workers, load_task, start_server
 from data import TaskSpec, UserError
@@ -65,6 +65,16 @@ def _ablations() -> tuple[Entry, ...]:
     return tuple(Entry("forget", side.published, "public", "JB", side.settings) for side in dict.fromkeys(sides))
 
 
+# Ablations that are no side of a comparison there.
+_OTHER_ABLATIONS = (
+    (0.0633, (("loss", "ce"), ("noise", "0.05"))),
+    (0.0591, (("loss", "ce"), ("noise", "0.15"))),
+    (0.0486, (("loss", "ce"), ("noise", "0"), ("select", "fisher"))),
+    (0.0251, (("loss", "ce"), ("noise", "0"), ("augment", "flip"))),
+    (0.00001, (("loss", "ce"), ("noise", "0"), ("augment", "crop"))),
+    (0.0656, (("loss", "mse"), ("noise", "0.1"), ("layers", "20%"))),
+)
+
 ENTRIES = (
     Entry("fanchuan", 0.091, "public", "W2"),
     Entry("kookmin", 0.0885, "private", "W3, by rank", relation=">"),
@@ -94,6 +104,7 @@ ENTRIES = (
     _finetune(0.001, 1024, 5, 0.0002),
     _finetune(0.1, 1024, 4, 0.0004),
     *_ablations(),
+    *(Entry("forget", score, "public", "JB", (*ONE_CYCLE.items(), *settings)) for score, settings in _OTHER_ABLATIONS),
 )
 
 

@@ -26,6 +26,7 @@ from evaluation import pipeline
 from evaluation.console import Console
 from evaluation.report import Report
 from evaluation.spec import GradingSpec
+from methods import all_method_handlers
 from methods.Forget import Forget
 
 Settings = tuple[tuple[str, str], ...]
@@ -68,36 +69,36 @@ def _finetune(published: float, learning_rate: str, batch_size: str, epochs: str
 # The ablations were made one after another, each upon the one before. How many epochs the single cycle and each of the
 # two cycles had is not published: here two.
 _ALL = {"keep_classifier": "false", "keep_shortcuts": "false"}
-_ONE = {"cycles": "2", **_ALL}
+ONE_CYCLE = {"cycles": "2", **_ALL}
 COMPARISONS = (
     Comparison(
         "re-initialised layers, against plain fine-tuning",
-        _forget(0.0617, **_ONE, loss="ce", noise="0"),
+        _forget(0.0617, **ONE_CYCLE, loss="ce", noise="0"),
         _finetune(0.0496, "1e-3", "64", "1"),
         "JB",
     ),
     Comparison(
         "Gaussian noise 0.1 on images, against none",
-        _forget(0.0653, **_ONE, loss="ce", noise="0.1"),
-        _forget(0.0617, **_ONE, loss="ce", noise="0"),
+        _forget(0.0653, **ONE_CYCLE, loss="ce", noise="0.1"),
+        _forget(0.0617, **ONE_CYCLE, loss="ce", noise="0"),
         "JB",
     ),
     Comparison(
         "MSE to the original's logits, against cross-entropy",
-        _forget(0.0680, **_ONE, loss="mse", noise="0.1"),
-        _forget(0.0653, **_ONE, loss="ce", noise="0.1"),
+        _forget(0.0680, **ONE_CYCLE, loss="mse", noise="0.1"),
+        _forget(0.0653, **ONE_CYCLE, loss="ce", noise="0.1"),
         "JB",
     ),
     Comparison(
         "cross-entropy, against L1",
-        _forget(0.0653, **_ONE, loss="ce", noise="0.1"),
-        _forget(0.0326, **_ONE, loss="l1", noise="0.1"),
+        _forget(0.0653, **ONE_CYCLE, loss="ce", noise="0.1"),
+        _forget(0.0326, **ONE_CYCLE, loss="l1", noise="0.1"),
         "JB",
     ),
     Comparison(
         "two cycles, against one",
         _forget(0.0844, **_ALL, cycles="2,2", noise="0.1"),
-        _forget(0.0680, **_ONE, loss="mse", noise="0.1"),
+        _forget(0.0680, **ONE_CYCLE, loss="mse", noise="0.1"),
         "JB",
     ),
     Comparison(
@@ -189,15 +190,25 @@ def spec_of(entry: Entry, options: argparse.Namespace) -> GradingSpec:
 
 
 def grading_spec(method: str, settings: Settings, task: TaskSpec, options: argparse.Namespace) -> GradingSpec:
-    """A grading with `options` (originals, models, budget), in which `forget` resets as much as in a ResNet-18."""
+    """A grading with `options` (originals, models, budget), in which `forget` resets as much as in a ResNet-18.
+
+    That is 30 % of the layers, unless the settings have another share, like "20%".
+
+    Published batch sizes go with batches of 64 of the loaders: where the loaders' are smaller, they are, too.
+    """
     if method == "forget":
-        settings += (("layers", str(layers_to_reset(task))),)
+        share = float(dict(settings).get("layers", "30%").rstrip("%")) / 100
+        settings = tuple((dict(settings) | {"layers": str(layers_to_reset(task, share))}).items())
+    values = all_method_handlers()[method].values_in_force(dict(settings))
+    share = load_task(task, "cpu").recipe.batch_size / 64
+    batches = {name: str(round(values[name] * share)) for name in ("batch_size", "retain_batch_size") if name in values}
+    settings = tuple((dict(settings) | batches).items())
     return GradingSpec(method, task, settings, options.originals, options.models, budget=options.budget)
 
 
-def layers_to_reset(task: TaskSpec) -> int:
-    """30 % of the layers of the task's network that have weights, apart from the last and projection shortcuts."""
-    return max(1, round(0.3 * len(Forget().pool(build_network(load_task(task, "cpu"))))))
+def layers_to_reset(task: TaskSpec, share: float) -> int:
+    """A share of the layers of the task's network that have weights, apart from the last and projection shortcuts."""
+    return max(1, round(share * len(Forget().pool(build_network(load_task(task, "cpu"))))))
 
 
 def as_markdown(comparisons: Sequence[Comparison], reports: dict[tuple[str, Settings], Report]) -> str:

@@ -93,7 +93,8 @@ class GroupTrainer:
             group["lr"] = learning_rate(self.recipe, self.epoch)
         for chosen in self._batches():  # (models, batch)
             self.network.train(chosen.shape[1] > 1)  # batch normalisation cannot normalise over a single image
-            logits = self.network(self.images[chosen])  # (models, batch, classes)
+            # Gathered as (batch, models, C, H, W), which the network takes without another copy.
+            logits = self.network(self.images[chosen.T].transpose(0, 1))  # (models, batch, classes)
             loss = self._losses(logits, self.labels[chosen]).sum()
             self.optimizer.zero_grad()
             loss.backward()

@@ -168,9 +168,12 @@ class TensorLoader(DataLoader[Sample]):
         return (self.dataset.batch(indices) for indices in self.batch_sampler)
 
 
-def run_loaders(task: Task, seed: int, batch_size: int = 64) -> tuple[TensorLoader, TensorLoader, TensorLoader]:
+def run_loaders(
+    task: Task, seed: int, batch_size: int | None = None
+) -> tuple[TensorLoader, TensorLoader, TensorLoader]:
     """The retain, forget and validation loader of one run of a method, all shuffled, on the task's device.
 
+    Their batches are as large as those that the original was trained on, unless `batch_size` says otherwise.
     They are over fresh copies: what a method does to its data never reaches another run, or the evaluation.
     Each has a generator of its own, seeded with `loader_seed`, so the order of one never depends on use of
     the others.
@@ -178,7 +181,8 @@ def run_loaders(task: Task, seed: int, batch_size: int = 64) -> tuple[TensorLoad
 
     def loader(name: str, split: Split, indices: np.ndarray | None = None) -> TensorLoader:
         generator = torch.Generator().manual_seed(loader_seed(seed, name))
-        return TensorLoader(ExampleDataset(split, indices), batch_size, shuffle=True, generator=generator)
+        size = batch_size or task.recipe.batch_size
+        return TensorLoader(ExampleDataset(split, indices), size, shuffle=True, generator=generator)
 
     return (
         loader("retain", task.train, task.retain_indices),

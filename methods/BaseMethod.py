@@ -165,7 +165,8 @@ def _attribute_docstrings(cls: type) -> dict[str, str]:
     return {
         name: text
         for name, text in found.items()
-        if "ClassVar" not in str(annotations[name]) and not name.startswith("_")
+        # Somebody may have added one to the file since it was imported, while a grading is running.
+        if name in annotations and "ClassVar" not in str(annotations[name]) and not name.startswith("_")
     }
 
 

@@ -55,11 +55,20 @@ class Forget(BaseMethod):
     """Whether projection shortcuts (in a ResNet: `downsample`) are never reset."""
     share: float = 0.0
     """If not 0, single weights of all layers are reset instead, each with this probability: the team's ablation."""
+    select: str = "random"
+    """How layers are chosen: "random", or by "fisher": those that the forget set says most about (an ablation)."""
+    augment: str = "none"
+    """What is done to images: "none", "flip" (upside down) or "crop" (and a square blanked): the team's ablations."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`."""
-        if self.loss not in ("mse", "l1", "ce"):
-            raise ValueError(f"loss is mse, l1 or ce, not {self.loss!r}.")
+        for name, known in (
+            ("loss", ("mse", "l1", "ce")),
+            ("select", ("random", "fisher")),
+            ("augment", ("none", "flip", "crop")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}.")
         device = next(net.parameters()).device
         original = copy.deepcopy(net).eval()
         cycles = [int(text) for text in self.cycles.split(",")]
@@ -68,7 +77,7 @@ class Forget(BaseMethod):
             raise ValueError(f"rates has {len(rates)} numbers, but cycles has {sum(cycles)} epochs.")
 
         for cycle, epochs in enumerate(cycles):
-            self._wipe(net)
+            self._wipe(net, forget_loader)
             optimizer = torch.optim.SGD(
                 net.parameters(), lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
             )
@@ -78,7 +87,7 @@ class Forget(BaseMethod):
                     optimizer.param_groups[0]["lr"] = rates[sum(cycles[:cycle]) + epoch]
                 for sample in retain_loader:
                     images, labels = sample["image"].to(device), sample["age_group"].to(device)
-                    images = images + self.noise * torch.randn_like(images)
+                    images = self._augmented(images + self.noise * torch.randn_like(images))
                     net.train(len(images) > 1)  # batch normalisation cannot normalise over a single image
                     loss = self._loss(net(images), original, images, labels)
                     optimizer.zero_grad()
@@ -95,16 +104,45 @@ class Forget(BaseMethod):
         return [layer for name, layer in layers if not (self.keep_shortcuts and "downsample" in name)]
 
     @torch.no_grad()
-    def _wipe(self, net: nn.Module) -> None:
+    def _wipe(self, net: nn.Module, forget_loader: Loader) -> None:
         """Reset random layers; or random weights of all of them, if `share` is not 0."""
         pool = self.pool(net)
-        chosen = pool if self.share else [pool[place] for place in torch.randint(len(pool), (self.layers,)).tolist()]
-        for layer in chosen:
+        if self.select == "fisher":
+            pool = self._most_informed(net, pool, forget_loader)
+        chosen = torch.randint(len(pool), (self.layers,)).tolist() if self.select == "random" else range(len(pool))
+        for layer in pool if self.share else [pool[place] for place in chosen]:
             before = [weight.clone() for weight in layer.parameters()]
             layer.reset_parameters()
             if self.share:
                 for weight, old in zip(layer.parameters(), before, strict=True):
                     weight.copy_(torch.where(torch.rand_like(weight) < self.share, weight, old))
+
+    @torch.enable_grad()
+    def _most_informed(
+        self, net: nn.Module, pool: list[nn.Conv2d | nn.Linear], forget_loader: Loader
+    ) -> list[nn.Conv2d | nn.Linear]:
+        """The `layers` layers with the most Fisher information: the mean square of the forget loss's gradients."""
+        net.eval()
+        information = torch.zeros(len(pool))
+        for sample in forget_loader:
+            images = sample["image"].to(pool[0].weight.device)
+            loss = F.cross_entropy(net(images), sample["age_group"].to(images.device))
+            gradients = torch.autograd.grad(loss, [layer.weight for layer in pool])
+            information += torch.stack([gradient.square().mean() for gradient in gradients]).cpu()
+        return [pool[place] for place in information.argsort(descending=True)[: self.layers]]
+
+    def _augmented(self, images: torch.Tensor) -> torch.Tensor:
+        """Every second image upside down; or all shifted by up to 4 pixels, with the same quarter square blanked."""
+        if self.augment == "flip":
+            flipped = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+            return torch.where(flipped, images.flip(2), images)
+        if self.augment == "crop":
+            height, width = images.shape[2:]
+            down, right = torch.randint(9, (2,)).tolist()
+            images = F.pad(images, (4, 4, 4, 4))[:, :, down : down + height, right : right + width].clone()
+            top, left = int(torch.randint(height, ())), int(torch.randint(width, ()))
+            images[:, :, top : top + height // 4, left : left + width // 4] = 0
+        return images
 
     def _loss(
         self, logits: torch.Tensor, original: nn.Module, images: torch.Tensor, labels: torch.Tensor

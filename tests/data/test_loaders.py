@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -306,6 +307,13 @@ def test_the_loaders_of_a_run(device: str) -> None:
         rows = [position[name] for name in batch["image_id"]]
         assert torch.equal(batch["image"], task.train.images[rows])
         assert torch.equal(batch["age_group"], task.train.labels[rows])
+
+
+def test_the_batches_of_a_run_are_those_of_the_recipe() -> None:
+    """An epoch of unlearning then has as many steps as one of training; somebody may ask for other batches."""
+    task = data.load(replace(DIGITS, recipe=(("batch_size", 48),)))
+    assert [next(iter(loader))["image"].shape[0] for loader in run_loaders(task, 1)] == [48, 48, 48]
+    assert next(iter(run_loaders(task, 1, batch_size=20)[0]))["image"].shape[0] == 20
 
 
 def test_the_order_of_a_run_depends_on_its_seed_alone() -> None:

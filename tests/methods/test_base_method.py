@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -62,6 +65,23 @@ def test_hyper_parameters_are_inherited() -> None:
     assert parameters["steps"].default == 10
     assert parameters["steps"].explanation == "Number of steps, again."
     assert Example().settings()["steps"] == 3
+
+
+def test_a_file_may_be_edited_while_its_method_runs(tmp_path: Path) -> None:
+    """The class has the hyper-parameters that it was imported with. Catches a name from the file that it lacks."""
+    file = tmp_path / "edited_method.py"
+    lines = ["from methods.BaseMethod import BaseMethod", "class EditedMethod(BaseMethod):", "    rate: float = 0.1"]
+    file.write_text("\n".join(lines))
+    spec = importlib.util.spec_from_file_location("edited_method", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        file.write_text("\n".join([*lines, "    steps: int = 3"]))
+        assert list(module.EditedMethod.hyper_parameters()) == ["rate"]
+    finally:
+        del sys.modules[spec.name]
 
 
 def test_overrides_belong_to_the_instance() -> None:

@@ -631,10 +631,45 @@ def test_forget_adds_noise_to_images(original: nn.Module, task: Task) -> None:
     assert not keys(first) & keys(second)
 
 
+def test_forget_selects_by_fisher_information(original: nn.Module, task: Task) -> None:
+    """The same layer in every run: the one of the largest mean squared gradient of the forget loss, in eval mode.
+
+    Catches a choice at random, by the retain set, and by the sum over weights, which favours large layers.
+    """
+    network = copy.deepcopy(original).eval()
+    images, labels = part(task, "forget")
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    steps = torch.autograd.grad(F.cross_entropy(network(images), labels), [layer.weight for layer in convolutions])
+    expected = CONVOLUTIONS[int(torch.stack([step.square().mean() for step in steps]).argmax())]
+    method = Forget(cycles="1", layers=1, select="fisher", **STILL)
+    assert all(changed(original, unlearn(method, original, task, seed)) == {expected} for seed in range(4))
+
+
+def test_forget_turns_images_upside_down(original: nn.Module, task: Task) -> None:
+    """About half of them, height alone. Catches whole batches that are turned, and a mirror image."""
+    images = part(task, "retain")[0]
+    (seen,) = images_seen(Forget(cycles="1", noise=0.0, augment="flip"), original, task)
+    as_they_are, upside_down = keys(images), keys(images.flip(2))
+    assert keys(seen) <= as_they_are | upside_down
+    assert 0.3 < len(keys(seen) - as_they_are) / len(images) < 0.7
+
+
+def test_forget_crops_and_blanks(original: nn.Module, task: Task) -> None:
+    """Other images in each epoch, of the same size, and emptier. Catches a crop that is drawn once."""
+    images = part(task, "retain")[0]
+    first, second = images_seen(Forget(cycles="2", noise=0.0, augment="crop"), original, task)
+    assert first.shape == second.shape == images.shape
+    assert len(keys(first) & keys(images)) < len(images) / 2
+    assert keys(first) != keys(second)
+    assert (first == 0).sum() > (images == 0).sum()
+
+
 def test_forget_refuses(original: nn.Module, task: Task) -> None:
     """Options that cannot be meant, by name."""
-    with pytest.raises(ValueError, match="loss is mse, l1 or ce, not 'kl'"):
+    with pytest.raises(ValueError, match="loss is one of mse, l1, ce, not 'kl'"):
         unlearn(Forget(loss="kl"), original, task)
+    with pytest.raises(ValueError, match="augment is one of none, flip, crop, not 'blur'"):
+        unlearn(Forget(augment="blur"), original, task)
     with pytest.raises(ValueError, match="rates has 2 numbers, but cycles has 5 epochs"):
         unlearn(Forget(rates="1e-3,1e-3"), original, task)
 
