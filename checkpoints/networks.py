@@ -36,19 +36,12 @@ def strided_cnn(channels: int, size: int, classes: int) -> nn.Module:
     """Three strided convolutions (5x5 by 4, then 3x3 by 2 twice; 16, 32, 64 channels) with batch normalisation.
 
     For small coloured images. Few multiplications, because it strides at once, and many weights, because the last
-    layer has some for each place: 27,034 parameters on 32x32, enough to remember each of 600 faces.
-
-    The convolutions start at 0.4 times PyTorch's scale, and training on `faces` leaves them about half as long as it
-    otherwise would. Batch normalisation makes the outputs independent of that length, but a step of gradient descent
-    turns weights half as long four times as far (van Laarhoven, arXiv 1706.05350). An epoch of fine-tuning, 66 steps
-    here and some 370 on the competition's data, then spreads networks about as far as retraining does.
+    layer has some for each place: 27,034 parameters on 32x32, enough to remember each of 500 faces.
     """
     layers: list[nn.Module] = []
     inputs = channels
     for outputs, kernel, stride in ((16, 5, 4), (32, 3, 2), (64, 3, 2)):
         convolution = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=False)
-        with torch.no_grad():
-            convolution.weight.mul_(0.4)
         layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
         inputs = outputs
         size = (size + stride - 1) // stride

@@ -61,8 +61,8 @@ class FacesSize:
 
 FULL = FacesSize("full", subjects=800, images=(34, 41))
 """About 30,000 images, 24,000 of them to train on, as in the competition."""
-MINI = FacesSize("mini", subjects=600, images=(8, 10))
-"""About 5,400 images, 4,300 of them to train on."""
+MINI = FacesSize("mini", subjects=500, images=(8, 10))
+"""About 4,500 images, 3,600 of them to train on."""
 
 
 def read_faces(size: FacesSize, data_dir: str | None = None, progress: bool = True) -> RawData:
