@@ -21,7 +21,7 @@ from pathlib import Path
 
 from checkpoints.networks import build_network
 from checkpoints.workers import Workers, default_workers, load_task, start_server
-from data import TaskSpec, UserError
+from data import Task, TaskSpec, UserError
 from evaluation import pipeline
 from evaluation.console import Console
 from evaluation.report import Report
@@ -30,6 +30,9 @@ from methods import all_method_handlers
 from methods.Forget import Forget
 
 Settings = tuple[tuple[str, str], ...]
+
+BATCH_SIZES = ("batch_size", "retain_batch_size")
+"""The hyper-parameters that are a number of images."""
 
 
 @dataclass(frozen=True)
@@ -190,25 +193,23 @@ def spec_of(entry: Entry, options: argparse.Namespace) -> GradingSpec:
 
 
 def grading_spec(method: str, settings: Settings, task: TaskSpec, options: argparse.Namespace) -> GradingSpec:
-    """A grading with `options` (originals, models, budget), in which `forget` resets as much as in a ResNet-18.
+    """A grading with `options` (originals, models, budget) of published settings, to the scale of the task."""
+    chosen = tuple(to_scale(method, dict(settings), load_task(task, "cpu")).items())
+    return GradingSpec(method, task, chosen, options.originals, options.models, budget=options.budget)
 
-    That is 30 % of the layers, unless the settings have another share, like "20%".
 
-    Published batch sizes go with batches of 64 of the loaders: where the loaders' are smaller, they are, too.
+def to_scale(method: str, settings: dict[str, str], task: Task) -> dict[str, str]:
+    """What published settings come to in a small network, and with small batches.
+
+    Batch sizes go with those of the loaders, 64 on Kaggle. `forget` resets the same share of the layers that have
+    weights, apart from the last and projection shortcuts: 30 %, or what its `layers` says, like "20%".
     """
     if method == "forget":
-        share = float(dict(settings).get("layers", "30%").rstrip("%")) / 100
-        settings = tuple((dict(settings) | {"layers": str(layers_to_reset(task, share))}).items())
-    values = all_method_handlers()[method].values_in_force(dict(settings))
-    share = load_task(task, "cpu").recipe.batch_size / 64
-    batches = {name: str(round(values[name] * share)) for name in ("batch_size", "retain_batch_size") if name in values}
-    settings = tuple((dict(settings) | batches).items())
-    return GradingSpec(method, task, settings, options.originals, options.models, budget=options.budget)
-
-
-def layers_to_reset(task: TaskSpec, share: float) -> int:
-    """A share of the layers of the task's network that have weights, apart from the last and projection shortcuts."""
-    return max(1, round(share * len(Forget().pool(build_network(load_task(task, "cpu"))))))
+        share = float(settings.get("layers", "30%").rstrip("%")) / 100
+        return settings | {"layers": str(max(1, round(share * len(Forget().pool(build_network(task))))))}
+    in_force = all_method_handlers()[method].values_in_force(settings)
+    scale = task.recipe.batch_size / 64
+    return settings | {name: str(round(in_force[name] * scale)) for name in BATCH_SIZES if name in in_force}
 
 
 def as_markdown(comparisons: Sequence[Comparison], reports: dict[tuple[str, Settings], Report]) -> str:

@@ -86,7 +86,8 @@ class Certificate:
         try:
             values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} can't be read as a certificate: {error}.") from error
+            reason = getattr(error, "strerror", None) or error  # without the number and the path
+            raise UserError(f"{path} can't be read as a certificate: {reason}.") from error
         if isinstance(values, dict) and "certificate" in values:
             return Certificate.from_dict(values["certificate"])
         if isinstance(values, dict) and CLAIM & values.keys():
