@@ -29,9 +29,9 @@ from methods import all_method_handlers
 
 FOUND_GOOD = {
     "epochs": 5,
-    "stop_step": 60,
-    "learning_rate": 0.03,
-    "repair_learning_rate": 0.02,
+    "stop_step": 150,
+    "learning_rate": 0.05,
+    "repair_learning_rate": 0.01,
     "through_sensitivity": False,
     "pairs": 32,
     "batch_size": 64,
