@@ -202,11 +202,12 @@ def print_scores(scores: dict[Entry, tuple[Report, float]]) -> None:
     """Our scores beside Kaggle's, best on Kaggle first, and the correlations; `scores`: ours, and as of 512 models."""
     from scipy.stats import spearmanr
 
-    print(f"\n{'':64}{'Kaggle':>8}  {'board':8}{'faces':>8}{'of ceiling':>12}{'as of 512':>11}   source")
+    width = max(len(str(entry)) for entry in scores) + 1
+    print(f"\n{'':{width}}{'Kaggle':>8}  {'board':8}{'faces':>8}{'of ceiling':>12}{'as of 512':>11}   source")
     for entry, (report, of_many) in sorted(scores.items(), key=lambda pair: -pair[0].score):
         published = f"{entry.relation if entry.relation != '=' else ''}{entry.score:.4f}"
         ours = f"{report.score:8.4f}{report.score / report.ceiling.score:12.2f}{of_many:11.4f}"
-        print(f"{entry!s:64}{published:>8}  {entry.board:8}{ours}   {entry.source}")
+        print(f"{entry!s:{width}}{published:>8}  {entry.board:8}{ours}   {entry.source}")
     exact = [(entry.score, pair[0].score, pair[1]) for entry, pair in scores.items() if entry.relation == "="]
     if len(exact) < 3:
         print("\nThree scores are needed for a correlation.")
