@@ -7,7 +7,7 @@ What makes the hidden problem what it is, and is copied here:
 * a label that depends partly on how old somebody looks, and partly on who it is: a subject looks some years
   older or younger than they are, so a network has to remember subjects, as it has to remember photographs;
 * an image-level split 80/10/10, so that validation and test set show the subjects that are to be forgotten;
-* a forget set of all training images of 15 subjects, about 2 %, from the two most frequent groups.
+* a forget set of all training images of 15 subjects, about 2 % (in the small size 3), from the two largest groups.
 
 The images are 32x32, coloured, and written in the competition's layout (`data.kaggle`) into the cache folder.
 

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from torch import nn
 
 import data
-from checkpoints.networks import NETWORKS
 from data import TaskSpec, UserError, task_info
 from data.cache import cache_dir
 from data.faces import FULL, MINI, FacesSize, Values, _draw_subjects, faces_folder, make_faces, read_faces
@@ -79,7 +77,7 @@ def test_structure_is_that_of_the_hidden_data(size: str, request: pytest.Fixture
     total, train = sum(images.values()), images["retain"] + images["forget"]
     assert train == int(0.8 * total)
     assert abs(images["validation"] - images["test"]) <= 1
-    assert 0.015 < images["forget"] / train < 0.03
+    assert 0.015 < images["forget"] / train < 0.035  # the small size has 500 subjects, of which 15 are 3 %
 
     to_forget = np.unique(parts["forget"]["person_id"])
     assert to_forget.tolist() == list(range(15))
@@ -176,13 +174,9 @@ def test_sizes_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
         data.load(TaskSpec("faces", data_dir="."))
 
 
-def test_network_of_mini_starts_small() -> None:
-    """Convolutions at 0.4 times PyTorch's bound, 1 / sqrt(fan-in): at 1, the starter method forgets nothing here."""
-    info = task_info(TaskSpec("faces"))
-    assert info.network is not None
-    network = NETWORKS[info.network](3, 32, 10)
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    assert len(convolutions) == 3
-    for convolution in convolutions:
-        largest = convolution.weight.abs().max().item() * convolution.weight[0].numel() ** 0.5
-        assert 0.39 < largest < 0.4001
+@pytest.mark.parametrize("size", ["mini", "full"])
+def test_an_epoch_has_the_steps_of_the_hidden_data(size: str, request: pytest.FixtureRequest) -> None:
+    """Some 370 there: what the published learning rates suit. Catches batches of 64 in the small size (57 steps)."""
+    retained = len(request.getfixturevalue(size)["retain"]["person_id"])
+    batch_size = task_info(TaskSpec("faces", size=size)).recipe.batch_size
+    assert 280 < retained / batch_size < 420
