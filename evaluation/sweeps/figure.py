@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKERS = "osD^vP*X"
+
+LINE = 85
+"""Letters that a line of the title holds."""
 
 WIDE = 50
 """From this ratio of the largest to the smallest x on, the axis is logarithmic."""
@@ -47,7 +51,7 @@ def make_figure(outcome: Outcome) -> Figure:
             axes.axhline(level, color="grey", linewidth=0.8, linestyle="--")
     dotted = " (dotted: published)" if any(curve.published for curve in outcome.sweep.curves) else ""
     axes.set(xlabel=label, ylabel="validation accuracy")
-    axes.set_title(f"{outcome.sweep.title}{dotted}", fontsize=9)
+    axes.set_title("\n".join(textwrap.wrap(f"{outcome.title}{dotted}", LINE)), fontsize=9)
     places = [point.x for point in outcome.points]
     if places and min(places) > 0 and max(places) / min(places) >= WIDE:
         axes.set_xscale("log")

@@ -67,6 +67,14 @@ class Outcome:
     """The validation accuracy that the runs of each curve started from."""
     failures: tuple[str, ...]
     """Sentences."""
+    data: tuple[str, ...] = ()
+    """Names of the tasks, as in `Results`."""
+
+    @property
+    def title(self) -> str:
+        """That of the sweep, with what the data are if that is not what one would expect."""
+        unexpected = [name for name in self.data if "random-features" in name]
+        return self.sweep.title + "".join(f" ({name})" for name in unexpected)
 
 
 def summarise(sweep: Sweep, results: Results) -> Outcome:
@@ -89,7 +97,7 @@ def summarise(sweep: Sweep, results: Results) -> Outcome:
                 failures.append(f"{curve.method} notes no history of the {SERIES}: {curve.name} has no curve.")
                 continue
             points += _points(sweep, curve, x, settings, runs)
-    return Outcome(sweep, tuple(points), originals, tuple(failures))
+    return Outcome(sweep, tuple(points), originals, tuple(failures), results.data)
 
 
 def _best(sweep: Sweep, curve: Curve, x: float, results: Results) -> tuple[Settings, list[Result]] | None:
@@ -152,8 +160,9 @@ def as_csv(outcome: Outcome) -> str:
 def as_json(outcome: Outcome) -> str:
     """The same as an object, with title, tasks, failures and what the runs started from."""
     described = {
-        "title": outcome.sweep.title,
+        "title": outcome.title,
         "figure": outcome.sweep.figure,
+        "data": outcome.data,
         "tasks": {curve.name: asdict(curve.task) for curve in outcome.sweep.curves},
         "originals": {name: asdict(mean) for name, mean in outcome.originals.items()},
         "points": [asdict(point) for point in outcome.points],
@@ -182,7 +191,7 @@ def as_markdown(outcome: Outcome) -> str:
         if curve.published:
             published = (curve.published.get(x) for x in places)
             rows.append(["published", *("" if value is None else f"{value:.3f}" for value in published)])
-    lines = [f"**{outcome.sweep.title}**", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
+    lines = [f"**{outcome.title}**", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
     lines += [f"Mean ± standard error of {outcome.sweep.seeds} seeds. {_what_x_is(outcome)}"]
     for curve in outcome.sweep.curves:
         lines += _best_lines(curve.name, outcome)

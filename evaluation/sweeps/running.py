@@ -42,6 +42,8 @@ class Results:
     finished: dict[Run, Result] = field(default_factory=dict)
     failed: dict[Run, str] = field(default_factory=dict)
     """What went wrong, and where its log is, as a sentence."""
+    data: tuple[str, ...] = ()
+    """Names of the tasks, which say so if features are those of random weights."""
 
 
 def do_runs(sweep: Sweep, folder: Path, devices: Sequence[str], jobs: int | None, console: Console) -> Results:
@@ -59,6 +61,7 @@ def do_runs(sweep: Sweep, folder: Path, devices: Sequence[str], jobs: int | None
     with ExitStack() as stack:
         stack.enter_context(locked(folder / "lock", lambda: console.tell(waiting)))
         results = Results({run: found for run, path in paths.items() if (found := _read(path)) is not None})
+        results.data = tuple(dict.fromkeys(task.name for task in tasks.values()))
         missing = [run for run in runs if run not in results.finished]
         if not missing:
             return results

@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,14 +154,18 @@ def test_all_figures_are_shipped() -> None:
     assert {"cifar10-budget", "cifar10-epsilon", "features-cifar100"} <= names
 
 
-def test_noise_of_dp_sgd_on_cifar100_is_enough() -> None:
-    """For epsilon = 50 and 0.5 % of 45,000 images, and hardly more. Catches epochs or noise of another figure."""
-    (path,) = (path for path in SHIPPED if path.stem == "features-cifar100")
+@pytest.mark.parametrize(
+    ("stem", "images", "forgotten"), [("features-cifar100", 45_000, 225), ("features-small", 5_000, 25)]
+)
+def test_noise_of_dp_sgd_is_enough(stem: str, images: int, forgotten: int) -> None:
+    """For epsilon = 50 and 0.5 % of the images, and hardly more. Catches epochs or noise of another figure."""
+    (path,) = (path for path in SHIPPED if path.stem == stem)
     (task,) = (curve.task for curve in read_sweep(path).curves if curve.method == "certified_dp_sgd")
     recipe = dict(task.recipe)
-    steps = int(recipe["epochs"]) * 352
+    batches = math.ceil(images / 128)
+    steps = int(recipe["epochs"]) * batches
     assert task.forget == ("random:0.005",)
-    assert 49.9 < dp_sgd_epsilon(float(recipe["noise_multiplier"]), 1 / 352, steps, 1e-5, 225) <= 50
+    assert 49.9 < dp_sgd_epsilon(float(recipe["noise_multiplier"]), 1 / batches, steps, 1e-5, forgotten) <= 50
 
 
 @pytest.mark.parametrize(
@@ -311,6 +316,21 @@ def test_tables_have_the_same_numbers(write: Write) -> None:
     lines = as_markdown(outcome).splitlines()
     assert "| retrain | 0.223 | 0.423 |" in lines
     assert "| published | 0.500 | 0.750 |" in lines
+
+
+def test_random_features_are_marked(write: Write) -> None:
+    """In the table, the JSON and the figure, whose title stays within it; other data are not worth a word."""
+    sweep = replace(
+        read_sweep(write(), seeds=1), title="A title that is longer than a figure of this size is wide " * 2
+    )
+    results = invented(sweep, lambda run: 0.5)
+    for data, marks in (("digits-random-features", 1), ("digits-resnet18-features", 0), ("digits", 0)):
+        results.data = (data,)
+        outcome = summarise(sweep, results)
+        title = make_figure(outcome).axes[0].get_title()
+        shown = (as_markdown(outcome).splitlines()[0], json.loads(as_json(outcome))["title"], title.replace("\n", " "))
+        assert [text.count("(digits-random-features)") for text in shown] == [marks] * 3
+        assert max(map(len, title.splitlines())) <= 85
 
 
 def test_a_convergence_figure_follows_the_longest_runs(write: Write) -> None:
