@@ -25,7 +25,7 @@ from data import Task, TaskSpec, UserError, load
 from data.seeds import derive_seed
 from evaluation.prepared import prepared_for
 from evaluation.run import RunSettings, unlearn_once
-from methods import all_method_handlers
+from evaluation.spec import settings_in_force
 
 FOUND_GOOD = {
     "epochs": 5,
@@ -85,8 +85,8 @@ def compare(sparsity: float, options: argparse.Namespace) -> None:
     print_row(f"{name}: original", accuracies(bank.originals.outputs(1), task))
     print_row(f"{name}: retrained", accuracies(bank.retrained.outputs(1), task))
 
-    chosen = FOUND_GOOD | dict(text.split("=", 1) for text in options.settings)
-    settings = all_method_handlers()["adversarial"].values_in_force(chosen)
+    chosen = FOUND_GOOD | dict(text.partition("=")[::2] for text in options.settings)
+    settings = settings_in_force("adversarial", chosen, task.recipe)
     prepared = prepared_for("adversarial", settings, task, 0, "cpu")
     done = [
         unlearn_once(
