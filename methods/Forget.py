@@ -109,8 +109,9 @@ class Forget(BaseMethod):
         pool = self.pool(net)
         if self.select == "fisher":
             pool = self._most_informed(net, pool, forget_loader)
-        chosen = torch.randint(len(pool), (self.layers,)).tolist() if self.select == "random" else range(len(pool))
-        for layer in pool if self.share else [pool[place] for place in chosen]:
+        elif not self.share:
+            pool = [pool[place] for place in torch.randint(len(pool), (self.layers,)).tolist()]
+        for layer in pool:
             before = [weight.clone() for weight in layer.parameters()]
             layer.reset_parameters()
             if self.share:
