@@ -91,6 +91,13 @@ class Kit:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """What a script runs in the background ignores Ctrl-C, and so would all programs that tests start and interrupt."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Where the bank, the results and the cache of all tests are, here and in subprocesses: never the user's."""
     folder = tmp_path_factory.mktemp("generated")
