@@ -67,6 +67,8 @@ class CertifiedDpSgd(BaseMethod):
     """Passes over the retain set, without noise."""
     finetune_learning_rate: float = 0.1
     """Largest step size of these; it rises for 30 % of the steps, then falls."""
+    finetune_linear: bool = False
+    """Whether it rises and falls linearly, not as a cosine."""
     finetune_momentum: float = 0.0
     """Momentum of these."""
     finetune_weight_decay: float = 5e-4
@@ -148,7 +150,11 @@ class CertifiedDpSgd(BaseMethod):
         )
         steps = max(1, self.finetune_epochs * len(loader))
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.finetune_learning_rate, total_steps=steps, cycle_momentum=False
+            optimizer,
+            self.finetune_learning_rate,
+            total_steps=steps,
+            anneal_strategy="linear" if self.finetune_linear else "cos",
+            cycle_momentum=False,
         )
         accuracies = [_accuracy(net, val_loader)]
         for _ in range(self.finetune_epochs):

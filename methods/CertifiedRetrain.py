@@ -38,6 +38,8 @@ class CertifiedRetrain(BaseMethod):
     """Passes over the retain set; published 1 to 10 for MNIST, 50 for CIFAR-10."""
     learning_rate: float = 0.1
     """Largest step size; it rises for 30 % of the steps, then falls."""
+    linear: bool = False
+    """Whether it rises and falls linearly, not as a cosine."""
     momentum: float = 0.0
     """Momentum of SGD."""
     weight_decay: float = 5e-4
@@ -77,7 +79,11 @@ class CertifiedRetrain(BaseMethod):
             net.parameters(), lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
         )
         scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=max(1, self.epochs * len(loader)), cycle_momentum=False
+            optimizer,
+            self.learning_rate,
+            total_steps=max(1, self.epochs * len(loader)),
+            anneal_strategy="linear" if self.linear else "cos",
+            cycle_momentum=False,
         )
         accuracies = [_accuracy(net, val_loader)]
         for _ in range(self.epochs):

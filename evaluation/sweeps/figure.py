@@ -45,6 +45,8 @@ def make_figure(outcome: Outcome) -> Figure:
             places, values = map(list, zip(*sorted(curve.published.items()), strict=True))
             axes.plot(places, values, linestyle=":", linewidth=1.2, markersize=2.5, **style)
     label = ", ".join(dict.fromkeys(curve.x.replace("_", " ") for curve in outcome.sweep.curves))
+    if outcome.sweep.figure == "course":
+        label = f"passes over the retain set, of {outcome.sweep.length:g}"
     if outcome.sweep.figure == "convergence":
         label = "passes over the retain set (dashed: the original)"
         for level in {round(mean.value, 4) for mean in outcome.originals.values()}:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -80,52 +80,76 @@ class Outcome:
 def summarise(sweep: Sweep, results: Results) -> Outcome:
     """Choose the settings with the best mean validation accuracy over seeds, at each place by itself.
 
-    Settings of which a run failed are left out; so is a place where all have, and from a convergence figure a method
-    that does not note what the figure shows, which is a failure too.
+    Settings of which a run failed are left out; so is a place where all have, and from a figure of the course of runs
+    a method that does not note it, which is a failure too.
     """
     points: list[Point] = []
     originals: dict[str, Mean] = {}
     failures = list(results.failed.values())
     for curve in sweep.curves:
-        for x in sweep.places:
-            best = _best(sweep, curve, x, results)
-            if best is None:
+        for length in sweep.lengths:
+            complete = _complete(sweep, curve, length, results)
+            if not complete:
                 continue
-            settings, runs = best
-            originals[curve.name] = Mean.of([run["original"] for run in runs])
-            if sweep.figure == "convergence" and not all(run["history"].get(SERIES) for run in runs):
+            originals[curve.name] = Mean.of([run["original"] for run in next(iter(complete.values()))])
+            if sweep.figure != "budget" and not _all_have_history(complete, sweep):
                 failures.append(f"{curve.method} notes no history of the {SERIES}: {curve.name} has no curve.")
                 continue
-            points += _points(sweep, curve, x, settings, runs)
+            points += _points(sweep, curve, length, complete)
     return Outcome(sweep, tuple(points), originals, tuple(failures), results.data)
 
 
-def _best(sweep: Sweep, curve: Curve, x: float, results: Results) -> tuple[Settings, list[Result]] | None:
-    """The best settings of a curve at x, and the results of all seeds; None if there are none that never failed."""
-    complete: list[tuple[Settings, list[Result]]] = []
+def _complete(sweep: Sweep, curve: Curve, length: float, results: Results) -> dict[Settings, list[Result]]:
+    """The results of all seeds of a curve's runs of this length, for those settings that never failed."""
+    found = {}
     for configuration in curve.configurations:
-        runs = [results.finished.get(sweep.run(curve, configuration, x, seed)) for seed in range(sweep.seeds)]
-        finished = [run for run in runs if run is not None]
-        if len(finished) == sweep.seeds:
-            complete.append((configuration, finished))
-    if not complete:
-        return None
-    return max(complete, key=lambda candidate: Mean.of([run["accuracy"]["validation"] for run in candidate[1]]).value)
+        runs = [results.finished.get(sweep.run(curve, configuration, length, seed)) for seed in range(sweep.seeds)]
+        if None not in runs:
+            found[configuration] = [run for run in runs if run is not None]
+    return found
 
 
-def _points(sweep: Sweep, curve: Curve, x: float, settings: Settings, runs: Sequence[Result]) -> list[Point]:
-    """The point at x; of a convergence figure, one for the start and each pass of the runs."""
-    chosen = _varying(curve, settings)
-    about: dict[str, Any] = {"settings": chosen, "seeds": len(runs), "configurations": len(curve.configurations)}
+def _all_have_history(complete: Mapping[Settings, Sequence[Result]], sweep: Sweep) -> bool:
+    """Whether there is one of each run, and as long as the figure needs."""
+    needed = 1 + (int(max(sweep.values)) if sweep.figure == "course" else 0)
+    return all(len(run["history"].get(SERIES, ())) >= needed for runs in complete.values() for run in runs)
+
+
+def _points(
+    sweep: Sweep, curve: Curve, length: float, complete: Mapping[Settings, Sequence[Result]]
+) -> Iterator[Point]:
+    """Those that runs of this length give: one, or one for each place of a course, or for each pass of the best."""
+
+    def point(x: float, settings: Settings, accuracy: Mapping[str, Mean]) -> Point:
+        return Point(
+            curve=curve.name,
+            method=curve.method,
+            x=x,
+            accuracy=accuracy,
+            settings=_varying(curve, settings),
+            seeds=sweep.seeds,
+            configurations=len(curve.configurations),
+            published=curve.published.get(x),
+        )
+
+    if sweep.figure == "course":
+        for x in sweep.values:
+            after = {one: _mean_after(int(x), runs) for one, runs in complete.items()}
+            best = max(after, key=lambda settings: after[settings].value)
+            yield point(x, best, {"validation": after[best]})
+        return
+    best = max(complete, key=lambda one: Mean.of([run["accuracy"]["validation"] for run in complete[one]]).value)
+    runs = complete[best]
     if sweep.figure == "budget":
-        accuracy = {split: Mean.of([run["accuracy"][split] for run in runs]) for split in SPLITS}
-        return [Point(curve.name, curve.method, x, accuracy, published=curve.published.get(x), **about)]
-    passes = min(len(run["history"][SERIES]) for run in runs)
-    means = [Mean.of([run["history"][SERIES][number] for run in runs]) for number in range(passes)]
-    return [
-        Point(curve.name, curve.method, number, {"validation": mean}, published=curve.published.get(number), **about)
-        for number, mean in enumerate(means)
-    ]
+        yield point(length, best, {split: Mean.of([run["accuracy"][split] for run in runs]) for split in SPLITS})
+        return
+    for number in range(min(len(run["history"][SERIES]) for run in runs)):
+        yield point(number, best, {"validation": _mean_after(number, runs)})
+
+
+def _mean_after(passes: int, runs: Sequence[Result]) -> Mean:
+    """The validation accuracy after so many passes over the retain set."""
+    return Mean.of([run["history"][SERIES][passes] for run in runs])
 
 
 def _varying(curve: Curve, settings: Settings) -> dict[str, Any]:
@@ -200,6 +224,8 @@ def as_markdown(outcome: Outcome) -> str:
 
 
 def _what_x_is(outcome: Outcome) -> str:
+    if outcome.sweep.figure == "course":
+        return f"Columns: passes over the retain set, of runs that make {outcome.sweep.length:g}."
     if outcome.sweep.figure == "convergence":
         return "Columns: passes over the retain set; 0 is the start, after the noise."
     return f"Columns: {', '.join(dict.fromkeys(curve.x for curve in outcome.sweep.curves))}."

@@ -17,8 +17,9 @@ from evaluation.pipeline import choose_methods
 from methods import all_method_handlers
 from methods.BaseMethod import PLAIN_TYPES
 
-FIGURES = ("budget", "convergence")
-"""What is drawn over x: the accuracy after a run with this x, or that in the course of the longest run."""
+FIGURES = ("budget", "course", "convergence")
+"""What is drawn over x: the accuracy after a run with this x; that after so many passes of a run of a given length, the
+best settings at each place; or the whole course of the longest run, with the settings that are best in the end."""
 
 Settings = tuple[tuple[str, Any], ...]
 """Hyper-parameters and their values."""
@@ -59,10 +60,14 @@ class Sweep:
     """The places on the x axis; of a convergence figure the last is the length of the runs."""
     seeds: int
     curves: tuple[Curve, ...]
+    length: float | None = None
+    """That of the runs of a course."""
 
     @property
-    def places(self) -> tuple[float, ...]:
+    def lengths(self) -> tuple[float, ...]:
         """The values of x that there are runs for."""
+        if self.length is not None:
+            return (self.length,)
         return self.values if self.figure == "budget" else self.values[-1:]
 
     def run(self, curve: Curve, configuration: Settings, x: float, seed: int) -> Run:
@@ -74,7 +79,7 @@ class Sweep:
         found = dict.fromkeys(
             self.run(curve, configuration, x, seed)
             for curve in self.curves
-            for x in sorted(self.places, reverse=True)
+            for x in sorted(self.lengths, reverse=True)
             for configuration in curve.configurations
             for seed in range(self.seeds)
         )
@@ -101,15 +106,20 @@ def read_sweep(path: Path, task: Mapping[str, Any] | None = None, seeds: int | N
 
 
 def _sweep(described: Any, task: Mapping[str, Any], seeds: int | None) -> Sweep:
-    known = ("title", "figure", "x", "values", "seeds", "task", "curves")
+    known = ("title", "figure", "x", "values", "length", "seeds", "task", "curves")
     top = _mapping(described, "a sweep", known, required=("title", "figure", "values", "task", "curves"))
     if top["figure"] not in FIGURES:
         raise UserError(f"figure is one of {', '.join(FIGURES)}, not {top['figure']!r}.")
     values = _list(top["values"], "values")
     if not all(_is_number(value) for value in values) or sorted(set(values)) != values:
         raise UserError("values must be numbers that rise, like [1, 2, 3].")
+    length = top.get("length")
+    if (length is not None) != (top["figure"] == "course"):
+        raise UserError("length is that of the runs of a course: such a figure has one, others have not.")
+    if length is not None and not all(_is_whole(one) and 0 <= one <= length for one in (length, *values)):
+        raise UserError("values and length of a course are whole numbers of passes, and no value is above the length.")
     count = top.get("seeds", 4) if seeds is None else seeds
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+    if not _is_whole(count) or count < 1:
         raise UserError(f"seeds must be a whole number from 1, not {count!r}.")
     curves = [
         curve
@@ -120,7 +130,7 @@ def _sweep(described: Any, task: Mapping[str, Any], seeds: int | None) -> Sweep:
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"Two curves are called {name!r}: give each a name of its own.")
-    return Sweep(str(top["title"]), top["figure"], tuple(values), count, tuple(curves))
+    return Sweep(str(top["title"]), top["figure"], tuple(values), count, tuple(curves), length)
 
 
 def _curves(entry: Any, task: Any, overrides: Mapping[str, Any], x: str) -> Iterator[Curve]:
@@ -222,3 +232,7 @@ def _list(values: Any, what: str) -> list[Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import math
 import os
@@ -16,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
 from benchmarks import published_mnist
-from data import TaskSpec, UserError, load
+from data import UserError, all_tasks
+from data.raw import RawData, content_digest
 from evaluation.certification.certificates import certify
 from evaluation.certification.dp_sgd import dp_sgd_epsilon
 from evaluation.sweeps.figure import make_figure
@@ -148,10 +147,17 @@ def test_shipped_files_can_be_read(path: Path) -> None:
 
 
 def test_all_figures_are_shipped() -> None:
-    """Budget, convergence, DP-SGD and epsilon, on three kinds of network and all published data."""
+    """Course, budget, convergence, DP-SGD and epsilon, on three kinds of network and all published data."""
     names = {path.stem for path in SHIPPED}
-    assert {"mnist-budget", "mnist-epsilon", "mnist-dp-sgd", "cifar10-convergence", "features-dp-sgd"} <= names
-    assert {"cifar10-budget", "cifar10-epsilon", "features-cifar100"} <= names
+    assert {
+        "mnist-course",
+        "mnist-budget",
+        "mnist-epsilon",
+        "mnist-dp-sgd",
+        "cifar10-convergence",
+        "features-dp-sgd",
+    } <= names
+    assert {"cifar10-course", "cifar10-epsilon", "features-cifar100"} <= names
 
 
 @pytest.mark.parametrize(
@@ -172,7 +178,13 @@ def test_noise_of_dp_sgd_is_enough(stem: str, images: int, forgotten: int) -> No
     ("changes", "sentence"),
     [
         ({"figur": "budget"}, "no key of a sweep 'figur': did you mean figure"),
-        ({"figure": "pie"}, "figure is one of budget, convergence, not 'pie'"),
+        ({"figure": "pie"}, "figure is one of budget, course, convergence, not 'pie'"),
+        ({"figure": "course"}, "length is that of the runs of a course"),
+        ({"length": 3}, "length is that of the runs of a course"),
+        ({"figure": "course", "length": 2}, "no value is above the length"),
+        ({"figure": "course", "length": 2.5, "values": [1]}, "whole numbers of passes"),
+        ({"figure": "course", "length": 3, "values": [0.5]}, "whole numbers of passes"),
+        ({"figure": "course", "length": 3, "values": [-1]}, "whole numbers of passes"),
         ({"values": []}, "values must be a list"),
         ({"values": [3, 1]}, "numbers that rise"),
         ({"values": ["one"]}, "numbers that rise"),
@@ -223,26 +235,37 @@ def test_files_that_are_no_sweep(content: str, tmp_path: Path) -> None:
 
 
 def test_images_as_the_published_experiment_saw_them(tmp_path: Path) -> None:
-    """Training images are flipped or turned, test images stay; the task `folder` makes numbers from 0 to 1 of both."""
-    from PIL import Image
+    """Training images are flipped or turned, test images stay; the task `mnist` reads them as its own."""
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 1, 28, 28), dtype=np.uint8)
+    labels, parts = np.arange(80) % 10, np.repeat(["train", "test"], 40)
+    names = np.array([f"{number}" for number in range(80)])
+    classes = tuple("0123456789")
+    raw = RawData(pixels, labels, names, parts, classes, content_digest(pixels, labels))
+    published_mnist.write(raw, tmp_path)
+    found = all_tasks()["mnist"].read(str(tmp_path), False)
+    for given, read in ((raw.labels, found.labels), (raw.parts, found.parts)):
+        np.testing.assert_array_equal(given, read)
+    np.testing.assert_array_equal(found.pixels[40:], pixels[40:])
+    straight, seen = pixels[:40, 0].astype(float), found.pixels[:40, 0].astype(float)
+    away = np.stack([np.abs(seen - one).mean(axis=(1, 2)) for one in (straight, straight[:, :, ::-1])])  # (2, n)
+    assert (away.min(axis=0) > 1).mean() > 0.7  # turned as well; by too little, some of them
+    assert 0.2 < (away[1] < away[0]).mean() < 0.8
 
-    rng = np.random.default_rng(0)
-    for part, label, number in itertools.product(("train", "test"), "01", range(20)):
-        (tmp_path / "in" / part / label).mkdir(parents=True, exist_ok=True)
-        pixels = rng.integers(0, 256, (28, 28), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "in" / part / label / f"{number}.png")
-    published_mnist.write("folder", str(tmp_path / "in"), tmp_path / "out")
-    spec = {"forget": ("random:1",), "train_size": 36, "network": "mlp"}
-    before, after = (load(TaskSpec("folder", data_dir=str(tmp_path / name), **spec)) for name in ("in", "out"))  # type: ignore[arg-type]
-    torch.testing.assert_close(after.test.images, (before.test.images + 1) / 2, atol=0.005, rtol=0)
-    assert after.train.labels.equal(before.train.labels)
-    assert 0 <= float(after.train.images.min()) < 0.05
-    assert 0.95 < float(after.train.images.max()) <= 1
-    straight = (before.train.images + 1) / 2
-    flipped = straight.flip(3)
-    away = torch.stack([(after.train.images - one).abs().mean(dim=(1, 2, 3)) for one in (straight, flipped)])  # (2, n)
-    assert (away.min(dim=0).values > 0.01).double().mean() > 0.7  # turned as well; by too little, some of them
-    assert 0.2 < float((away[1] < away[0]).double().mean()) < 0.8
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--task", "digits"), "no grey images of 28x28 pixels"),
+        (("--data-dir", "nowhere"), "The files of mnist could not be read"),
+    ],
+)
+def test_other_images_are_not_taken_for_mnist(
+    arguments: tuple[str, ...], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as digits of 8x8 pixels, and such as are not there: a sentence."""
+    monkeypatch.setattr("sys.argv", ["published_mnist", *arguments, "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=f"^error: .*{sentence}"):
+        published_mnist.main()
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -343,6 +366,41 @@ def test_a_convergence_figure_follows_the_longest_runs(write: Write) -> None:
         (1, Mean.of([0.2, 0.2 + 1 / 10])),
     ]
     assert outcome.originals == {"retrain": Mean(0.9, 0.0)}
+
+
+def test_a_course_is_that_of_the_longest_runs_with_the_best_settings_at_each_place(write: Write) -> None:
+    """By the mean over seeds of what the history has there. Catches the choice at the end, and a shift by one pass."""
+    sweep = read_sweep(write(figure="course", values=[1, 3], length=4, curves=[TINY["curves"][1]]))
+    assert {dict(run.settings)["epochs"] for run in sweep.runs()} == {4}
+    table = {(10, 750): [0.0, 0.8, 0.1, 0.5, 0.9], (100, 10): [0.9, 0.7, 0.9, 0.6, 0.3], (100, 20): [0.9, 0, 0.9, 0, 1]}
+    results = invented(sweep, lambda run: 0.5)
+    for run, result in results.finished.items():
+        values = dict(run.settings)
+        history = table[values["gradient_clip"], values["noisy_weight_decay"]]
+        result["history"] = {"validation accuracy": [value + run.seed / 10 for value in history]}
+    outcome = summarise(sweep, results)
+    points = [point for point in outcome.points if point.curve == "clipping, exact"]
+    assert [(point.x, point.settings["gradient_clip"]) for point in points] == [(1, 10), (3, 100)]
+    assert [dict(point.accuracy) for point in points] == [
+        {"validation": Mean.of([0.8, 0.8 + 1 / 10])},
+        {"validation": Mean.of([0.6, 0.6 + 1 / 10])},
+    ]
+    assert [point.configurations for point in points] == [3, 3]
+    assert "of runs that make 4" in as_markdown(outcome)
+    assert make_figure(outcome).axes[0].get_xlabel() == "passes over the retain set, of 4"
+
+
+@pytest.mark.parametrize("history", [{}, {"validation accuracy": []}, {"validation accuracy": [0.1, 0.2]}])
+def test_a_method_without_a_history_has_no_course(history: dict[str, Any], write: Write) -> None:
+    """Or with one that is too short. Which is said, and stops no other curve."""
+    curves = [TINY["curves"][0], {"name": "plain", "method": "finetune"}]
+    sweep = read_sweep(write(figure="course", values=[1, 2], length=3, curves=curves))
+    results = invented(sweep, lambda run: 0.5)
+    for run, result in results.finished.items():
+        result["history"] = history if run.method == "finetune" else {"validation accuracy": [0.1, 0.2, 0.3, 0.4]}
+    outcome = summarise(sweep, results)
+    assert outcome.failures == ("finetune notes no history of the validation accuracy: plain has no curve.",)
+    assert {point.curve for point in outcome.points} == {"retrain"}
 
 
 @pytest.mark.parametrize("history", [{}, {"validation accuracy": []}])

@@ -398,10 +398,11 @@ def test_retraining_keeps_nothing_of_the_original(original: nn.Module) -> None:
     assert float(started.std()) == pytest.approx(0.2, rel=0.05)
 
 
-def test_step_sizes_are_one_cycle(two_layers: tuple[Task, nn.Module]) -> None:
+@pytest.mark.parametrize("linear", [False, True])
+def test_step_sizes_are_one_cycle(linear: bool, two_layers: tuple[Task, nn.Module]) -> None:
     """A step each way from a 25th up to the largest at 30 %, then down to next to nothing; weight decay included."""
     task, original = two_layers
-    method = CertifiedRetrain(epochs=2, learning_rate=0.2, weight_decay=0.1, batch_size=17)
+    method = CertifiedRetrain(epochs=2, learning_rate=0.2, linear=linear, weight_decay=0.1, batch_size=17)
     found = unlearn(method, original, task)
 
     network = copy.deepcopy(original)
@@ -417,7 +418,8 @@ def test_step_sizes_are_one_cycle(two_layers: tuple[Task, nn.Module]) -> None:
         for sample in loader:
             share = step / rise if step <= rise else (step - rise) / (total - 1 - rise)
             low, high = (0.2 / 25, 0.2) if step <= rise else (0.2 / 25 / 1e4, 0.2)
-            away = (1 - math.cos(math.pi * share)) / 2 if step <= rise else (1 + math.cos(math.pi * share)) / 2
+            risen = share if linear else (1 - math.cos(math.pi * share)) / 2
+            away = risen if step <= rise else 1 - risen
             rate = low + (high - low) * away
             loss = F.cross_entropy(network(sample["image"]), sample["age_group"])
             for weight, gradient in zip(
