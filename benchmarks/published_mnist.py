@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import UserError, all_tasks
+from data import TaskSpec, UserError, task_info
 from data.raw import RawData
 
 PARTS = {"train": "train", "test": "t10k"}
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     try:
-        raw = all_tasks()[options.task].read(options.data_dir, True)
+        raw = task_info(TaskSpec(options.task)).read(options.data_dir, True)
     except UserError as error:
         raise SystemExit(f"error: {error}") from error
     if raw.pixels.shape[1:] != (1, 28, 28) or len(raw.classes) != 10:

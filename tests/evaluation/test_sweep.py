@@ -256,6 +256,7 @@ def test_images_as_the_published_experiment_saw_them(tmp_path: Path) -> None:
     ("arguments", "sentence"),
     [
         (("--task", "digits"), "no grey images of 28x28 pixels"),
+        (("--task", "mnits"), "no task 'mnits': did you mean mnist"),
         (("--data-dir", "nowhere"), "The files of mnist could not be read"),
     ],
 )
