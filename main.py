@@ -172,15 +172,16 @@ def grade(
     from checkpoints.workers import Workers, default_workers, start_server
 
     start_server()
+    from checkpoints.devices import choose_device
     from data import task_info
-    from evaluation import pipeline
     from evaluation.console import Console
+    from evaluation.grading import grade_methods
     from evaluation.sequence import grade_sequences
-    from evaluation.show import show_result
-    from evaluation.spec import GradingSpec, pairs
+    from evaluation.spec import GradingSpec, choose_methods, pairs
+    from evaluation.views.terminal import show_result
 
-    chosen = pipeline.choose_methods(method)
-    where = pipeline.choose_device(device)
+    chosen = choose_methods(method)
+    where = choose_device(device)
     problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe, features)
     usual = task_info(problem)
     originals = usual.originals if originals is None else originals
@@ -191,7 +192,7 @@ def grade(
     in_turn = len(problem.forget) > 1 and not problem.at_once
     reports, failures = [], 0
     with Workers(default_workers(where) if workers is None else workers, where) as pool:
-        for result in (grade_sequences if in_turn else pipeline.grade)(specs, pool, Console(quiet=quiet)):
+        for result in (grade_sequences if in_turn else grade_methods)(specs, pool, Console(quiet=quiet)):
             if isinstance(result, UserError):
                 failures += 1
                 print(f"error: {result}", file=sys.stderr)
@@ -253,8 +254,7 @@ def make_notebooks(
     With the values that were `tuned_on` a problem, if one is given and they are there.
     """
     import notebook_utils
-    from evaluation.pipeline import choose_methods
-    from evaluation.spec import pairs
+    from evaluation.spec import choose_methods, pairs
     from evaluation.tuned import find_tuned
 
     for name in choose_methods(methods):
@@ -286,7 +286,7 @@ def history(
     """Show what runs have noted on their way: losses, multipliers, whatever the method keeps track of."""
     from rich.console import Console
 
-    from evaluation.history import as_table, draw
+    from evaluation.views.history import as_table, draw
 
     path = out or directory / "history.png"
     draw(directory, path)
@@ -323,13 +323,13 @@ def embed_(
     from checkpoints.workers import Workers, default_workers, start_server
 
     start_server()
-    from evaluation import pipeline
+    from checkpoints.devices import choose_device
     from evaluation.console import Console
-    from evaluation.embedding import embed
-    from evaluation.spec import GradingSpec, pairs
+    from evaluation.spec import GradingSpec, choose_one_method, pairs
+    from evaluation.views.embedding import embed
 
-    name = pipeline.choose_one_method(method)
-    where = pipeline.choose_device(device)
+    name = choose_one_method(method)
+    where = choose_device(device)
     problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe, features)
     tuned = tuned_values(problem, name, published, None)
     spec = GradingSpec(name, problem, pairs("--set", set_), seed=seed, tuned=tuned)
@@ -367,13 +367,13 @@ def membership_(
     start_server()
     from rich.console import Console as Screen
 
-    from evaluation import pipeline
+    from checkpoints.devices import choose_device
+    from evaluation.audits.membership import measure
     from evaluation.console import Console
-    from evaluation.membership import measure
-    from evaluation.spec import GradingSpec, pairs
+    from evaluation.spec import GradingSpec, choose_one_method, pairs
 
-    name = pipeline.choose_one_method(method)
-    where = pipeline.choose_device(device)
+    name = choose_one_method(method)
+    where = choose_device(device)
     problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe)
     tuned = tuned_values(problem, name, published, None)
     spec = GradingSpec(name, problem, pairs("--set", set_), originals=originals, seed=seed, tuned=tuned)
@@ -395,12 +395,12 @@ def list_(
     method: Annotated[str | None, typer.Argument(help="A method, to see its hyper-parameters.")] = None,
 ) -> None:
     """Show the methods and tasks, or the hyper-parameters of one method."""
-    from evaluation.show import print_method, print_registries
+    from evaluation.views.terminal import print_method, print_registries
 
     if method is None:
         print_registries()
     else:
-        from evaluation.pipeline import choose_methods
+        from evaluation.spec import choose_methods
 
         for name in choose_methods(method):
             print_method(name)
@@ -435,15 +435,16 @@ def tune(
     from checkpoints.workers import Workers, default_workers, start_server
 
     start_server()
-    from evaluation import pipeline, tuning
+    from checkpoints.devices import choose_device
+    from evaluation import tuning
     from evaluation.console import Console
-    from evaluation.show import show_outcomes
-    from evaluation.spec import GradingSpec, pairs
+    from evaluation.spec import GradingSpec, choose_methods, pairs
+    from evaluation.views.terminal import show_outcomes
 
-    chosen = pipeline.choose_methods(method)
+    chosen = choose_methods(method)
     if method == "all":
         chosen = [name for name in chosen if tuning.can_be_tuned(name)]
-    where = pipeline.choose_device(device)
+    where = choose_device(device)
     problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe, features)
     spec = GradingSpec(
         "", problem, pairs("--set", set_), 1, models, "per-original", metric, seed, budget, budget_seconds
@@ -473,12 +474,12 @@ def sweep(
     from checkpoints.workers import start_server
 
     start_server()
-    from evaluation import pipeline
+    from checkpoints.devices import choose_device
     from evaluation.console import Console
     from evaluation.sweeps import sweep as make
     from evaluation.sweeps.outcome import as_markdown
 
-    where = [pipeline.choose_device(device.strip()) for device in devices.split(",")]
+    where = [choose_device(device.strip()) for device in devices.split(",")]
     named = {"name": task, "data_dir": data_dir, "train_size": train_size, "test_size": test_size}
     named |= {"network": network, "features": features}
     changes = {key: value for key, value in named.items() if value is not None}
@@ -499,9 +500,9 @@ def leaderboard(
     """Rank the graded methods; one table for each set of comparable conditions."""
     from data import all_tasks
     from data.errors import unknown_name
-    from evaluation import leaderboard as board
     from evaluation.report import results_folder
-    from evaluation.show import print_table
+    from evaluation.views import leaderboard as board
+    from evaluation.views.terminal import print_table
 
     if task is not None and task not in all_tasks():
         raise unknown_name("task", task, all_tasks())
@@ -528,8 +529,8 @@ def score(
 ) -> None:
     """Score stored outputs again, without running anything."""
     from evaluation.console import Console
-    from evaluation.pipeline import score_again, warn_of_metric
-    from evaluation.show import show_report
+    from evaluation.grading import score_again, warn_of_metric
+    from evaluation.views.terminal import show_report
 
     report = score_again(directory, metric)
     warn_of_metric(report.metric, Console())
@@ -569,20 +570,21 @@ def grade_zip(
     from checkpoints.workers import Workers, default_workers, start_server
 
     start_server()
+    from checkpoints.devices import choose_device
     from data import task_info
-    from evaluation import pipeline
+    from evaluation import grading
     from evaluation.console import Console
-    from evaluation.show import show_report
     from evaluation.spec import GradingSpec
+    from evaluation.views.terminal import show_report
 
     problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe, features)
     count = task_info(problem).models if models is None else models
     label = "".join(letter if letter.isalnum() else "_" for letter in name or submission.stem)
     zipped = str(submission.resolve())
     spec = GradingSpec(label, problem, originals=1, models=count, metric=metric, submission=zipped)
-    where = pipeline.choose_device(device)
+    where = choose_device(device)
     with Workers(default_workers(where) if workers is None else workers, where) as pool:
-        report = pipeline.grade_submission(submission, spec, pool, Console(quiet=quiet))
+        report = grading.grade_submission(submission, spec, pool, Console(quiet=quiet))
     if json_:
         print_json([report], one=True)
     else:
@@ -606,13 +608,13 @@ def show(
 ) -> None:
     """Draw a contact sheet of a task: its classes, its subjects, and what is to be forgotten."""
     from data import load
-    from evaluation.contact_sheet import draw
     from evaluation.report import results_folder
+    from evaluation.views.contact_sheet import draw
 
     problem = load(task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe))
     path = out or results_folder() / f"{problem.name}-{problem.fingerprint}" / "contact-sheet.png"
     draw(problem, path)
-    print(f"{path}: {len(problem.train)} training images, {len(problem.forget_indices)} to forget")
+    print(f"{path}: {len(problem.train)} training images, {len(problem.request_indices)} to forget")
     if features is not None:
         print("Drawn are the images themselves; what a network makes of their features, python main.py embed shows.")
 

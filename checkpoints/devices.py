@@ -10,6 +10,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.errors import UserError
+
+
+def choose_device(device: str) -> str:
+    """The device that "auto" stands for, or the one that was named.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and not (device.split(":")[0] == "cuda" and torch.cuda.is_available()):
+        raise UserError(f"--device {device} is not available here; use cpu, or auto.")
+    return device
+
 
 def compute_seconds(device: str) -> float:
     """A clock for computations on `device`, in seconds; only differences mean something.

@@ -27,7 +27,7 @@ class Outputs:
     """Outputs of some models: float32 logits `(models, examples, classes)` and accuracies in [0, 1], `(models,)`."""
 
     forget: np.ndarray
-    """Logits on what has to be forgotten, in the order of `task.forgotten_indices`."""
+    """Logits on what has to be forgotten, in the order of `task.forget_indices`."""
     validation: np.ndarray
     """Logits on the validation set."""
     test: np.ndarray
@@ -86,7 +86,7 @@ def record_outputs(network: nn.Module, task: Task) -> Outputs:
     def logits(images: torch.Tensor) -> torch.Tensor:
         return group_logits(network, images) if isinstance(network, GroupedNetwork) else single_logits(network, images)
 
-    forget = torch.as_tensor(task.forgotten_indices, device=device)
+    forget = torch.as_tensor(task.forget_indices, device=device)
     retain = torch.as_tensor(task.retain_indices, device=device)
     on_retain, labels = logits(task.train.images[retain]), task.train.labels[retain]  # (models, retain, classes)
     correct = on_retain.argmax(dim=2) == labels

@@ -186,7 +186,7 @@ def run_loaders(
 
     return (
         loader("retain", task.train, task.retain_indices),
-        loader("forget", task.train, task.forget_indices),
+        loader("forget", task.train, task.request_indices),
         loader("validation", task.validation),
     )
 

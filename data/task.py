@@ -193,19 +193,29 @@ class Task:
         return self.requests[: self.spec.step + 1]
 
     @property
-    def forget_indices(self) -> np.ndarray:
-        """Training indices to forget now, sorted int64 `(forget,)`: those of the request that has just arrived."""
+    def request_indices(self) -> np.ndarray:
+        """Training indices of the request that has just arrived, sorted int64 `(n,)`: what a run is told to forget."""
         return self.arrived[-1].indices
 
     @cached_property
-    def forgotten_indices(self) -> np.ndarray:
-        """Training indices of all requests so far, sorted int64 `(forgotten,)`: what a model must not know any more."""
+    def forget_indices(self) -> np.ndarray:
+        """Training indices of all requests so far, sorted int64 `(forget,)`: what a model must not know any more."""
         return np.sort(np.concatenate([request.indices for request in self.arrived]))
 
     @cached_property
     def retain_indices(self) -> np.ndarray:
         """Training indices to keep, sorted int64 `(retain,)`."""
-        return np.setdiff1d(np.arange(len(self.train)), self.forgotten_indices)
+        return np.setdiff1d(np.arange(len(self.train)), self.forget_indices)
+
+    def labels(self, split: str) -> np.ndarray:
+        """The class of each example of "forget", "retain", "validation" or "test": int64 `(examples,)`, on the host.
+
+        Those of the forget set are in the order of `forget_indices`, as its recorded logits are.
+        """
+        if split in ("validation", "test"):
+            return getattr(self, split).labels.cpu().numpy()
+        rows = {"forget": self.forget_indices, "retain": self.retain_indices}[split]
+        return self.train.labels.cpu().numpy()[rows]
 
     @property
     def all_indices(self) -> np.ndarray:

@@ -88,7 +88,7 @@ _FACES_FULL = TaskInfo(
 # Small enough that 64 models are trained and graded on two cores while one waits. A sixth of the images in batches of a
 # fifth: an epoch has 300 steps, against some 370 on the hidden data, and so has an epoch of a method, whose published
 # learning rates were chosen for that. Learning rate and weight decay set how far retrained models, and the starter
-# method's runs, spread: see benchmarks/faces_calibration.py.
+# method's runs, spread: see benchmarks/published/faces_calibration.py.
 _FACES_MINI = replace(
     _FACES_FULL,
     network="strided_cnn",

@@ -5,6 +5,6 @@ The metric is available by itself: `from evaluation import logit_scaled_confiden
 
 from __future__ import annotations
 
-from evaluation.metric import epsilons, forgetting_quality, logit_scaled_confidence
+from evaluation.metrics.official import epsilons, forgetting_quality, logit_scaled_confidence
 
 __all__ = ["epsilons", "forgetting_quality", "logit_scaled_confidence"]

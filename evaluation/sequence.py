@@ -20,10 +20,10 @@ from checkpoints.workers import Workers
 from data import Task, TaskSpec, load
 from data.files import write_atomically
 from evaluation.console import Console
-from evaluation.grading import GradingFailedError, finished_runs, unlearn
-from evaluation.pipeline import announce, make_report
+from evaluation.grading import announce, make_report
 from evaluation.report import Report
-from evaluation.run import run_path
+from evaluation.runs.many import GradingFailedError, finished_runs, unlearn
+from evaluation.runs.one import run_path
 from evaluation.spec import GradingSpec, grading_folder, method_settings
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from data import Recipe, Task, TaskSpec, UserError
+from data.errors import unknown_name
 from evaluation.report import results_folder
 from evaluation.tuned import Tuned
 from methods import all_method_handlers
@@ -173,6 +174,36 @@ def settings_in_force(method: str, overrides: Mapping[str, Any], recipe: Recipe)
         if values[name] != value:
             raise UserError(f"{method}: {name} is that of the original, {value}; --recipe {name}= trains another.")
     return values
+
+
+def choose_methods(names: str) -> list[str]:
+    """The registered methods that "a,b" or "all" stands for.
+
+    Raises:
+        UserError: a name that is not registered; the message has the nearest ones.
+    """
+    known = all_method_handlers()
+    if names == "all":
+        return list(known)
+    chosen = [name.strip() for name in names.split(",") if name.strip()]
+    for name in chosen:
+        if name not in known:
+            raise unknown_name("method", name, known, shown_by="python main.py list")
+    if not chosen:
+        raise UserError("Name a method: -m my_method (python main.py list shows them).")
+    return chosen
+
+
+def choose_one_method(name: str) -> str:
+    """The registered method of this name.
+
+    Raises:
+        UserError: there is none, or several are named.
+    """
+    chosen = choose_methods(name)
+    if len(chosen) > 1:
+        raise UserError(f"This command takes one method: -m {chosen[0]}, not -m {name}.")
+    return chosen[0]
 
 
 def pairs(flag: str, texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:

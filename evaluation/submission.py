@@ -27,9 +27,9 @@ from checkpoints.pool import Tell
 from checkpoints.workers import Workers, load_task
 from data import Task, TaskSpec, UserError
 from data.files import locked, sha256_of, write_atomically
-from evaluation.grading import QUEUED, RunKey, gather_runs, work_off
 from evaluation.report import results_folder
-from evaluation.run import Unlearned, run_path
+from evaluation.runs.many import QUEUED, RunKey, gather_runs, work_off
+from evaluation.runs.one import Unlearned, run_path
 from evaluation.spec import GradingSpec
 
 CHECKPOINT = re.compile(r"(?:(?!\.+/)[^/\\:]+/)*unlearned_checkpoint_(0|[1-9][0-9]{0,5})\.pth")
@@ -46,7 +46,7 @@ MARGIN = 1 << 20
 
 
 @dataclass(frozen=True)
-class Submission:
+class SubmittedZip:
     """A zip that has been looked over: every checkpoint is there, and none is larger than it can rightly be."""
 
     path: Path
@@ -55,7 +55,7 @@ class Submission:
     sha256: str
 
 
-def look_over(path: Path, models: int, task: Task) -> Submission:
+def look_over(path: Path, models: int, task: Task) -> SubmittedZip:
     """Check all that can be known of a zip without reading a checkpoint.
 
     Raises:
@@ -88,7 +88,7 @@ def look_over(path: Path, models: int, task: Task) -> Submission:
             f"{path} holds {len(found)} checkpoints, and the grading wants numbers 0 to {models - 1}{first}: "
             "--models says how many there are."
         )
-    return Submission(path.resolve(), tuple(found[number] for number in range(models)), sha256_of(path))
+    return SubmittedZip(path.resolve(), tuple(found[number] for number in range(models)), sha256_of(path))
 
 
 def largest_checkpoint(network: nn.Module) -> int:
@@ -164,7 +164,7 @@ class CheckpointJob:
 
     task: TaskSpec
     device: str
-    submission: Submission
+    submission: SubmittedZip
     folder: Path
 
     @property
@@ -229,7 +229,7 @@ def _read_member(path: Path, name: str) -> bytes:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def submission_folder(submission: Submission, name: str, task: Task) -> Path:
+def submission_folder(submission: SubmittedZip, name: str, task: Task) -> Path:
     """`results/<task>-<fingerprint>/<name>-<hash of the zip>/`."""
     return results_folder() / f"{task.name}-{task.fingerprint}" / f"{name}-{submission.sha256[:8]}"
 

@@ -29,10 +29,10 @@ from data import Task, UserError
 from data.files import locked
 from data.seeds import derive_seed
 from evaluation.console import Console
-from evaluation.grading import GradingFailedError, unlearn
-from evaluation.pipeline import load_with_one_request
+from evaluation.grading import load_with_one_request
+from evaluation.metrics.score import quick_score
 from evaluation.report import results_folder
-from evaluation.score import quick_score
+from evaluation.runs.many import GradingFailedError, unlearn
 from evaluation.spec import GradingSpec, grading_folder, method_settings, run_identity
 from evaluation.tuned import tuned_path, write_tuned
 from methods import all_method_handlers
@@ -52,7 +52,7 @@ BUDGET_MARGIN = 0.8
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TuningResult:
     """What a search came to. Scores are those of `models` runs from one original, on the models for tuning.
 
     For a method that certifies they are validation accuracies.
@@ -77,7 +77,7 @@ def can_be_tuned(method: str) -> bool:
     return bool(all_method_handlers()[method].search_space)
 
 
-def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> Outcome:
+def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> TuningResult:
     """Search for the values of `spec.method` with the best score, in `trials` trials, those of earlier calls included.
 
     Every finished trial is on disk. `spec.models` is the number of runs of a trial that is not stopped early.
@@ -224,7 +224,7 @@ def _score_of_trial(trial: optuna.Trial, spec: GradingSpec, task: Task, bank: Ba
 def _worth(spec: GradingSpec, task: Task, unlearned: Outputs, retrained: Outputs) -> float:
     """What the search maximises: the score, or, for a method that certifies, the mean validation accuracy."""
     if all_method_handlers()[spec.method].certifies:
-        return float(unlearned.accuracy("validation", task.validation.labels.cpu().numpy()).mean())
+        return float(unlearned.accuracy("validation", task.labels("validation")).mean())
     return quick_score(unlearned, retrained, task, spec.metric)
 
 
@@ -247,7 +247,7 @@ def _looks(runs: int) -> list[int]:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def _conclude(study: optuna.Study, spec: GradingSpec, task: Task, trials: int) -> Outcome:
+def _conclude(study: optuna.Study, spec: GradingSpec, task: Task, trials: int) -> TuningResult:
     """Write down the best values among the first `trials` trials."""
     ended = [trial for trial in study.get_trials() if trial.state.name in ("COMPLETE", "PRUNED")][:trials]
     complete = [trial for trial in ended if trial.state.name == "COMPLETE"]
@@ -255,7 +255,7 @@ def _conclude(study: optuna.Study, spec: GradingSpec, task: Task, trials: int) -
     best = complete[scores.index(max(scores))]
     in_force = method_settings(spec, task)
     certifies = all_method_handlers()[spec.method].certifies
-    outcome = Outcome(
+    outcome = TuningResult(
         method=spec.method,
         settings={
             **{name: in_force[name] for name, _ in spec.settings},

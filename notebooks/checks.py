@@ -14,7 +14,7 @@ from checkpoints.devices import describe_device
 from checkpoints.networks import build_network
 from data import Task, TaskSpec, load
 from data.errors import UserError
-from evaluation.run import RunSettings, run_seed, unlearn_once
+from evaluation.runs.one import RunSettings, run_seed, unlearn_once
 
 if TYPE_CHECKING:
     from checkpoints.grouped import State

@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 
 import main
 from data import all_tasks
-from evaluation.leaderboard import WHY_NO_RANK
 from evaluation.report import Report, read_report
 from evaluation.spec import GradingSpec
+from evaluation.views.leaderboard import WHY_NO_RANK
 from methods import all_method_handlers
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ def test_numbers_to_grade_with(task: str, numbers: tuple[int, int], monkeypatch:
         seen.extend(specs)
         return []
 
-    monkeypatch.setattr("evaluation.pipeline.grade", grade)
+    monkeypatch.setattr("evaluation.grading.grade_methods", grade)
     command("-m", "my_method", "--task", task)
     assert [(spec.originals, spec.models) for spec in seen] == [numbers]
 

@@ -15,7 +15,7 @@ from data.files import write_atomically
 from evaluation.console import Console
 from evaluation.report import results_folder
 from evaluation.sweeps.figure import draw
-from evaluation.sweeps.outcome import Outcome, as_csv, as_json, as_markdown, summarise
+from evaluation.sweeps.outcome import SweepResult, as_csv, as_json, as_markdown, summarise
 from evaluation.sweeps.plan import read_sweep
 from evaluation.sweeps.running import do_runs
 
@@ -28,7 +28,7 @@ def sweep(
     out: Path | None = None,
     task: Mapping[str, Any] | None = None,
     seeds: int | None = None,
-) -> tuple[Outcome, Path]:
+) -> tuple[SweepResult, Path]:
     """Do a sweep, and write `table.csv`, `table.json`, `table.md` and `figure.png`; the outcome, and where they are.
 
     `task` (keys of the file's task) and `seeds` replace what the file says. What is in the folder already is not done

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.files import write_atomically
-from evaluation.sweeps.outcome import Outcome
+from evaluation.sweeps.outcome import SweepResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,13 +22,13 @@ WIDE = 50
 """From this ratio of the largest to the smallest x on, the axis is logarithmic."""
 
 
-def draw(outcome: Outcome, path: Path) -> None:
+def draw(outcome: SweepResult, path: Path) -> None:
     """Write `make_figure` as a PNG file."""
     figure = make_figure(outcome)
     write_atomically(path, lambda beside: figure.savefig(beside, dpi=130, format="png"))
 
 
-def make_figure(outcome: Outcome) -> Figure:
+def make_figure(outcome: SweepResult) -> Figure:
     """Validation accuracy over x: means with their standard errors as bars; published values as dotted lines."""
     from matplotlib.figure import Figure
 

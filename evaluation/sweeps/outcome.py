@@ -58,7 +58,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepResult:
     """All points of a sweep, curve by curve."""
 
     sweep: Sweep
@@ -77,7 +77,7 @@ class Outcome:
         return self.sweep.title + "".join(f" ({name})" for name in unexpected)
 
 
-def summarise(sweep: Sweep, results: Results) -> Outcome:
+def summarise(sweep: Sweep, results: Results) -> SweepResult:
     """Choose the settings with the best mean validation accuracy over seeds, at each place by itself.
 
     Settings of which a run failed are left out; so is a place where all have, and from a figure of the course of runs
@@ -96,7 +96,7 @@ def summarise(sweep: Sweep, results: Results) -> Outcome:
                 failures.append(f"{curve.method} notes no history of the {SERIES}: {curve.name} has no curve.")
                 continue
             points += _points(sweep, curve, length, complete)
-    return Outcome(sweep, tuple(points), originals, tuple(failures), results.data)
+    return SweepResult(sweep, tuple(points), originals, tuple(failures), results.data)
 
 
 def _complete(sweep: Sweep, curve: Curve, length: float, results: Results) -> dict[Settings, list[Result]]:
@@ -164,7 +164,7 @@ def _varying(curve: Curve, settings: Settings) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def as_csv(outcome: Outcome) -> str:
+def as_csv(outcome: SweepResult) -> str:
     """A row for each point: accuracies with their standard errors, unrounded, and the settings as JSON."""
     columns = ["curve", "method", "x"]
     columns += [column for split in SPLITS for column in (split, f"{split}_standard_error")]
@@ -181,7 +181,7 @@ def as_csv(outcome: Outcome) -> str:
     return text.getvalue()
 
 
-def as_json(outcome: Outcome) -> str:
+def as_json(outcome: SweepResult) -> str:
     """The same as an object, with title, tasks, failures and what the runs started from."""
     described = {
         "title": outcome.title,
@@ -204,7 +204,7 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def as_markdown(outcome: Outcome) -> str:
+def as_markdown(outcome: SweepResult) -> str:
     """Validation accuracies as a table, a line for each curve, published ones below; and the best settings."""
     places = sorted({point.x for point in outcome.points})
     head = ["validation accuracy", *(f"{x:g}" for x in places)]
@@ -223,7 +223,7 @@ def as_markdown(outcome: Outcome) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _what_x_is(outcome: Outcome) -> str:
+def _what_x_is(outcome: SweepResult) -> str:
     if outcome.sweep.figure == "course":
         return f"Columns: passes over the retain set, of runs that make {outcome.sweep.length:g}."
     if outcome.sweep.figure == "convergence":
@@ -235,7 +235,7 @@ def _shown(mean: Mean) -> str:
     return f"{mean.value:.3f}" if math.isnan(mean.error) else f"{mean.value:.3f} ± {mean.error:.3f}"
 
 
-def _best_lines(name: str, outcome: Outcome) -> list[str]:
+def _best_lines(name: str, outcome: SweepResult) -> list[str]:
     """Which settings were best where, if there was a choice."""
     points = [point for point in outcome.points if point.curve == name and point.settings]
     by_settings: dict[str, list[str]] = {}

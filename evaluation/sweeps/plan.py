@@ -13,7 +13,7 @@ import yaml
 
 from data import TaskSpec, UserError
 from data.errors import unknown_name
-from evaluation.pipeline import choose_methods
+from evaluation.spec import choose_methods
 from methods import all_method_handlers
 from methods.BaseMethod import PLAIN_TYPES
 

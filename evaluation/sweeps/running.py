@@ -25,9 +25,9 @@ from checkpoints.workers import Workers, default_workers, load_task
 from data import Task, TaskSpec
 from data.files import locked, write_atomically
 from evaluation.console import Console, OnProgress
-from evaluation.pipeline import load_with_one_request
-from evaluation.prepared import prepared_for
-from evaluation.run import RunSettings, fresh_network, logged_to, run_seed, unlearn_once
+from evaluation.grading import load_with_one_request
+from evaluation.runs.one import RunSettings, fresh_network, logged_to, run_seed, unlearn_once
+from evaluation.runs.prepared import prepared_for
 from evaluation.spec import GradingSpec, method_settings, run_identity
 from evaluation.sweeps.plan import Run, Sweep
 
@@ -187,10 +187,6 @@ def perform(settings: RunSettings, original: int, path: Path) -> str | None:
 
 def _accuracies(outputs: Outputs, task: Task) -> dict[str, float]:
     """Of one model, on each split."""
-    labels = {
-        "validation": task.validation.labels,
-        "test": task.test.labels,
-        "forget": task.train.labels[task.forgotten_indices],
-    }
-    found = {name: float(outputs.accuracy(name, these.cpu().numpy())[0]) for name, these in labels.items()}
+    splits = ("validation", "test", "forget")
+    found = {split: float(outputs.accuracy(split, task.labels(split))[0]) for split in splits}
     return {**found, "retain": float(outputs.retain_accuracy[0])}

@@ -132,7 +132,7 @@ def test_outputs_are_those_of_the_weights(whole: Path, in_folder: Callable[[Path
         network.load_state_dict(pool.state(model))
         with torch.no_grad():
             network.eval()
-            forget = network(task.train.images[task.forget_indices]).numpy()
+            forget = network(task.train.images[task.request_indices]).numpy()
             test = network(task.test.images)
             retain = network(task.train.images[task.retain_indices])
         correct = retain.argmax(1) == task.train.labels[task.retain_indices]

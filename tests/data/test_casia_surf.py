@@ -65,7 +65,7 @@ def test_layout(tree: Path) -> None:
         assert pixels.shape == (32, 32, 3)
         assert np.abs(pixels - [10 * person, 100, 40]).max() <= 6  # JPEG is not exact
     task = data.load(TaskSpec("kaggle", data_dir=str(tree / "out")), progress=False)
-    assert len(task.forget_indices) == counts["forget"]
+    assert len(task.request_indices) == counts["forget"]
 
 
 def run(*arguments: str) -> tuple[int, str]:

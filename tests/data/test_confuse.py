@@ -113,9 +113,9 @@ def load_digits(*forget: str, **changes: Any) -> Task:
 def test_training_labels_are_wrong_where_they_are_to_be_forgotten() -> None:
     """There and nowhere else: not in the retain, validation or test set, and the images stay as they are."""
     plain, confused = load_digits(), load_digits("confuse:0.1")
-    assert len(confused.forget_indices) == 20
+    assert len(confused.request_indices) == 20
     expected = plain.train.labels.clone()
-    expected[confused.forget_indices] = (expected[confused.forget_indices] + 1) % 10
+    expected[confused.request_indices] = (expected[confused.request_indices] + 1) % 10
     assert torch.equal(confused.train.labels, expected)
     assert torch.equal(confused.train.images, plain.train.images)
     for split in ("validation", "test"):
@@ -137,7 +137,7 @@ def test_mistakes_are_there_from_the_beginning() -> None:
     """Also those of a later request: the original has learned them, whichever request comes first."""
     plain, later = load_digits(), load_digits("random:30", "confuse:0.1")
     second = later.requests[1].indices
-    assert len(later.forget_indices) == 30
+    assert len(later.request_indices) == 30
     wrong = np.flatnonzero((later.train.labels != plain.train.labels).numpy())
     assert wrong.tolist() == second.tolist()
 
@@ -146,7 +146,7 @@ def test_requests_at_once_are_about_the_same_originals() -> None:
     """One request of all of them has the wrong labels too. Catches labels that are lost when requests are merged."""
     texts = ("random:30", "confuse:0.1")
     in_turn, at_once = load_digits(*texts), load_digits(*texts, at_once=True)
-    assert len(at_once.forget_indices) == 50
+    assert len(at_once.request_indices) == 50
     assert torch.equal(at_once.train.labels, in_turn.train.labels)
     everything = in_turn.all_indices
     assert at_once.training_fingerprint(everything) == in_turn.training_fingerprint(everything)
@@ -155,9 +155,9 @@ def test_requests_at_once_are_about_the_same_originals() -> None:
 def test_fingerprints_know_of_wrong_labels(tmp_path: Path) -> None:
     """The same images forgotten without mistakes are another problem, with other originals and retrained models."""
     confused = load_digits("confuse:0.1")
-    np.save(tmp_path / "same.npy", confused.forget_indices)
+    np.save(tmp_path / "same.npy", confused.request_indices)
     named = load_digits(f"file:{tmp_path / 'same.npy'}")
-    assert named.forget_indices.tolist() == confused.forget_indices.tolist()
+    assert named.request_indices.tolist() == confused.request_indices.tolist()
     assert named.fingerprint != confused.fingerprint
     assert named.training_fingerprint(named.all_indices) != confused.training_fingerprint(named.all_indices)
     assert confused.fingerprint == load_digits("confuse:2").fingerprint
@@ -177,5 +177,5 @@ def test_a_source_of_ones_own(name: str, make_folder: Any, tmp_path: Path) -> No
         data.load(TaskSpec(name, data_dir=str(folder), forget=forget)) for forget in ((), ("confuse:0.2",))
     )
     shift = (confused.train.labels - plain.train.labels) % len(plain.classes)
-    assert set(shift[confused.forget_indices].tolist()) == {1}
-    assert int(shift.sum()) == len(confused.forget_indices) > 0
+    assert set(shift[confused.request_indices].tolist()) == {1}
+    assert int(shift.sum()) == len(confused.request_indices) > 0

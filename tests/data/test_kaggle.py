@@ -85,7 +85,7 @@ def test_order_is_that_of_the_competitions_notebook(whole: Path) -> None:
     task = load(whole)
     sets = {
         "retain": task.train.image_ids[task.retain_indices],
-        "forget": task.train.image_ids[task.forget_indices],
+        "forget": task.train.image_ids[task.request_indices],
         "validation": task.validation.image_ids,
         "test": task.test.image_ids,
     }
@@ -130,8 +130,8 @@ def test_defaults_are_those_of_the_published_evaluation(whole: Path) -> None:
 def test_forget_set(whole: Path) -> None:
     """The rows of forget.csv by default; any other request can take its place, over the same training set."""
     default, other = load(whole), load(whole, forget=("where:person_id == 3",))
-    assert len(default.forget_indices) == COUNTS["forget"]
-    assert set(other.train.columns["person_id"][other.forget_indices]) == {3}
+    assert len(default.request_indices) == COUNTS["forget"]
+    assert set(other.train.columns["person_id"][other.request_indices]) == {3}
     assert default.train.image_ids.tolist() == other.train.image_ids.tolist()
 
 

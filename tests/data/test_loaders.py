@@ -299,7 +299,7 @@ def test_the_loaders_of_a_run(device: str) -> None:
     assert (len(retain.dataset), len(forget.dataset), len(validation.dataset)) == (540, 60, 300)
     ids = [[name for batch in loader for name in batch["image_id"]] for loader in (retain, forget, validation)]
     assert sorted(ids[0] + ids[1]) == sorted(task.train.image_ids)
-    assert sorted(ids[1]) == sorted(task.train.image_ids[task.forget_indices])
+    assert sorted(ids[1]) == sorted(task.train.image_ids[task.request_indices])
     assert sorted(ids[2]) == sorted(task.validation.image_ids)
     assert all(names != sorted(names) for names in ids)
     position = {name: i for i, name in enumerate(task.train.image_ids)}

@@ -86,9 +86,9 @@ def test_contract_of_every_task(task_spec: TaskSpec) -> None:
     assert len(set(task.classes)) == len(task.classes)
     assert task.train.images.std() > 0.3
     assert [request.text for request in task.requests] == [data.all_tasks()[task.name].forget]
-    both = np.concatenate([task.forget_indices, task.retain_indices])
+    both = np.concatenate([task.request_indices, task.retain_indices])
     assert sorted(both) == task.all_indices.tolist()
-    assert 0 < len(task.forget_indices) < len(task.train)
+    assert 0 < len(task.request_indices) < len(task.train)
 
 
 def test_every_task_is_the_same_again(task_spec: TaskSpec) -> None:
@@ -229,7 +229,7 @@ def test_a_spec_overrides_the_defaults() -> None:
     assert task.network == "perceptron"
     assert task.recipe == replace(default.recipe, learning_rate=0.5, epochs=3)
     assert [len(request.indices) for request in task.requests] == [5, 6]
-    assert task.forget_indices.tolist() == task.requests[0].indices.tolist()
+    assert task.request_indices.tolist() == task.requests[0].indices.tolist()
     assert load_digits().network == default.network
     assert pickle.loads(pickle.dumps(task.spec)) == task.spec
 

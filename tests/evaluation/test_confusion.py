@@ -11,10 +11,10 @@ from checkpoints.pool import Pool
 from checkpoints.workers import Workers
 from data import TaskSpec, load
 from evaluation.console import Console
-from evaluation.contact_sheet import rows_of
-from evaluation.pipeline import grade, score_again
+from evaluation.grading import grade_methods, score_again
 from evaluation.report import Report
 from evaluation.spec import MIN_MODELS, GradingSpec, grading_folder
+from evaluation.views.contact_sheet import rows_of
 
 TASK = TaskSpec("digits", forget=("confuse:0.1",), train_size=200, recipe=(("epochs", 40),))
 SPEC = GradingSpec("constrained", TASK, originals=1, models=MIN_MODELS["official"], budget_seconds=60.0)
@@ -30,7 +30,7 @@ def workers() -> Iterator[Workers]:
 @pytest.fixture(scope="module")
 def report(workers: Workers) -> Report:
     """The report of a method; the bank is trained for it."""
-    (found,) = grade([SPEC], workers, Console(quiet=True))
+    (found,) = grade_methods([SPEC], workers, Console(quiet=True))
     assert isinstance(found, Report)
     return found
 
@@ -38,7 +38,7 @@ def report(workers: Workers) -> Report:
 def test_originals_learn_the_mistakes_and_retrained_models_do_not(report: Report) -> None:
     """Catches a bank that is trained on true labels, and forget images that are among the retained ones."""
     task = load(TASK)
-    wrong = task.train.labels[task.forget_indices].numpy()
+    wrong = task.train.labels[task.request_indices].numpy()
     originals = Pool(task, "original").outputs(1)
     assert originals.accuracy("forget", wrong).mean() > 0.9
     assert report.forget_accuracy_retrained < 0.2

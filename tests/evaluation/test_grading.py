@@ -23,10 +23,10 @@ from checkpoints.workers import Workers
 from data import TaskSpec, UserError, load
 from evaluation import logit_scaled_confidence
 from evaluation.console import Console
-from evaluation.grading import Failure, GradingFailedError, work_off
-from evaluation.pipeline import grade, score_again
+from evaluation.grading import grade_methods, score_again
 from evaluation.report import Report, read_report
-from evaluation.run import Unlearned
+from evaluation.runs.many import Failure, GradingFailedError, work_off
+from evaluation.runs.one import Unlearned
 from evaluation.spec import MIN_MODELS, GradingSpec, grading_folder
 
 if TYPE_CHECKING:
@@ -219,10 +219,10 @@ class Gradings:
 def kit(make_kit: Callable[[], Kit], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kit]:
     """A kit with all these methods, which waits for less long until it kills one; $LEDGER is theirs to write to."""
     kit = make_kit()
-    kit.edit("evaluation/run.py", "REHEARSAL_SECONDS = 60.0", "REHEARSAL_SECONDS = 6.0")
-    kit.edit("evaluation/grading.py", "ATTEMPTS = 3", "ATTEMPTS = 2")
-    kit.edit("evaluation/run.py", "\nMORE_PATIENCE = 10.0", "\nMORE_PATIENCE = 0.5")
-    kit.edit("evaluation/run.py", "\nPATIENCE = 10.0", "\nPATIENCE = 1.0")
+    kit.edit("evaluation/runs/one.py", "REHEARSAL_SECONDS = 60.0", "REHEARSAL_SECONDS = 6.0")
+    kit.edit("evaluation/runs/many.py", "ATTEMPTS = 3", "ATTEMPTS = 2")
+    kit.edit("evaluation/runs/one.py", "\nMORE_PATIENCE = 10.0", "\nMORE_PATIENCE = 0.5")
+    kit.edit("evaluation/runs/one.py", "\nPATIENCE = 10.0", "\nPATIENCE = 1.0")
     for name, (body, _) in FAILING.items():
         add_method(kit, name, body)
     for name, body in RUDE.items():
@@ -438,7 +438,7 @@ def workers() -> Iterator[CountingWorkers]:
 def grade_one(spec: GradingSpec, workers: CountingWorkers) -> Report:
     """Grade one method; its error is raised. `workers.runs` has the runs that this took."""
     workers.runs = []
-    (report,) = grade([spec], workers, Console(quiet=True))
+    (report,) = grade_methods([spec], workers, Console(quiet=True))
     if isinstance(report, GradingFailedError):
         raise report
     return report
@@ -563,7 +563,7 @@ def test_retrain_is_what_it_is_measured_against(workers: CountingWorkers, result
     task = replace(TASK, train_size=60, recipe=(("epochs", 12), ("batch_size", 16)))
     spec = GradingSpec("retrain", task, originals=1, models=32)
     loaded = load(task)
-    labels = loaded.train.labels[loaded.forget_indices].numpy()
+    labels = loaded.train.labels[loaded.request_indices].numpy()
 
     def confidences(spec: GradingSpec) -> np.ndarray:
         grade_one(spec, workers)

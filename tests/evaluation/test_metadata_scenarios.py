@@ -87,7 +87,7 @@ def test_what_is_forgotten_is_what_the_table_says(clinic: Path, request_text: st
     task = load(TaskSpec("folder", (request_text,), data_dir=str(clinic)), progress=False)
     rows = table(clinic)
     expected = [i for i, path in enumerate(task.train.image_ids) if SCENARIOS[request_text](rows[path])]
-    assert task.forget_indices.tolist() == expected
+    assert task.request_indices.tolist() == expected
     assert 0 < len(expected) < len(task.train)
 
 
@@ -95,8 +95,8 @@ def test_a_share_of_a_class(clinic: Path) -> None:
     """Half of the training images of one diagnosis, and none of another."""
     task = load(TaskSpec("folder", ("class:3:0.5",), data_dir=str(clinic)), progress=False)
     members = np.flatnonzero(task.train.labels.numpy() == 3)
-    assert len(task.forget_indices) == round(len(members) / 2)
-    assert set(task.forget_indices) < set(members)
+    assert len(task.request_indices) == round(len(members) / 2)
+    assert set(task.request_indices) < set(members)
 
 
 def test_a_device_of_some_years_is_unlearned(kit: Kit, clinic: Path, results: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.leaderboard import read_reports
 from evaluation.report import Report, read_report
+from evaluation.views.leaderboard import read_reports
 
 MakeReport = Callable[..., Report]
 

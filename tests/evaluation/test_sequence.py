@@ -87,11 +87,11 @@ def test_a_step_keeps_what_no_request_so_far_names() -> None:
     for number, step in enumerate(steps):
         requests = steps[0].requests[: number + 1]
         forgotten = np.concatenate([request.indices for request in requests])
-        np.testing.assert_array_equal(step.forget_indices, requests[-1].indices)
-        np.testing.assert_array_equal(step.forgotten_indices, np.sort(forgotten))
-        assert sorted([*step.forgotten_indices, *step.retain_indices]) == list(range(160))
+        np.testing.assert_array_equal(step.request_indices, requests[-1].indices)
+        np.testing.assert_array_equal(step.forget_indices, np.sort(forgotten))
+        assert sorted([*step.forget_indices, *step.retain_indices]) == list(range(160))
     once = load(replace(TASK, at_once=True))
-    np.testing.assert_array_equal(once.forget_indices, steps[2].forgotten_indices)
+    np.testing.assert_array_equal(once.request_indices, steps[2].forget_indices)
     np.testing.assert_array_equal(once.retain_indices, steps[2].retain_indices)
 
 
@@ -135,7 +135,7 @@ def test_a_method_sees_the_request_that_has_arrived(watched: Graded) -> None:
     ids = load(TASK).train.image_ids
     for step, report in enumerate(watched.answer["steps"]):
         task, notes = load(replace(TASK, step=step)), watched.notes(report, 0)
-        assert notes["forget"] == sorted(ids[task.forget_indices])
+        assert notes["forget"] == sorted(ids[task.request_indices])
         assert notes["retain"] == sorted(ids[task.retain_indices])
 
 

@@ -20,7 +20,7 @@ from checkpoints.networks import build_network
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers, be_deterministic
 from data import Task, TaskSpec, UserError, load
-from evaluation.run import RunSettings, run_seed, unlearn_once
+from evaluation.runs.one import RunSettings, run_seed, unlearn_once
 from evaluation.spec import GradingSpec
 from evaluation.submission import CheckpointJob, check_all, evaluate, largest_checkpoint, look_over
 

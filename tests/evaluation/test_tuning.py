@@ -23,12 +23,12 @@ from data import TaskSpec, UserError, load
 from data.seeds import derive_seed
 from evaluation import tuning
 from evaluation.console import Console
-from evaluation.grading import GradingFailedError
-from evaluation.pipeline import grade
+from evaluation.grading import grade_methods
 from evaluation.report import Report
+from evaluation.runs.many import GradingFailedError
 from evaluation.spec import GradingSpec
 from evaluation.tuned import Tuned, find_tuned, tuned_path, write_tuned
-from evaluation.tuning import Outcome, tune
+from evaluation.tuning import TuningResult, tune
 
 if TYPE_CHECKING:
     from tests.conftest import Kit
@@ -53,14 +53,14 @@ def tuned_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "tuned"
 
 
-def search(spec: GradingSpec, trials: int, workers: Workers) -> Outcome:
+def search(spec: GradingSpec, trials: int, workers: Workers) -> TuningResult:
     """`tune`, quietly."""
     return tune(spec, trials, workers, Console(quiet=True))
 
 
 def grade_one(spec: GradingSpec, workers: Workers) -> Report:
     """Grade one method; its error is raised."""
-    (report,) = grade([spec], workers, Console(quiet=True))
+    (report,) = grade_methods([spec], workers, Console(quiet=True))
     if isinstance(report, GradingFailedError):
         raise report
     return report

@@ -288,7 +288,7 @@ def test_linear_filtration_of_a_mixed_forget_set() -> None:
     Catches A_f A_v^-1, and a limit that shortens every change or none.
     """
     network, task = small_task([*range(0, 8), 13, 18, 23])
-    forgotten = task.train.images[task.forget_indices], task.train.labels[task.forget_indices]
+    forgotten = task.train.images[task.request_indices], task.train.labels[task.request_indices]
     unseen = mean_logits(network, task.validation.images, task.validation.labels)
     left = unlearn(LinearFiltration(largest_change=1e9), network, task)
     assert float((mean_logits(left, *forgotten) - unseen).abs().max()) < 1e-8

@@ -437,7 +437,7 @@ def test_step_sizes_are_one_cycle(linear: bool, two_layers: tuple[Task, nn.Modul
 
 def with_other_forget_images(task: Task) -> Task:
     """The same task, but for other pixels and labels of each image to forget."""
-    rows = torch.as_tensor(task.forgotten_indices)
+    rows = torch.as_tensor(task.forget_indices)
     images, labels = task.train.images.clone(), task.train.labels.clone()
     images[rows] = 3 * torch.randn(images[rows].shape, generator=torch.Generator().manual_seed(0))
     labels[rows] = (labels[rows] + 1) % len(task.classes)

@@ -11,7 +11,7 @@ import torch
 from checkpoints.networks import build_network
 from checkpoints.pruning import prune_smallest
 from data import Recipe, TaskSpec, UserError
-from evaluation.run import RunSettings, fresh_network, unlearn_once
+from evaluation.runs.one import RunSettings, fresh_network, unlearn_once
 from evaluation.spec import settings_in_force
 from methods import all_method_handlers
 from tests.methods.test_contract import EAGER, LEAVES_WEIGHTS, make_task

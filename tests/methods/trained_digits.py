@@ -50,7 +50,7 @@ def part(task: Task, which: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and labels of the "forget", "retain" or "validation" set."""
     if which == "validation":
         return task.validation.images, task.validation.labels
-    rows = torch.as_tensor(task.forget_indices if which == "forget" else task.retain_indices)
+    rows = torch.as_tensor(task.request_indices if which == "forget" else task.retain_indices)
     return task.train.images[rows], task.train.labels[rows]
 
 

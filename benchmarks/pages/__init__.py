@@ -1,0 +1,1 @@
+"""Scripts that make pages of docs/: run by hand."""

@@ -1,0 +1,92 @@
+"""The leaderboard of a task, as a page: `python -m benchmarks.pages.leaderboards --out docs/leaderboard-digits.md`.
+
+Grades every registered method with tuned values where `methods/tuned/` has some (see `python main.py tune`), and, in
+the first table, with published ones beside them; writes the tables as Markdown. Interrupted, it goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from checkpoints.devices import choose_device
+from checkpoints.workers import Workers, default_workers, start_server
+from data import TaskSpec, UserError
+from evaluation.console import Console
+from evaluation.grading import grade_methods
+from evaluation.report import Report
+from evaluation.spec import GradingSpec, choose_methods
+from evaluation.tuned import find_tuned
+from evaluation.views.leaderboard import as_markdown, rank
+from methods import all_method_handlers
+
+
+def main() -> None:
+    """Grade, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="digits")
+    parser.add_argument("--methods", default="all", help="a,b; default: all that are registered")
+    parser.add_argument("--models", type=int, nargs="+", default=[64, 256])
+    parser.add_argument("--originals", type=int, default=2)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    start_server()
+    device = choose_device(options.device)
+    parts: list[str] = []
+    with Workers(default_workers(device), device) as workers:
+        for models in options.models:
+            spec = GradingSpec("", TaskSpec(options.task), (), options.originals, models)
+            specs = entries(options.methods, spec, published_too=not parts)
+            results = list(grade_methods(specs, workers, Console()))
+            reports = [result for result in results if isinstance(result, Report)]
+            parts += [as_markdown(rank(reports)), duration(reports)]
+            # Where the log lies on this machine is nobody else's business.
+            failures = [f"- {str(result).split(' Its log:')[0]}" for result in results if isinstance(result, UserError)]
+            if failures:
+                parts.append("\n".join(["Not graded:", "", *failures]))
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text("\n\n".join([f"# Leaderboard: {options.task}", made_by(options), *parts]) + "\n")
+    print(f"written to {options.out}")
+
+
+def entries(methods: str, spec: GradingSpec, published_too: bool) -> list[GradingSpec]:
+    """Each method with its tuned values; with its published ones if it has no others, or these are wanted, too."""
+    found = []
+    for name in choose_methods(methods):
+        tuned = find_tuned(spec.task, name)
+        published = all_method_handlers()[name].values_in_force({})
+        is_other = tuned is not None and any(published[key] != value for key, value in tuned.settings)
+        if tuned is None or (is_other and published_too):
+            found.append(replace(spec, method=name))
+        if tuned is not None:
+            found.append(replace(spec, method=name, tuned=tuned))
+    return found
+
+
+def duration(reports: list[Report]) -> str:
+    """How long the runs took, all workers being at them."""
+
+    def minutes(some: list[Report]) -> float:
+        seconds = [(one.runs_seconds_mean or 0.0) * one.models * one.originals / one.workers for one in some]
+        return sum(seconds) / 60
+
+    exempt = [report for report in reports if report.budget_seconds is None]
+    return f"The runs took {minutes(reports):.1f} minutes, {minutes(exempt):.1f} of them those of exempt methods."
+
+
+def made_by(options: argparse.Namespace) -> str:
+    """How to make the page again, and how to read it."""
+    models = " ".join(map(str, options.models))
+    given = f"--task {options.task} --models {models} --originals {options.originals} --out {options.out}"
+    command = f"python -m benchmarks.pages.leaderboards {given}"
+    return (
+        f"Made by `{command}`. Scores with 95 % confidence intervals; `=` marks a tie with the row above; budget used "
+        "is a share of the time that retraining takes (0.2 is allowed). In the first table, methods that "
+        "were tuned are there with published values, too."
+    )
+
+
+if __name__ == "__main__":
+    main()

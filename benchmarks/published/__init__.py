@@ -1,0 +1,1 @@
+"""Published figures and comparisons, made again: run by hand."""

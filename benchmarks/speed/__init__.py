@@ -1,0 +1,1 @@
+"""Timings, side by side with the ordinary way: run by hand."""

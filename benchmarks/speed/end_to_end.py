@@ -1,0 +1,47 @@
+"""How long is the wait? `python -m benchmarks.speed.end_to_end` runs the main job as a user would, and times it.
+
+From an empty cache, then again with another method on the bank that is there, in a temporary folder. The overhead is
+what the second job took beyond the runs themselves, which the workers share.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def grade(method: str, folder: str) -> tuple[float, dict[str, Any]]:
+    """Seconds of `python main.py -m METHOD`, and its report."""
+    environment = dict(os.environ)
+    for name in ("BANK", "RESULTS", "CACHE"):
+        environment[f"UNLEARNING_{name}"] = f"{folder}/{name.lower()}"
+    command = [sys.executable, str(ROOT / "main.py"), "-m", method, "--json"]
+    began = time.perf_counter()
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return time.perf_counter() - began, json.loads(done.stdout)
+
+
+def main() -> None:
+    """Print a table."""
+    with tempfile.TemporaryDirectory() as folder:
+        first, report = grade("my_method", folder)
+        second, other = grade("noisy_finetune", folder)
+    runs = other["models"] * other["originals"]
+    inside = other["runs_seconds_mean"] * runs / other["workers"]
+    print(f"digits, N = {report['models']}, {report['originals']} originals, {report['workers']} workers")
+    print(f"my_method from an empty cache          {first:6.1f} s   (target: 60)")
+    print(f"noisy_finetune, bank cached            {second:6.1f} s   (target: 20)")
+    print(f"  of which {runs} runs                   {inside:6.1f} s")
+    print(f"  overhead                             {second - inside:6.1f} s   (target: 8)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Audits: other questions to what a grading stores, a file for each."""

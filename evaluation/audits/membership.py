@@ -1,0 +1,230 @@
+"""Membership attacks on a network's outputs: does it treat forgotten images as images that it was trained on?
+
+Five attackers look at one feature each. Every one is a support vector machine that has learned to tell images of the
+retain set (members) from test images (non-members) of the same network, and is then asked about the forget set. The
+share that it takes for non-members is the attack's efficacy, "MIA-efficacy" in the literature: high where much was
+forgotten. What it should be is what it is for retrained networks. Its accuracy on images that it has not seen says how
+much there is to go by.
+
+Source: Song and Mittal, "Systematic Evaluation of Privacy Risks of Machine Learning Models" (USENIX Security 2021,
+arXiv 2003.10595) for the features; Jia et al., "Model Sparsity Can Simplify Machine Unlearning" (NeurIPS 2023, arXiv
+2304.04934) for the attack on unlearning, and the code for both (github.com/OPTML-Group/Unlearn-Sparse). Theirs compares
+as many retain images as there are test images, and lets the retain set be smaller; here both sides are of one size.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from checkpoints.bank import ensure
+from checkpoints.training import single_logits
+from checkpoints.workers import Workers
+from data import Task, UserError, load
+from data.files import write_atomically
+from evaluation.console import Console
+from evaluation.spec import GradingSpec, grading_folder, method_settings
+from evaluation.views.embedding import from_bank, unlearned_network
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+FEATURES = ("correctness", "confidence", "entropy", "modified_entropy", "probability")
+MOST = 2000
+"""Images of either side that an attacker learns from; of more, so many at random, always the same."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Features of outputs
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis, float64."""
+    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def entropy(p: np.ndarray) -> np.ndarray:
+    """-sum_c p_c ln p_c in nats, of probabilities `(examples, classes)`: `(examples,)`."""
+    return -(p * _log(p)).sum(axis=1)
+
+
+def modified_entropy(p: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """-(1 - p_y) ln p_y - sum_{c != y} p_c ln(1 - p_c): 0 if sure and right, large if sure and wrong; `(examples,)`.
+
+    `p` are probabilities `(examples, classes)`, `labels` int64 `(examples,)`.
+    """
+    is_label = np.arange(p.shape[1]) == labels[:, np.newaxis]  # (examples, classes)
+    return -np.where(is_label, (1 - p) * _log(p), p * _log(1 - p)).sum(axis=1)
+
+
+def published_modified_entropy(p: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """What the published code computes instead, for comparisons with published numbers; `(examples,)`.
+
+    It has ln p_c where ln(1 - p_c) is meant, and puts 1 - p_c for p_c not in the label's entry of each row, but in
+    the columns of all classes that occur in `labels`: -sum_{c occurs} (1 - p_c) ln p_c - sum_{c does not} p_c ln p_c.
+    """
+    occurs = np.isin(np.arange(p.shape[1]), labels)  # (classes,)
+    return -np.where(occurs, (1 - p) * _log(p), p * _log(p)).sum(axis=1)
+
+
+def _log(p: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(p, 1e-30))
+
+
+def features(logits: np.ndarray, labels: np.ndarray, compat: bool = False) -> dict[str, np.ndarray]:
+    """What each attacker sees: float64 `(examples, 1)`, for "probability" `(examples, classes)`; by name.
+
+    `logits` `(examples, classes)`, `labels` int64 `(examples,)`; `compat` for the modified entropy as published.
+    """
+    p = probabilities(logits)
+    modified = published_modified_entropy if compat else modified_entropy
+    columns = {
+        "correctness": (p.argmax(axis=1) == labels).astype(np.float64),
+        "confidence": p[np.arange(len(p)), labels],
+        "entropy": entropy(p),
+        "modified_entropy": modified(p, labels),
+    }
+    return {**{name: values[:, np.newaxis] for name, values in columns.items()}, "probability": p}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Attacks
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What one attacker comes to, or the mean over networks; both are shares."""
+
+    efficacy: float
+    """Of the forget set, what it takes for non-members, having learned from all members and non-members."""
+    accuracy: float
+    """How often it is right about one half of the members and non-members, having learned from the other."""
+
+
+def attack(members: np.ndarray, others: np.ndarray, forgotten: np.ndarray) -> Attack:
+    """The attack on one feature: `(examples, k)` of the same k columns each; as many members as others."""
+    half = len(members) // 2
+    learned = _learn(members[:half], others[:half])
+    accuracy = (learned(members[half:]).mean() + 1 - learned(others[half:]).mean()) / 2
+    return Attack(efficacy=float(1 - _learn(members, others)(forgotten).mean()), accuracy=float(accuracy))
+
+
+def _learn(members: np.ndarray, others: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """A support vector machine that says of examples whether they are members, 1 or 0; `C` and kernel as published."""
+    from sklearn.svm import SVC
+
+    truth = np.repeat([1, 0], [len(members), len(others)])
+    machine = SVC(C=3, kernel="rbf", gamma="auto").fit(np.concatenate([members, others]), truth)
+    return machine.predict
+
+
+def attack_network(network: nn.Module, task: Task, compat: bool = False) -> dict[str, Attack]:
+    """All five attacks on a network of `task`, by the name of the feature.
+
+    Non-members are test images of classes that are retained: a class that is not would be known by being mistaken.
+
+    Raises:
+        UserError: there are fewer than four members or non-members.
+    """
+    labels = task.train.labels.cpu().numpy()
+    test_labels = task.test.labels.cpu().numpy()
+    known = np.flatnonzero(np.isin(test_labels, labels[task.retain_indices]))
+    size = min(len(task.retain_indices), len(known), MOST)
+    if size < 4:
+        raise UserError("A membership attack needs four retained and four test images; give it more (--test-size).")
+    rng = np.random.default_rng(0)
+    members, others = rng.permutation(task.retain_indices)[:size], rng.permutation(known)[:size]
+
+    def seen(images: torch.Tensor, labels: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
+        logits = single_logits(network, images[torch.as_tensor(rows, device=images.device)])[0]
+        return features(logits.cpu().numpy(), labels[rows], compat)
+
+    sides = (
+        seen(task.train.images, labels, members),
+        seen(task.test.images, test_labels, others),
+        seen(task.train.images, labels, task.forget_indices),
+    )
+    return {name: attack(*(side[name] for side in sides)) for name in FEATURES}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Of a method, beside originals and retrained models
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Membership:
+    """The attacks on originals, retrained and unlearned networks: means over networks, by kind and feature."""
+
+    method: str
+    networks: dict[str, int]
+    """How many there are of each kind: "original", "retrained" and "unlearned"."""
+    compat: bool
+    """Whether the modified entropy is the published one."""
+    attacks: dict[str, dict[str, Attack]]
+
+    def as_table(self) -> Table:
+        """For a terminal: efficacy, and in brackets accuracy."""
+        from rich.table import Table
+
+        table = Table("taken for non-members (accuracy)", *self.networks, box=None, pad_edge=False)
+        for feature in FEATURES:
+            cells = [self.attacks[kind][feature] for kind in self.networks]
+            texts = [f"{100 * cell.efficacy:5.1f} % ({100 * cell.accuracy:.1f})" for cell in cells]
+            table.add_row(feature.replace("_", " "), *texts)
+        return table
+
+
+def measure(
+    spec: GradingSpec, workers: Workers, console: Console, runs: int = 4, compat: bool = False
+) -> tuple[Membership, Path]:
+    """Attack each of `spec.originals` originals, `runs` runs of the method from each, and as many retrained models.
+
+    The runs are those of a grading, without a budget; they are done in this process. What comes out is also in
+    `membership.json` in the folder of the grading; that is the path.
+
+    Raises:
+        UserError: the task or a setting is wrong, there are several requests, or the method failed.
+    """
+    if runs < 1:
+        raise UserError("--runs must be at least 1.")
+    task = load(spec.task, workers.device)
+    if len(task.requests) > 1:
+        raise UserError("Several --forget requests arrive one after another; add --at-once to make one of them here.")
+    method_settings(spec, task)  # if one is wrong, now is the time to say so
+    count = spec.originals * runs
+    with console.progress("bank", "models") as on_progress:
+        ensure(task, spec.originals, count, workers, console.tell, on_progress)
+    attacks: dict[str, list[dict[str, Attack]]] = {"original": [], "retrained": [], "unlearned": []}
+    with console.progress(spec.method, "networks") as on_progress:
+        for number in range(count):
+            original, run = divmod(number, runs)
+            if run == 0:
+                attacks["original"].append(attack_network(from_bank(task, "original", original), task, compat))
+            attacks["retrained"].append(attack_network(from_bank(task, "retrained", number), task, compat))
+            left = unlearned_network(spec, task, workers.device, original, run)
+            attacks["unlearned"].append(attack_network(left, task, compat))
+            on_progress(number + 1, count)
+    sizes = {kind: len(each) for kind, each in attacks.items()}
+    found = Membership(spec.method, sizes, compat, {kind: _mean(each) for kind, each in attacks.items()})
+    path = grading_folder(spec, task, workers.device) / "membership.json"
+    text = json.dumps(asdict(found), indent=1)
+    write_atomically(path, lambda beside: beside.write_text(text + "\n"))
+    return found, path
+
+
+def _mean(attacks: Sequence[Mapping[str, Attack]]) -> dict[str, Attack]:
+    def mean(name: str, field: str) -> float:
+        return float(np.mean([getattr(each[name], field) for each in attacks]))
+
+    return {name: Attack(mean(name, "efficacy"), mean(name, "accuracy")) for name in FEATURES}

@@ -1,0 +1,1 @@
+"""From reports to what people look at: terminal, leaderboard, figures."""

@@ -1,0 +1,270 @@
+"""A picture of what unlearning does inside: how an original, a retrained and an unlearned network see the images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from checkpoints.bank import ensure
+from checkpoints.networks import build_network
+from checkpoints.outputs import Outputs, record_outputs
+from checkpoints.pool import Pool
+from checkpoints.workers import Workers
+from data import Task, UserError, load
+from data.files import write_atomically
+from evaluation.console import Console
+from evaluation.metrics.by_class import accuracy_by_class
+from evaluation.runs.one import RunSettings, fresh_network, run_seed, unlearn_once
+from evaluation.runs.prepared import prepared_for
+from evaluation.spec import GradingSpec, grading_folder, method_settings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+MOST_FORGOTTEN = 200
+MOST_RETAINED = 400
+"""Training images shown; of larger sets, so many at random, always the same."""
+PERPLEXITY = 30.0
+"""How many neighbours t-SNE tries to keep near each image."""
+NEIGHBOURS = 5
+"""The background has the class that most of so many nearest points are taken for."""
+GRID = 150
+"""Points across the background."""
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """What the picture shows of one network."""
+
+    title: str
+    points: np.ndarray
+    """Where t-SNE puts each image, `(examples, 2)`."""
+    predictions: np.ndarray
+    """The class that each is taken for, int64 `(examples,)`."""
+    outputs: Outputs
+    """Of this network alone."""
+
+
+def embed(
+    spec: GradingSpec,
+    workers: Workers,
+    console: Console,
+    original: int = 0,
+    retrained: int = 0,
+    run: int = 0,
+    path: Path | None = None,
+) -> Path:
+    """Draw an original, a retrained and an unlearned network side by side; the path of the PNG file.
+
+    The unlearned network is what `run` of `spec.method` from that original leaves, the very run of a grading with
+    `spec`. The models that this takes are trained if they are not there. Without a `path`, the picture is
+    `embedding.png` in the folder of the grading.
+
+    Raises:
+        UserError: the task or a setting is wrong, there are several requests, or the method failed.
+    """
+    if min(original, retrained, run) < 0:
+        raise UserError("Originals, retrained models and runs are counted from 0.")
+    task = load(spec.task, workers.device)
+    if len(task.requests) > 1:
+        raise UserError("Several --forget requests arrive one after another; add --at-once to make one of them here.")
+    method_settings(spec, task)  # if one is wrong, now is the time to say so
+    with console.progress("bank", "models") as on_progress:
+        ensure(task, original + 1, retrained + 1, workers, console.tell, on_progress)
+    networks = {
+        f"original {original}": from_bank(task, "original", original),
+        f"retrained {retrained}": from_bank(task, "retrained", retrained),
+        f"{spec.method}, run {run}": unlearned_network(spec, task, workers.device, original, run),
+    }
+    with console.waiting("arranging the images"):
+        figure = draw(task, panels(task, networks))
+    path = path or grading_folder(spec, task, workers.device) / "embedding.png"
+    write_atomically(path, lambda beside: figure.savefig(beside, dpi=110, format="png", bbox_inches="tight"))
+    return path
+
+
+def from_bank(task: Task, kind: str, model: int) -> nn.Module:
+    """A model of the bank, in eval mode; `kind` is "original" or "retrained"."""
+    network = build_network(task)
+    network.load_state_dict(Pool(task, kind).state(model))
+    return network.to(task.train.images.device).eval()
+
+
+def unlearned_network(spec: GradingSpec, task: Task, device: str, original: int, run: int) -> nn.Module:
+    """What a run leaves, without a budget. It runs in this process.
+
+    Raises:
+        UserError: the method failed, or broke its contract.
+    """
+    settings = RunSettings(
+        task=spec.task,
+        device=device,
+        method=spec.method,
+        hyper_parameters=tuple(method_settings(spec, task).items()),
+        seed=spec.seed,
+        budget_seconds=None,
+        folder=grading_folder(spec, task, device),
+    )
+    try:
+        state = Pool(task, "original").state(original)
+        prepared = prepared_for(spec.method, dict(settings.hyper_parameters), task, original, device)
+        left = unlearn_once(settings, task, state, run_seed(settings, original, run), prepared=prepared)
+        return fresh_network(task, left.net, spec.method).eval()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).rstrip('.')}"
+        raise UserError(
+            f"{spec.method} failed ({reason}): python main.py -m {spec.method} writes a log with the traceback."
+        ) from error
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# From networks to points
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def panels(task: Task, networks: Mapping[str, nn.Module]) -> list[Panel]:
+    """A panel for each network, all of the same images; `networks` by the title of their panel.
+
+    Each network has a space of features of its own, so t-SNE arranges the images for each network by itself, and the
+    arrangement is then turned (and mirrored) towards the first one. What can be compared is who is near whom.
+    """
+    rows = torch.as_tensor(chosen_examples(task), device=task.train.images.device)
+    found: list[Panel] = []
+    for title, network in networks.items():
+        features, logits = penultimate_features(network, task.train.images[rows])
+        points = arrange(features)
+        points = turned(points, found[0].points) if found else points
+        found.append(Panel(title, points, logits.argmax(axis=1), record_outputs(network, task)))
+    return found
+
+
+def chosen_examples(task: Task) -> np.ndarray:
+    """The training indices that are shown, int64 `(examples,)`: first the forgotten ones, then retained ones."""
+    rng = np.random.default_rng(0)
+    forgotten = rng.permutation(task.forget_indices)[:MOST_FORGOTTEN]
+    retained = rng.permutation(task.retain_indices)[:MOST_RETAINED]
+    return np.concatenate([np.sort(forgotten), np.sort(retained)])
+
+
+@torch.no_grad()
+def penultimate_features(network: nn.Module, images: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """What the last layer gets, float32 `(examples, features)`, and the logits `(examples, classes)`, in eval mode.
+
+    The last layer is the last linear or convolutional one; what a convolution gets is averaged over the image, as its
+    logits are.
+    """
+    last = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
+    seen: list[torch.Tensor] = []
+
+    def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        seen.append(arguments[0].flatten(2).mean(dim=2) if arguments[0].ndim == 4 else arguments[0])
+
+    hook = last.register_forward_pre_hook(note)
+    try:
+        network.eval()
+        logits = [network(batch) for batch in images.split(1000)]
+    finally:
+        hook.remove()
+    return torch.cat(seen).cpu().numpy(), torch.cat(logits).cpu().numpy()
+
+
+def arrange(features: np.ndarray) -> np.ndarray:
+    """t-SNE of `(examples, features)` in two dimensions, float64 `(examples, 2)`: the same every time."""
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
+    with threadpool_limits(1):  # the order in which threads add up would change the last bits, and those the rest
+        return TSNE(perplexity=perplexity, init="pca", random_state=0).fit_transform(features).astype(np.float64)
+
+
+def turned(points: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """`points` `(examples, 2)`, centred, turned and perhaps mirrored to be as near as possible to `reference`."""
+    from scipy.linalg import orthogonal_procrustes
+
+    points = points - points.mean(axis=0)
+    rotation, _ = orthogonal_procrustes(points, reference - reference.mean(axis=0))
+    return points @ rotation
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# From points to a picture
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def draw(task: Task, shown: list[Panel]) -> Figure:
+    """The panels side by side, and below them the accuracy of each network on the test images of each class."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.6 * len(shown), 7.2), layout="constrained")
+    figure.suptitle(f"{task.name}: forget {', '.join(request.text for request in task.requests)}")
+    parts: Any = figure.subfigures(2, 1, height_ratios=[2.6, 1])
+    for axis, panel in zip(parts[0].subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        _draw_points(axis, task, panel)
+    parts[0].supxlabel("stars: to forget; dots: to keep; dark edge: taken for another class", fontsize=9)
+    _draw_bars(parts[1].subplots(), task, shown)
+    return figure
+
+
+def _draw_points(axis: Axes, task: Task, panel: Panel) -> None:
+    """Retained images as dots, forgotten ones as stars, coloured by class; with a dark edge where it is mistaken."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    colours = _colours(len(task.classes))
+    rows = chosen_examples(task)
+    labels = task.train.labels.cpu().numpy()[rows]
+    forgotten = np.isin(rows, task.forget_indices)
+    low, high = panel.points.min(axis=0), panel.points.max(axis=0)
+    low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
+
+    x, y = np.meshgrid(*np.linspace(low, high, GRID).T)  # (GRID, GRID) each
+    nearest = KNeighborsClassifier(min(NEIGHBOURS, len(rows))).fit(panel.points, panel.predictions)
+    ground = nearest.predict(np.column_stack([x.ravel(), y.ravel()])).reshape(x.shape)
+    extent = (low[0], high[0], low[1], high[1])
+    axis.imshow(colours[ground], origin="lower", extent=extent, aspect="auto", alpha=0.18)
+
+    mistaken = panel.predictions != labels
+    for marker, size, which in (("o", 14, ~forgotten), ("*", 60, forgotten)):
+        for edge, width, told in (("white", 0.3, ~mistaken), ("black", 0.7, mistaken)):
+            some = which & told
+            where_x, where_y = panel.points[some].T
+            face = colours[labels[some]]
+            axis.scatter(where_x, where_y, s=size, c=face, marker=marker, edgecolors=edge, linewidths=width)
+    axis.set(xticks=[], yticks=[], xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    forget = panel.outputs.accuracy("forget", task.labels("forget"))
+    test = panel.outputs.accuracy("test", task.labels("test"))
+    kept = panel.outputs.retain_accuracy
+    axis.set_title(
+        f"{panel.title}\naccuracy: forget {forget[0]:.1%}, retain {kept[0]:.1%}, test {test[0]:.1%}", fontsize=10
+    )
+
+
+def _draw_bars(axis: Axes, task: Task, shown: list[Panel]) -> None:
+    classes = len(task.classes)
+    labels = task.labels("test")
+    width = 0.8 / len(shown)
+    for number, panel in enumerate(shown):
+        heights = [share or 0.0 for share in accuracy_by_class(panel.outputs.test, labels, classes)]
+        places = np.arange(classes) + (number - (len(shown) - 1) / 2) * width
+        shade = str(0.75 - 0.6 * number / max(len(shown) - 1, 1))
+        axis.bar(places, heights, width, color=shade, label=panel.title)
+    axis.set_xticks(np.arange(classes), task.classes, rotation=90 if classes > 20 else 0)
+    for tick, colour in zip(axis.get_xticklabels(), _colours(classes), strict=True):
+        tick.set(color=colour, fontweight="bold")
+    axis.set(ylim=(0, 1), ylabel="test accuracy", xlabel="class", xlim=(-0.6, classes - 0.4))
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
+
+
+def _colours(classes: int) -> np.ndarray:
+    """One for each class, RGBA `(classes, 4)`."""
+    from matplotlib import colormaps
+
+    few = colormaps["tab10"](np.arange(10))
+    return few[:classes] if classes <= len(few) else colormaps["gist_rainbow"](np.linspace(0, 1, classes))

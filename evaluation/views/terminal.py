@@ -1,0 +1,199 @@
+"""What the command line prints on standard output."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console as Screen
+from rich.table import Table
+
+from data import all_tasks
+from evaluation.report import Reference, Report, results_folder
+from evaluation.views.leaderboard import MIN_MODELS_FOR_RANK, WHY_NO_RANK, Row, as_rich_table, place_of, read_reports
+from methods import all_method_handlers
+
+if TYPE_CHECKING:
+    from evaluation.sequence import SequenceReport
+    from evaluation.tuning import TuningResult
+
+
+def _screen() -> Screen:
+    # Without a terminal, rich would fold tables at 80 columns.
+    screen = Screen(highlight=False)
+    return screen if screen.is_terminal else Screen(highlight=False, width=140)
+
+
+def show_report(report: Report) -> None:
+    """The score of a method between its floor and its ceiling, its place, and where to look next."""
+    screen = _screen()
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for name in ("score", "F", "retain ratio", "test ratio"):
+        table.add_column(name, justify="left" if name == "score" else "right")
+    table.add_column("")
+    table.add_row(
+        report.label,
+        _with_interval(report.score, report.score_interval),
+        f"{report.forgetting_quality:.4f}",
+        f"{report.retain_ratio:.3f}",
+        f"{report.test_ratio:.3f}",
+        report.percent_of_ceiling(" % of the ceiling"),
+    )
+    table.add_row("do nothing", *_reference_cells(report.floor), "")
+    table.add_row("retrained", *_reference_cells(report.ceiling), "")
+    screen.print()
+    screen.print(table)
+    screen.print()
+    if report.settings:
+        screen.print(_values_line(report))
+    if report.top5_accuracy is not None and report.top5_accuracy_retrained is not None:
+        screen.print(_top5_line(report.top5_accuracy, report.top5_accuracy_retrained))
+    screen.print(_budget_line(report))
+    screen.print(_rank_line(report))
+
+
+def show_result(result: Report | SequenceReport) -> None:
+    """What a grading came to: of one request, or of several."""
+    if isinstance(result, Report):
+        show_report(result)
+    else:
+        show_sequence(result)
+
+
+def show_sequence(sequence: SequenceReport) -> None:
+    """A row for each request, and one for all at once; F of each request so far tells whether one comes back."""
+    screen = _screen()
+    names = ("score", "of ceiling", "F of each request", "retain", "test", "forget", "seconds", "drift")
+    table = Table("", *names, box=None, pad_edge=False)
+    for report in [*sequence.steps, sequence.at_once]:
+        at_once = report is sequence.at_once
+        table.add_row(
+            "all at once" if at_once else f"{len(report.forget)}. {report.forget[-1]}",
+            _with_interval(report.score, report.score_interval),
+            report.percent_of_ceiling(" %"),
+            " ".join(f"{quality:.3f}" for quality in report.forgetting_quality_by_request),
+            f"{report.retain_accuracy:.3f} ({report.retain_accuracy_retrained:.3f})",
+            f"{report.test_accuracy:.3f} ({report.test_accuracy_retrained:.3f})",
+            f"{report.forget_accuracy:.3f} ({report.forget_accuracy_retrained:.3f})",
+            f"{report.runs_seconds_mean:.2g} ({report.retrain_seconds:.2g})",
+            f"{report.drift:.3f}",
+        )
+    screen.print(
+        f"\n{sequence.at_once.label}: accuracies and seconds a run, in brackets those of retraining; "
+        "score and forget: of all requests so far"
+    )
+    screen.print(table)
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.4f}  [{interval[0]:.4f}, {interval[1]:.4f}]"
+
+
+def _reference_cells(reference: Reference) -> tuple[str, str, str, str]:
+    score = _with_interval(reference.score, reference.score_interval)
+    ratios = (f"{reference.retain_ratio:.3f}", f"{reference.test_ratio:.3f}")
+    return (score, f"{reference.forgetting_quality:.4f}", *ratios)
+
+
+def _top5_line(unlearned: Mapping[str, float], retrained: Mapping[str, float]) -> str:
+    splits = [split for split in unlearned if split in retrained]  # a bank from before lacks that of the retain set
+    shares = [f"{split} {100 * unlearned[split]:.1f} % ({100 * retrained[split]:.1f} %)" for split in splits]
+    return f"top-5        {', '.join(shares)}; in brackets the retrained models"
+
+
+def _values_line(report: Report) -> str:
+    changed = f", but {_in_words(report.changed)}" if report.changed else ""
+    if report.tuned_trials is None:
+        return f"values       published{changed} (python main.py tune searches for better ones)"
+    return f"values       tuned ({report.tuned_trials} trials){changed}: {_in_words(report.settings)}"
+
+
+def _in_words(settings: Mapping[str, Any]) -> str:
+    """Hyper-parameters, numbers rounded."""
+    texts = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in settings.items()}
+    return " ".join(f"{name}={text}" for name, text in texts.items())
+
+
+def show_outcomes(outcomes: Sequence[TuningResult]) -> None:
+    """What searches for hyper-parameters came to."""
+    screen = _screen()
+    names = ("method", "published", "best", "trials", "stopped early", "failed", "values")
+    table = Table(*names, box=None, pad_edge=False)
+    for outcome in outcomes:
+        scores = (f"{outcome.published_score:.4f}", f"{outcome.score:.4f}")
+        counts = map(str, (outcome.trials, outcome.stopped_early, outcome.failed))
+        table.add_row(outcome.method, *scores, *counts, _in_words(outcome.settings))
+    screen.print(table)
+    if outcomes:
+        screen.print(f"\nsaved in {outcomes[0].path}; python main.py -m {outcomes[0].method} uses them")
+
+
+def _budget_line(report: Report) -> str:
+    if report.budget_fraction_used is None:
+        return "time         unknown: the checkpoints were made elsewhere"
+    used = f"{report.runs_seconds_mean:.2g} s a run, {report.budget_fraction_used:.2f} of retraining"
+    if report.prepare_seconds is not None:
+        used += f", after {report.prepare_seconds:.2g} s for each original"
+    if report.budget_seconds is None:
+        return f"time         {used} (exempt from the budget)"
+    return f"time         {used} (allowed: {report.budget_seconds / report.retrain_seconds:.2g})"
+
+
+def _rank_line(report: Report) -> str:
+    if report.exempt_from_budget:
+        return "leaderboard  no rank: a reference, not a method"
+    if report.models < MIN_MODELS_FOR_RANK:
+        return f"leaderboard  no rank: with fewer than {MIN_MODELS_FOR_RANK} models {WHY_NO_RANK}"
+    reports = read_reports(results_folder())
+    if report not in reports:  # scored again in a folder elsewhere
+        reports.append(report)
+    place, tied, ranked = place_of(report, reports)
+    tie = ", tied with the one above" if tied else ""
+    return f"leaderboard  {_ordinal(place)} of {ranked}{tie}      python main.py leaderboard"
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    """One table of the leaderboard."""
+    screen = _screen()
+    screen.print(as_rich_table(rows))
+    if rows[0].report.models < MIN_MODELS_FOR_RANK:
+        screen.print(f"no ranks: with fewer than {MIN_MODELS_FOR_RANK} models {WHY_NO_RANK}")
+    screen.print()
+
+
+def print_registries() -> None:
+    """Methods and tasks, one line each."""
+    screen = _screen()
+    for title, rows in (
+        ("methods", {name: _first_line(handler) for name, handler in all_method_handlers().items()}),
+        ("tasks", {name: info.summary for name, info in all_tasks().items()}),
+    ):
+        screen.print(title)
+        table = Table(box=None, show_header=False)
+        for name, summary in rows.items():
+            table.add_row(f"  {name}", summary)
+        screen.print(table)
+        screen.print()
+    screen.print("python main.py list METHOD shows a method's hyper-parameters.")
+
+
+def print_method(name: str) -> None:
+    """A method's docstring and hyper-parameters."""
+    handler = all_method_handlers()[name]
+    screen = _screen()
+    screen.print(f"{name}: {inspect.getdoc(handler)}\n", markup=False)
+    table = Table("hyper-parameter", "type", "default", "meaning", box=None)
+    for parameter in handler.hyper_parameters().values():
+        table.add_row(parameter.name, parameter.type.__name__, str(parameter.default), parameter.explanation)
+    screen.print(table)
+
+
+def _first_line(handler: type) -> str:
+    return (handler.__doc__ or "").strip().splitlines()[0]

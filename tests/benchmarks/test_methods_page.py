@@ -1,0 +1,42 @@
+"""docs/methods.md has a row for every method, and tells of it what its file tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.pages.methods_page import GUARANTEES, PUBLISHED, examples_used, idea, source
+from data import TaskSpec, load
+from methods import all_method_handlers
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "methods.md"
+
+
+@pytest.mark.parametrize("name", all_method_handlers())
+def test_has_one_row_that_is_up_to_date(name: str) -> None:
+    """Catches a method that was registered, or whose docstring was changed, without making the page again."""
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{name}` |")]
+    assert len(rows) == 1, f"python -m benchmarks.pages.methods_page --out docs/methods.md ({name})"
+    assert [cell.strip() for cell in rows[0].split("|")[2:4]] == [idea(name), source(name)]
+
+
+def test_knows_nothing_of_methods_that_are_not_there() -> None:
+    """Catches a misspelt name in the tables of guarantees and published figures, which no row would show."""
+    assert set(GUARANTEES) | set(PUBLISHED) <= set(all_method_handlers())
+
+
+@pytest.mark.parametrize(
+    ("name", "sets"),
+    [
+        ("do_nothing", []),
+        ("my_method", ["retain"]),
+        ("gradient_ascent", ["forget"]),
+        ("neg_grad_plus", ["retain", "forget"]),
+        ("amnesiacs", ["retain", "validation"]),
+        ("transpose", ["retain", "forget", "validation"]),
+    ],
+)
+def test_sees_what_a_method_reads(name: str, sets: list[str]) -> None:
+    """Catches a watched data set that misses a way to read, or that takes its length for reading."""
+    assert examples_used(name, load(TaskSpec("digits", train_size=100))) == sets

@@ -1,0 +1,111 @@
+"""What a method prepares: once for each original, before any request, for every run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from checkpoints.jobs import train_group
+from checkpoints.pool import Pool
+from data import TaskSpec, load
+from evaluation.runs.one import RunSettings, Unlearned, perform, run_path
+from evaluation.runs.prepared import prepared_for, prepared_path, prepared_seconds
+from methods.Adversarial import Adversarial
+
+SPEC = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", 2),))
+SETTINGS = Adversarial(pretrain_steps=2, epochs=1, noisy_copies=2).settings()
+
+
+@pytest.fixture
+def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bank with two originals."""
+    monkeypatch.setenv("UNLEARNING_BANK", str(tmp_path))
+    train_group(SPEC, "cpu", "original", 0, 2)
+    return tmp_path
+
+
+def prepared(spec: TaskSpec = SPEC, original: int = 0, **settings: Any) -> dict[str, Tensor]:
+    """What `adversarial` prepares."""
+    return prepared_for("adversarial", {**SETTINGS, **settings}, load(spec), original, "cpu")
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def test_it_is_prepared_once_for_each_original(bank: Path) -> None:
+    """Whoever asks again, for another request or with values that don't matter, gets what is there; another original or
+    a value that matters gives another. Catches a file for each request, one for all, and one that is made again."""
+    first = prepared()
+    (file,) = bank.glob("*/prepared-adversarial-*.pt")
+    before = file.stat().st_mtime_ns
+    torch.manual_seed(99)
+    assert equal(first, prepared(replace(SPEC, forget=("class:3",)), learning_rate=0.5, epochs=7))
+    assert file.stat().st_mtime_ns == before
+    assert not equal(first, prepared(original=1))
+    assert not equal(first, prepared(pretrain_steps=3))
+    assert len(list(bank.glob("*/prepared-adversarial-*.pt"))) == 3
+    file.unlink()
+    assert equal(first, prepared()), "it is a function of the original and the values"
+
+
+def test_it_sees_all_training_images_and_no_request(bank: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a request there is no forget set; validation images are those of the task. Catches a retain loader."""
+    seen: list[list[str]] = []
+
+    def noted(method: Adversarial, net: Any, train_loader: Any, val_loader: Any) -> dict[str, Tensor]:
+        for loader in (train_loader, val_loader):
+            seen.append(sorted(name for sample in loader for name in sample["image_id"]))
+        assert not net.training
+        return {"one": torch.ones(1)}
+
+    monkeypatch.setattr(Adversarial, "prepare", noted)
+    assert prepared() == {"one": torch.ones(1)}
+    task = load(SPEC)
+    assert seen == [sorted(task.train.image_ids.tolist()), sorted(task.validation.image_ids.tolist())]
+
+
+def test_methods_without_preparation(bank: Path) -> None:
+    """Nothing is done, and nothing is reported."""
+    task = load(SPEC)
+    assert prepared_for("do_nothing", {}, task, 0, "cpu") == {}
+    assert prepared_seconds("do_nothing", {}, task, "cpu") is None
+    assert not list(bank.glob("*/prepared-*"))
+
+
+def test_seconds_are_those_of_an_original(bank: Path) -> None:
+    """The mean over originals; None as long as there is nothing. Catches a sum, and seconds of other values."""
+    task = load(SPEC)
+    assert prepared_seconds("adversarial", SETTINGS, task, "cpu") is None
+    for original, seconds in ((0, 2.0), (1, 4.0)):
+        path = prepared_path("adversarial", SETTINGS, task, original, "cpu")
+        torch.save({"tensors": {}, "seconds": seconds}, path)
+        other = prepared_path("adversarial", {**SETTINGS, "noise": 1.0}, task, original, "cpu")
+        torch.save({"tensors": {}, "seconds": 100.0}, other)
+        assert path.parent == Pool(task, "original").folder
+    assert prepared_seconds("adversarial", SETTINGS, task, "cpu") == 3
+
+
+def test_every_run_gets_a_copy(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one run does to it does not reach the next; the budget does not count its making."""
+    expected = prepared()
+    given: list[dict[str, Tensor]] = []
+
+    def noted(method: Adversarial, net: Any, *loaders: Any) -> None:
+        given.append({name: value.clone() for name, value in method.prepared.items()})
+        for value in method.prepared.values():
+            value.zero_()
+
+    monkeypatch.setattr(Adversarial, "run", noted)
+    settings = RunSettings(SPEC, "cpu", "adversarial", tuple(SETTINGS.items()), 0, None, tmp_path / "grading")
+    for run in range(2):
+        assert perform(settings, 0, run) is None
+        assert Unlearned.load(run_path(settings.folder, 0, run, ".npz")) is not None
+    assert len(given) >= 2
+    assert all(equal(one, expected) for one in given)
