@@ -368,7 +368,8 @@ def membership_(
     from rich.console import Console as Screen
 
     from checkpoints.devices import choose_device
-    from evaluation.audits.membership import measure
+    from evaluation.audits import AUDITS
+    from evaluation.audits.examination import examine
     from evaluation.console import Console
     from evaluation.spec import GradingSpec, choose_one_method, pairs
 
@@ -378,7 +379,7 @@ def membership_(
     tuned = tuned_values(problem, name, published, None)
     spec = GradingSpec(name, problem, pairs("--set", set_), originals=originals, seed=seed, tuned=tuned)
     with Workers(default_workers(where) if workers is None else workers, where) as pool:
-        found, path = measure(spec, pool, Console(quiet=quiet), runs, compat)
+        found, path = examine(AUDITS["membership"], spec, {"runs": runs, "compat": compat}, pool, Console(quiet=quiet))
     Screen(highlight=False).print(found.as_table())
     print(path)
 
@@ -506,7 +507,7 @@ def leaderboard(
 
     if task is not None and task not in all_tasks():
         raise unknown_name("task", task, all_tasks())
-    reports = [report for report in board.read_reports(results_folder()) if task in (None, report.task)]
+    reports = [report for report in board.read_reports(results_folder()) if task in (None, report.grading.task)]
     if not reports:
         flag = "" if task is None else f" --task {task}"
         raise UserError(f"Nothing has been graded yet: python main.py -m my_method{flag} does it.")
@@ -533,7 +534,7 @@ def score(
     from evaluation.views.terminal import show_report
 
     report = score_again(directory, metric)
-    warn_of_metric(report.metric, Console())
+    warn_of_metric(report.grading.metric, Console())
     if json_:
         print_json([report], one=True)
     else:
@@ -572,9 +573,9 @@ def grade_zip(
     start_server()
     from checkpoints.devices import choose_device
     from data import task_info
-    from evaluation import grading
     from evaluation.console import Console
     from evaluation.spec import GradingSpec
+    from evaluation.submission import grade_submission
     from evaluation.views.terminal import show_report
 
     problem = task_spec(task, forget, at_once, data_dir, size, train_size, test_size, network, recipe, features)
@@ -584,7 +585,7 @@ def grade_zip(
     spec = GradingSpec(label, problem, originals=1, models=count, metric=metric, submission=zipped)
     where = choose_device(device)
     with Workers(default_workers(where) if workers is None else workers, where) as pool:
-        report = grading.grade_submission(submission, spec, pool, Console(quiet=quiet))
+        report = grade_submission(submission, spec, pool, Console(quiet=quiet))
     if json_:
         print_json([report], one=True)
     else:

@@ -118,9 +118,9 @@ def settings_in_force(method: str, overrides: Mapping[str, Any]) -> dict[str, An
         UserError: an unknown hyper-parameter, or a value of another type.
     """
     from data import all_tasks
-    from evaluation import spec
+    from evaluation.runs import resolve
 
-    return spec.settings_in_force(method, overrides, all_tasks()["kaggle"].recipe)
+    return resolve.settings_in_force(method, overrides, all_tasks()["kaggle"].recipe)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints.devices import describe_device
 from checkpoints.jobs import record_group, time_retraining, train_group
+from checkpoints.outputs import OUTPUTS_FORMAT
 from checkpoints.pool import Pool, Tell
+from checkpoints.queue import work_off
 from checkpoints.workers import Workers
 from data.files import sha256_of, write_atomically
 
@@ -81,7 +83,7 @@ def ensure(
             locks.enter_context(pool.locked(tell))
         pieces = [piece for pool, models in wanted.items() for piece in _missing(pool, models, tell)]
         pieces.sort(key=lambda piece: piece.start - piece.stop)  # the longest first
-        _work_off(pieces, workers, on_progress)
+        _make(pieces, workers, on_progress)
         seconds = _retrain_seconds(pool_of_retrained, workers)
     return Bank(pool_of_originals, pool_of_retrained, seconds)
 
@@ -104,25 +106,29 @@ def _missing(pool: Pool, models: int, tell: Tell) -> list[_Piece]:
     for start, stop in pool.bounds(models):
         if not all(list(map(is_whole, map(pool.model_path, range(start, stop))))):
             pieces.append(_Piece(pool, start, stop, train_group))
-        elif not is_whole(pool.outputs_path(start)):
+        elif not is_whole(pool.outputs_path(start)) or _is_of_early_version(manifest, pool.outputs_path(start)):
             pieces.append(_Piece(pool, start, stop, record_group))
     return pieces
 
 
-def _work_off(pieces: list[_Piece], workers: Workers, on_progress: Callable[[float, int], None]) -> None:
+def _is_of_early_version(manifest: dict[str, Any], outputs: Path) -> bool:
+    """Whether outputs lack something that is recorded now."""
+    return manifest[outputs.name].get("format") != OUTPUTS_FORMAT
+
+
+def _make(pieces: list[_Piece], workers: Workers, on_progress: Callable[[float, int], None]) -> None:
     """Do the pieces in the workers; each is noted in its pool's manifest as soon as it is done."""
+    if not pieces:  # then there is no progress to show either
+        return
     before = workers.progress
     total = sum(piece.stop - piece.start for piece in pieces)
-    pending = {piece.submit(workers): piece for piece in pieces}
-    try:
-        while pending:
-            done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            for future in done:
-                pending.pop(future).pool.add_to_manifest(future.result())
-            on_progress(workers.progress - before if pending else total, total)
-    finally:
-        for future in pending:
-            future.cancel()
+
+    def note(piece: _Piece, future: Future[dict[str, Any]]) -> bool:
+        piece.pool.add_to_manifest(future.result())
+        return False
+
+    work_off(pieces, [workers], _Piece.submit, note, lambda _: on_progress(workers.progress - before, total), ahead=2)
+    on_progress(total, total)
 
 
 def _retrain_seconds(retrained: Pool, workers: Workers) -> float:

@@ -15,7 +15,7 @@ from checkpoints.devices import compute_seconds, describe_device, versions
 from checkpoints.dp_sgd import PrivateTrainer, accounting, private_steps
 from checkpoints.grouped import GroupedNetwork
 from checkpoints.networks import build_network
-from checkpoints.outputs import record_outputs
+from checkpoints.outputs import OUTPUTS_FORMAT, record_outputs
 from checkpoints.pool import Pool
 from checkpoints.pruning import PrunedTrainer, epochs_in_all, pruned_steps
 from checkpoints.training import GroupTrainer, training_steps
@@ -98,7 +98,7 @@ def record_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) 
 def _save_outputs(pool: Pool, start: int, network: GroupedNetwork) -> dict[str, Any]:
     path = pool.outputs_path(start)
     record_outputs(network, pool.task).save(path)
-    return {path.name: {"sha256": sha256_of(path)}}
+    return {path.name: {"sha256": sha256_of(path), "format": OUTPUTS_FORMAT}}
 
 
 def time_retraining(spec: TaskSpec, device: str) -> float:

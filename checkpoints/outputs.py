@@ -18,6 +18,9 @@ from data.files import write_arrays
 if TYPE_CHECKING:
     from data import Task
 
+OUTPUTS_FORMAT = 2
+"""Version of what is recorded: runs and models with another are recorded again. 2 has logits on the retain set."""
+
 MANY_CLASSES = 10
 """Top-5 accuracy is for tasks with more classes than this: with ten, guessing is right half of the time."""
 
@@ -34,8 +37,10 @@ class Outputs:
     """Logits on the test set."""
     retain_accuracy: np.ndarray
     """Accuracy on the retain set, float64 `(models,)`."""
+    retain: np.ndarray | None = None
+    """Logits on a sample of the retain set, in the order of `task.retain_sample`; None in files of early versions."""
     retain_top5_accuracy: np.ndarray | None = None
-    """Top-5 accuracy on the retain set, likewise; None without `MANY_CLASSES`, and in files from before."""
+    """Top-5 accuracy on the retain set, likewise; None without `MANY_CLASSES`, and in files of early versions."""
 
     def __len__(self) -> int:
         return len(self.retain_accuracy)
@@ -90,6 +95,7 @@ def record_outputs(network: nn.Module, task: Task) -> Outputs:
     retain = torch.as_tensor(task.retain_indices, device=device)
     on_retain, labels = logits(task.train.images[retain]), task.train.labels[retain]  # (models, retain, classes)
     correct = on_retain.argmax(dim=2) == labels
+    positions = torch.as_tensor(np.searchsorted(task.retain_indices, task.retain_sample), device=device)
     top5 = None
     if len(task.classes) > MANY_CLASSES:
         top5 = share_in_top5(on_retain, labels).cpu().numpy()
@@ -97,6 +103,7 @@ def record_outputs(network: nn.Module, task: Task) -> Outputs:
         forget=logits(task.train.images[forget]).cpu().numpy(),
         validation=logits(task.validation.images).cpu().numpy(),
         test=logits(task.test.images).cpu().numpy(),
+        retain=on_retain[:, positions].cpu().numpy(),
         retain_accuracy=correct.double().mean(dim=1).cpu().numpy(),
         retain_top5_accuracy=top5,
     )

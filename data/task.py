@@ -16,6 +16,9 @@ from data.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+RETAIN_SAMPLE = 2000
+"""Retained images whose logits are recorded; of all of them would take too much room."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -216,6 +219,14 @@ class Task:
             return getattr(self, split).labels.cpu().numpy()
         rows = {"forget": self.forget_indices, "retain": self.retain_indices}[split]
         return self.train.labels.cpu().numpy()[rows]
+
+    @cached_property
+    def retain_sample(self) -> np.ndarray:
+        """Training indices to keep, at most `RETAIN_SAMPLE` at random, always the same: int64 `(sample,)`.
+
+        Of these, logits are recorded; audits take them for images that all models were trained on.
+        """
+        return np.random.default_rng(0).permutation(self.retain_indices)[:RETAIN_SAMPLE]
 
     @property
     def all_indices(self) -> np.ndarray:

@@ -1,13 +1,25 @@
-"""The report of a grading: one flat record, written as `report.json` and read back as what it was."""
+"""The report of a grading: nested, typed records, written as `report.json` and read back as what they were.
+
+`python main.py schema` prints the JSON schema, which is made from these classes. Intervals are 95 % confidence
+intervals; accuracies are shares of 1; what has one value for each original is a list in the order of the originals.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+import msgspec
 
 from data.files import generated_folder, write_atomically
+from evaluation.metrics import DEFAULT_METRIC
+from evaluation.metrics.accuracies import Accuracies
+from evaluation.metrics.score import Scores
+
+FORMAT = 2
+"""Version of `report.json`; the flat reports of version 1 had no number, and can still be read."""
 
 NOT_A_REPORT = (ValueError, TypeError, KeyError, AttributeError)
 """What reading a text that is not the JSON of a report can raise."""
@@ -19,31 +31,11 @@ def results_folder() -> Path:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What doing nothing (the floor) or a perfect method (the ceiling) gets under the same conditions."""
+class MethodRecord:
+    """What was graded."""
 
-    score: float
-    forgetting_quality: float
-    retain_ratio: float
-    test_ratio: float
-    score_interval: tuple[float, float]
-    forgetting_quality_interval: tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that is known of a graded method.
-
-    Intervals are 95 % confidence intervals `(low, high)`; accuracies are shares of 1; what has one value for
-    each original is a list in the order of the originals. Only `seconds`, `runs_seconds_mean`, `prepare_seconds`,
-    `budget_seconds`, `budget_fraction_used`, `retrain_seconds`, `peak_memory_bytes` and `created` change when the
-    same grading is repeated on the same machine.
-    """
-
-    method: str
+    name: str
     """Name in the registry; of a submission, the name it was given."""
-    submission: str | None
-    """SHA-256 of the zip of checkpoints that was graded; None where the method ran here."""
     settings: dict[str, Any]
     """Every hyper-parameter's value; empty for a submission."""
     changed: dict[str, Any]
@@ -52,22 +44,30 @@ class Report:
     """Trials that `tune` took to find the values of the others; None where they are the published ones."""
     exempt_from_budget: bool
     """Whether the method is a reference that may take as long as it likes."""
+    submission: str | None
+    """SHA-256 of the zip of checkpoints that was graded; None where the method ran here."""
+
+
+@dataclass(frozen=True)
+class GradingRecord:
+    """What it was graded on, and how."""
 
     task: str
+    """Name of the task."""
     forget: list[str]
     """The forget requests that have arrived so far, as the user put them."""
     requests: int
     """How many will have arrived in the end."""
     forget_examples: int
     """Of all requests so far."""
+    forget_indices: list[int]
+    """The training indices of the forget examples."""
     train_examples: int
+    """Training images, those to be forgotten included."""
     network: str
+    """Name of the architecture."""
     recipe: dict[str, Any]
-    task_fingerprint: str
-    """Hash of data, splits, network, recipe and forget requests."""
-    bank_fingerprint: str
-    """Hash of the weights of all originals and retrained models that were used."""
-
+    """How originals and retrained models were trained; see `Recipe` in `data/task.py`."""
     models: int
     """N: runs per original, and retrained models that they are compared with."""
     originals: int
@@ -75,111 +75,113 @@ class Report:
     protocol: str
     """"per-original" or "full"."""
     metric: str
-    """"official" or "notebook"."""
+    """Name of the metric: "official" or "notebook"."""
     seed: int
+    """Of the grading: the seeds of the runs follow from it."""
+    task_fingerprint: str
+    """Hash of data, splits, network, recipe and forget requests."""
+    bank_fingerprint: str
+    """Hash of the weights of all originals and retrained models that were used."""
 
-    score: float
-    """F x retain ratio x test ratio, averaged over originals."""
-    score_interval: tuple[float, float]
-    forgetting_quality: float
-    """F: mean points of the forget examples, averaged over originals."""
-    forgetting_quality_interval: tuple[float, float]
-    retain_ratio: float
-    """Mean retain accuracy of the unlearned models over that of the retrained ones."""
-    test_ratio: float
-    """The same for the test set."""
-    share_of_ceiling: float | None
-    """score / ceiling score: 1 is a perfect method. None by the notebook metric, whose ceiling bounds nothing."""
-    floor: Reference
-    ceiling: Reference
 
-    score_by_original: list[float]
-    forgetting_quality_by_original: list[float]
-    retain_accuracy: float
-    """Mean over all runs; the next five likewise, of unlearned and retrained models."""
-    test_accuracy: float
-    validation_accuracy: float
-    forget_accuracy: float
-    retain_accuracy_retrained: float
-    test_accuracy_retrained: float
-    validation_accuracy_retrained: float
-    forget_accuracy_retrained: float
-    epsilons: list[list[float]]
-    """Epsilon of every forget example, `(originals, forget)`, in the order of the training indices."""
-    forget_indices: list[int]
-    """The training indices of the forget examples."""
-    forgetting_quality_by_request: list[float]
-    """F of the examples of each request so far, averaged over originals."""
-    forget_accuracy_by_request: list[float]
-    """Mean accuracy over all runs on the examples of each request so far; next, that of the retrained models."""
-    forget_accuracy_by_request_retrained: list[float]
+@dataclass(frozen=True)
+class Cost:
+    """What runs and retraining take in seconds and bytes; None for a submission, of which that is not known."""
 
+    retrain_seconds: float
+    """Measured seconds of training one retrained model in an ordinary loop on this device."""
     budget_seconds: float | None
-    """Seconds after which a run is killed; None for exempt methods."""
+    """Seconds after which a run is killed; None for exempt methods, too."""
     budget_fraction_used: float | None
-    """Mean seconds of a run over the seconds of retraining; None for a submission, as the next two."""
+    """Mean seconds of a run over the seconds of retraining."""
     runs_seconds_mean: float | None
+    """Mean seconds of a run."""
     peak_memory_bytes: int | None
     """The largest of all runs. On a GPU what the run has allocated; on a CPU all that its process ever had, PyTorch and
     earlier runs included."""
-    drift: float | None
-    """How far the weights have moved from the original's, relative to their size (L2), mean over runs."""
-    retrain_seconds: float
-    """Measured seconds of training one retrained model in an ordinary loop on this device."""
+    prepare_seconds: float | None = None
+    """Seconds that the method took to prepare for an original, before any request; None if it does not."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where the numbers come from."""
+
     seconds: float
     """Wall-clock seconds of this grading, bank and scoring included."""
     device: str
+    """The processor or GPU that the runs were done on."""
     workers: int
+    """Processes that did them."""
     versions: dict[str, str]
+    """Of Python, PyTorch and NumPy."""
     git_commit: str | None
+    """Of the kit, with "+" if files differ from it; None outside a repository."""
     created: str
     """Time of the grading, ISO 8601, UTC."""
 
-    accuracy_by_class: dict[str, list[float | None]] | None = None
-    """Mean accuracy of the unlearned models on each class, in the order of the task's classes, by split: "test",
-    "validation" and "forget"; None for a class without examples. None altogether in reports from before."""
-    accuracy_by_class_retrained: dict[str, list[float | None]] | None = None
-    top5_accuracy: dict[str, float] | None = None
-    """Mean top-5 accuracy of the unlearned models by split: "test", "validation", "forget" and, unless some outputs are
-    from before, "retain"; None where there are 10 classes or fewer, and in reports from before."""
-    top5_accuracy_retrained: dict[str, float] | None = None
-    prepare_seconds: float | None = None
-    """Seconds that the method took to prepare for an original, before any request; None if it does not."""
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that is known of a graded method."""
+
+    format: int
+    """Version of this format."""
+    method: MethodRecord
+    """What was graded."""
+    grading: GradingRecord
+    """What it was graded on, and how."""
+    scores: Scores
+    """The scores, between floor and ceiling."""
+    unlearned: Accuracies
+    """Mean over all runs."""
+    retrained: Accuracies
+    """Mean over the retrained models."""
+    drift: float | None
+    """How far the weights have moved from the original's, relative to their size (L2), mean over runs; None for a
+    submission, whose original is not known."""
+    cost: Cost
+    """What runs and retraining take."""
+    provenance: Provenance
+    """Where the numbers come from."""
 
     @property
     def conditions(self) -> tuple[Any, ...]:
         """Two reports can be compared if these are equal."""
-        grading = (self.models, self.originals, self.protocol, self.metric)
-        return (self.task, self.task_fingerprint, self.bank_fingerprint, *grading)
+        about = self.grading
+        numbers = (about.models, about.originals, about.protocol, about.metric)
+        return (about.task, about.task_fingerprint, about.bank_fingerprint, *numbers)
 
     @property
     def described_conditions(self) -> str:
         """The conditions in words."""
-        forgotten = f"forget {', then '.join(self.forget)} ({self.forget_examples} of {self.train_examples} images)"
-        if self.requests > 1:
-            forgotten += f", request {len(self.forget)} of {self.requests}"
-        runs = f"{self.originals} originals x {self.models} runs"
-        if self.protocol == "full":
-            runs = f"{self.models} originals, one run each"
-        metric = "" if self.metric == "official" else f", {self.metric} metric"
-        return f"{self.task}, {self.network}, {forgotten}, {runs}{metric}"
+        about = self.grading
+        forgotten = f"forget {', then '.join(about.forget)} ({about.forget_examples} of {about.train_examples} images)"
+        if about.requests > 1:
+            forgotten += f", request {len(about.forget)} of {about.requests}"
+        runs = f"{about.originals} originals x {about.models} runs"
+        if about.protocol == "full":
+            runs = f"{about.models} originals, one run each"
+        metric = "" if about.metric == DEFAULT_METRIC else f", {about.metric} metric"
+        return f"{about.task}, {about.network}, {forgotten}, {runs}{metric}"
 
     @property
     def label(self) -> str:
         """The method, with the hyper-parameters that the user set."""
-        changed = " ".join(f"{name}={value}" for name, value in self.changed.items())
-        return f"{self.method} {changed}".rstrip()
+        changed = " ".join(f"{name}={value}" for name, value in self.method.changed.items())
+        return f"{self.method.name} {changed}".rstrip()
 
     def percent_of_ceiling(self, unit: str = "") -> str:
         """The share of the ceiling in per cent and the `unit`; "-" where there is none."""
-        return "-" if self.share_of_ceiling is None else f"{100 * self.share_of_ceiling:.0f}{unit}"
+        share = self.scores.share_of_ceiling
+        return "-" if share is None else f"{100 * share:.0f}{unit}"
 
     @property
     def values(self) -> str:
         """Where the hyper-parameters come from, in words."""
-        if self.submission is not None:
+        if self.method.submission is not None:
             return "?"
-        return "published" if self.tuned_trials is None else f"tuned, {self.tuned_trials} trials"
+        return "published" if self.method.tuned_trials is None else f"tuned, {self.method.tuned_trials} trials"
 
     def to_dict(self) -> dict[str, Any]:
         """As what `report.json` holds."""
@@ -193,27 +195,80 @@ class Report:
     def from_json(text: str) -> Report:
         """From the text of a `report.json`. Raises one of `NOT_A_REPORT` if it is something else."""
         values = json.loads(text)
-        if values["metric"] == "notebook":
-            values["share_of_ceiling"] = None  # an earlier version stored a number
-        for name in ("floor", "ceiling"):
-            values[name] = Reference(**_with_tuples(values[name]))
-        return Report(**_with_tuples(values))
+        if "format" not in values:
+            values = _from_flat(values)
+        if values["format"] != FORMAT:
+            raise ValueError(f"it has format {values['format']}, and this version of the kit reads up to {FORMAT}")
+        _refuse_unknown(values, Report)
+        return msgspec.convert(values, Report)
 
     def save(self, folder: Path) -> Path:
-        """Write `report.json` (for another metric than the official one, `report-<metric>.json`)."""
-        path = folder / ("report.json" if self.metric == "official" else f"report-{self.metric}.json")
+        """Write `report.json` (for another metric than the default one, `report-<metric>.json`)."""
+        metric = self.grading.metric
+        path = folder / ("report.json" if metric == DEFAULT_METRIC else f"report-{metric}.json")
         write_atomically(path, lambda beside: beside.write_text(self.to_json() + "\n"))
         return path
 
 
 def read_report(path: Path) -> Report | None:
-    """The report in a file; None if the file is not a report of this version."""
+    """The report in a file; None if the file is not a report that this version can read."""
     try:
         return Report.from_json(path.read_text())
     except (OSError, *NOT_A_REPORT):
         return None
 
 
-def _with_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no tuples: intervals come back as lists."""
-    return {name: tuple(value) if name.endswith("_interval") else value for name, value in values.items()}
+def _refuse_unknown(values: Any, kind: Any, where: str = "it") -> None:
+    """Raise ValueError if an object has a field that its record, a dataclass, does not know."""
+    if not isinstance(values, dict):
+        return
+    types = get_type_hints(kind)
+    for name, value in values.items():
+        if name not in types:
+            raise ValueError(f"{where} has an unknown field {name}")
+        if is_dataclass(types[name]):
+            _refuse_unknown(value, types[name], name)
+
+
+def _from_flat(flat: dict[str, Any]) -> dict[str, Any]:
+    """Version 1, one flat record, as version 2. Raises KeyError if it is something else."""
+    flat = dict(flat)
+    if flat["metric"] == "notebook":
+        flat["share_of_ceiling"] = None  # an early version stored a number
+
+    def estimate(values: dict[str, Any], name: str) -> dict[str, Any]:
+        low, high = values.pop(f"{name}_interval")
+        return {"value": values.pop(name), "low": low, "high": high}
+
+    def scored(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: estimate(values, name) for name in ("score", "forgetting_quality")}
+
+    def accuracies(ending: str) -> dict[str, Any]:
+        found = {split: flat.pop(f"{split}_accuracy{ending}") for split in ("retain", "test", "validation", "forget")}
+        found["forget_by_request"] = flat.pop(f"forget_accuracy_by_request{ending}")
+        found["by_class"] = flat.pop(f"accuracy_by_class{ending}", None)
+        found["top5"] = flat.pop(f"top5_accuracy{ending}", None)
+        return found
+
+    def record(kind: Any) -> dict[str, Any]:
+        return {field.name: flat.pop(field.name) for field in fields(kind) if field.name in flat}
+
+    method = {"name": flat.pop("method"), **record(MethodRecord)}
+    references = {name: flat.pop(name) for name in ("floor", "ceiling")}
+    scores = {**scored(flat), **{name: {**scored(values), **values} for name, values in references.items()}}
+    nested = {
+        "format": FORMAT,
+        "method": method,
+        "unlearned": accuracies(""),
+        "retrained": accuracies("_retrained"),
+        "drift": flat.pop("drift"),
+    }
+    scores |= record(Scores)
+    return {
+        **nested,
+        "scores": scores,
+        "grading": record(GradingRecord),
+        "cost": record(Cost),
+        "provenance": record(Provenance),
+        **flat,  # nothing, or what will be refused as unknown
+    }

@@ -23,8 +23,9 @@ from evaluation.console import Console
 from evaluation.grading import announce, make_report
 from evaluation.report import Report
 from evaluation.runs.many import GradingFailedError, finished_runs, unlearn
-from evaluation.runs.one import run_path
-from evaluation.spec import GradingSpec, grading_folder, method_settings
+from evaluation.runs.resolve import Grading, resolve
+from evaluation.runs.settings import run_path
+from evaluation.spec import GradingSpec
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class SequenceReport:
     """The reports after each request, and that of all requests at once."""
 
     steps: list[Report]
+    """After each request, in order."""
     at_once: Report
+    """All requests in one run from the originals."""
 
     def to_dict(self) -> dict[str, Any]:
         """As what `sequence.json` holds."""
@@ -42,17 +45,6 @@ class SequenceReport:
         """Write `sequence.json`."""
         text = json.dumps(self.to_dict(), indent=1) + "\n"
         write_atomically(folder / "sequence.json", lambda beside: beside.write_text(text))
-
-
-@dataclass(frozen=True)
-class _Stage:
-    """One of the gradings that a sequence consists of."""
-
-    task: Task
-    bank: Bank
-
-    def spec(self, of: GradingSpec) -> GradingSpec:
-        return replace(of, task=self.task.spec)
 
 
 def stages_of(task: TaskSpec) -> list[TaskSpec]:
@@ -70,44 +62,52 @@ def grade_sequences(
         UserError: the task or the settings of a method are wrong; nothing has been run then.
     """
     began = time.monotonic()
-    tasks = [load(task) for task in stages_of(specs[0].task)]
-    for spec in specs:
-        method_settings(spec, tasks[0])
-    announce(specs[0], tasks[-1], workers, console)
-    stages = []
+    first = specs[0]
+    tasks = [load(task) for task in stages_of(first.task)]
+    chains = [_resolve_all(spec, tasks, workers.device) for spec in specs]
+    announce(first, tasks[-1], workers, console)
+    banks = []
     for number, task in enumerate(tasks[:-1], start=1):
         with console.progress(f"bank {number}/{len(tasks) - 1}", "models") as on_progress:
-            bank = ensure(task, specs[0].originals_needed, specs[0].models, workers, console.tell, on_progress)
-        stages.append(_Stage(task, bank))
-    bank = ensure(tasks[-1], specs[0].originals_needed, specs[0].models, workers, console.tell)  # only new outputs
-    stages.append(_Stage(tasks[-1], bank))
-    for spec in specs:
+            banks.append(ensure(task, first.originals_needed, first.models, workers, console.tell, on_progress))
+    banks.append(ensure(tasks[-1], first.originals_needed, first.models, workers, console.tell))  # only new outputs
+    for chain in chains:
         try:
-            yield _grade_one(spec, stages, workers, console, began)
+            yield _grade_one(chain, banks, workers, console, began)
         except GradingFailedError as error:
             yield error
         began = time.monotonic()
 
 
+def _resolve_all(spec: GradingSpec, tasks: Sequence[Task], device: str) -> list[Grading]:
+    """The gradings that a sequence consists of; each step goes on from the one before, the last from the originals."""
+    chain: list[Grading] = []
+    for task in tasks:
+        previous = chain[-1] if task.spec.step else None
+        chain.append(resolve(replace(spec, task=task.spec), task, device, previous))
+    return chain
+
+
 def _grade_one(
-    spec: GradingSpec, stages: Sequence[_Stage], workers: Workers, console: Console, began: float
+    chain: Sequence[Grading], banks: Sequence[Bank], workers: Workers, console: Console, began: float
 ) -> SequenceReport:
     """Grade every stage; the weights that lead from one step to the next are removed in the end."""
-    folders = [grading_folder(stage.spec(spec), stage.task, workers.device) for stage in stages]
-    done = [finished_runs(stage.spec(spec), stage.task, workers.device) for stage in stages]
+    method = chain[0].spec.method
+    done = [finished_runs(grading) for grading in chain]
     reports = []
-    for number, stage in enumerate(stages, start=1):
+    for number, (grading, bank) in enumerate(zip(chain, banks, strict=True), start=1):
         unlearned = done[number - 1]
         if unlearned is None or None in done:  # one step has to be done again, and may need the weights of another
-            label = f"{spec.method} {number}/{len(stages) - 1}" if number < len(stages) else f"{spec.method} at once"
+            label = f"{method} {number}/{len(chain) - 1}" if number < len(chain) else f"{method} at once"
             with console.progress(label, "runs") as on_progress:
-                unlearned = unlearn(stage.spec(spec), stage.task, stage.bank, workers, console.tell, on_progress)
-        report = make_report(stage.spec(spec), stage.task, stage.bank, unlearned, workers, began)
-        report.save(folders[number - 1])
+                unlearned = unlearn(grading, bank, workers, console.tell, on_progress)
+        report = make_report(grading, bank, unlearned, workers, began)
+        report.save(grading.folder)
         reports.append(report)
         began = time.monotonic()
-    for folder, (original, run) in ((folder, key) for folder in folders for key in spec.runs()):
-        run_path(folder, original, run, ".pt").unlink(missing_ok=True)
+    for stage in chain:
+        for original, run in stage.spec.runs():
+            run_path(stage.folder, original, run, ".pt").unlink(missing_ok=True)
     sequence = SequenceReport(reports[:-1], reports[-1])
-    sequence.save(folders[-2])
+    sequence.save(chain[-2].folder)
     return sequence

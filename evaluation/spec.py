@@ -1,9 +1,7 @@
-"""What a user decides about a grading, and what follows from it alone: settings, identity, folder."""
+"""What a user decides about a grading; `runs/resolve.py` says what follows from it."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -13,17 +11,13 @@ from typing import Any
 
 import yaml
 
-from data import Recipe, Task, TaskSpec, UserError
+from data import TaskSpec, UserError
 from data.errors import unknown_name
-from evaluation.report import results_folder
+from evaluation.metrics import DEFAULT_METRIC, METRICS
 from evaluation.tuned import Tuned
 from methods import all_method_handlers
 
 PROTOCOLS = ("per-original", "full")
-LEARNED_MASKS = ("omp", "imp")
-"""Kinds of pruning that look at training images to decide what is pruned."""
-MIN_MODELS = {"official": 6, "notebook": 12}
-"""The fewest models that a metric can grade: the ceiling compares two halves, and each must be enough for it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ class GradingSpec:
     originals: int = 2
     models: int = 64
     protocol: str = "per-original"
-    metric: str = "official"
+    metric: str = DEFAULT_METRIC
     seed: int = 0
     budget: float = 0.2
     """The most seconds a run may take, as a fraction of the measured seconds of retraining."""
@@ -55,11 +49,11 @@ class GradingSpec:
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise UserError(f"--protocol is one of {', '.join(PROTOCOLS)}, not {self.protocol!r}.")
-        if self.metric not in MIN_MODELS:
-            raise UserError(f"--metric is one of {', '.join(MIN_MODELS)}, not {self.metric!r}.")
+        if self.metric not in METRICS:
+            raise UserError(f"--metric is one of {', '.join(METRICS)}, not {self.metric!r}.")
         if self.originals < 1:
             raise UserError(f"A grading needs at least 1 original, not {self.originals}.")
-        fewest = MIN_MODELS[self.metric]
+        fewest = METRICS[self.metric].fewest_models
         if self.models < fewest:
             raise UserError(f"The {self.metric} metric needs at least {fewest} models, not {self.models}.")
         for budget in (self.budget, self.budget_seconds):
@@ -143,39 +137,6 @@ def _check_entries(values: Mapping[str, Any], kind: type[GradingSpec] | type[Tas
             raise ValueError(f"it has an unknown entry {name}")
 
 
-def method_settings(spec: GradingSpec, task: Task) -> dict[str, Any]:
-    """See `settings_in_force`; the user's values go before tuned ones."""
-    tuned = dict(spec.tuned.settings) if spec.tuned else {}
-    return settings_in_force(spec.method, {**tuned, **dict(spec.settings)}, task.recipe)
-
-
-def settings_in_force(method: str, overrides: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """The hyper-parameters in force: the user's, else the task's recipe's if the method follows it, else the default.
-
-    Raises:
-        UserError: a hyper-parameter that the method does not have, or a value that it can't take.
-    """
-    handler = all_method_handlers()[method]
-    followed: dict[str, Any] = {}
-    if handler.follows_recipe:
-        known = handler.hyper_parameters()
-        followed = {name: value for name, value in asdict(recipe).items() if name in known}
-    try:
-        values = handler.values_in_force({**followed, **overrides})
-        handler(**values)  # its own __init__ may have something to say
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if handler.certifies and recipe.pruning in LEARNED_MASKS:
-        raise UserError(
-            f"{method} can't certify networks pruned by {recipe.pruning}: their mask stays, and was learned from all "
-            "training images, those to be forgotten too. recipe: pruning=synflow looks at none."
-        )
-    for name, value in followed.items() if handler.recipe_is_binding else ():
-        if values[name] != value:
-            raise UserError(f"{method}: {name} is that of the original, {value}; --recipe {name}= trains another.")
-    return values
-
-
 def choose_methods(names: str) -> list[str]:
     """The registered methods that "a,b" or "all" stands for.
 
@@ -212,20 +173,3 @@ def pairs(flag: str, texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]
         if "=" not in text or text.startswith("="):
             raise UserError(f"{flag} takes name=value, like {flag} epochs=4, not {text!r}.")
     return tuple((name.strip(), value.strip()) for name, _, value in (text.partition("=") for text in texts or ()))
-
-
-def run_identity(spec: GradingSpec, task: Task, device: str) -> str:
-    """Hash of all that decides a run, apart from which original and which run it is.
-
-    The source of the method is part of it: an edited method is another method.
-    """
-    source = inspect.getsource(inspect.getmodule(all_method_handlers()[spec.method]))  # type: ignore[arg-type]
-    decided = [task.fingerprint, spec.method, method_settings(spec, task), source, spec.seed, device.split(":")[0]]
-    return hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:12]
-
-
-def grading_folder(spec: GradingSpec, task: Task, device: str) -> Path:
-    """`results/<task>-<fingerprint>/<method>-<hash>/`."""
-    decided = [run_identity(spec, task, device), spec.protocol, spec.shape]
-    digest = hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:8]
-    return results_folder() / f"{task.name}-{task.fingerprint}" / f"{spec.method}-{digest}"

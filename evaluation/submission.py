@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import io
 import re
+import time
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from checkpoints.bank import ensure
 from checkpoints.grouped import State
 from checkpoints.networks import build_network
 from checkpoints.outputs import record_outputs
@@ -27,9 +28,12 @@ from checkpoints.pool import Tell
 from checkpoints.workers import Workers, load_task
 from data import Task, TaskSpec, UserError
 from data.files import locked, sha256_of, write_atomically
-from evaluation.report import results_folder
-from evaluation.runs.many import QUEUED, RunKey, gather_runs, work_off
-from evaluation.runs.one import Unlearned, run_path
+from evaluation.console import Console
+from evaluation.grading import announce, assemble_report, load_with_one_request
+from evaluation.report import Cost, MethodRecord, Report, results_folder
+from evaluation.runs.many import RunFailedError, RunKey, do_runs, gather_runs
+from evaluation.runs.settings import run_path
+from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
 
 CHECKPOINT = re.compile(r"(?:(?!\.+/)[^/\\:]+/)*unlearned_checkpoint_(0|[1-9][0-9]{0,5})\.pth")
@@ -267,12 +271,57 @@ def _do_all(
     on_progress: Callable[[int, int], None],
 ) -> None:
     """Have the workers do `work` with every checkpoint that is not `known`; the first complaint is a `UserError`."""
-
-    def submit(key: RunKey) -> Future[str | None]:
-        return workers.submit(work, key[1])
-
     missing = [key for key in job.keys if key not in known]
-    failure = work_off(missing, submit, QUEUED * workers.count, len(job.keys), on_progress)
-    if failure is not None:
+    try:
+        do_runs(missing, lambda key, pool: pool.submit(work, key[1]), workers, len(job.keys), on_progress)
+    except RunFailedError as failure:
         submission = job.submission
-        raise UserError(f"{submission.path.name}: {submission.members[failure.key[1]]} {failure.complaint}.")
+        name = submission.members[failure.key[1]]
+        raise UserError(f"{submission.path.name}: {name} {failure.complaint}.") from failure
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The grading
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def grade_submission(path: Path, spec: GradingSpec, workers: Workers, console: Console) -> Report:
+    """Grade a zip of checkpoints, `spec.models` in number, that were made elsewhere; `spec.method` is their name.
+
+    Its floor is the bank's original 0, trained on the same data as the one that the checkpoints came from, which is
+    not in the zip.
+
+    Raises:
+        UserError: the task is wrong, or something is wrong with the zip or a checkpoint in it, which is found
+            before anything is trained.
+    """
+    began = time.monotonic()
+    task = load_with_one_request(spec.task)
+    submission = look_over(path, spec.models, task)
+    announce(spec, task, workers, console)
+    folder = submission_folder(submission, spec.method, task)
+    job = CheckpointJob(spec.task, workers.device, submission, folder)
+    with console.progress("reading", "checkpoints") as on_progress:
+        check_all(job, workers, on_progress)
+    with console.progress("bank", "models") as on_progress:
+        bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
+    with console.progress(spec.method, "checkpoints") as on_progress:
+        unlearned = evaluate(job, spec, workers, console.tell, on_progress)
+    method = MethodRecord(
+        name=spec.method,
+        settings={},
+        changed={},
+        tuned_trials=None,
+        exempt_from_budget=False,
+        submission=submission.sha256,
+    )
+    cost = Cost(
+        retrain_seconds=bank.retrain_seconds,
+        budget_seconds=None,
+        budget_fraction_used=None,
+        runs_seconds_mean=None,
+        peak_memory_bytes=None,
+    )
+    report = assemble_report(spec, task, bank, unlearned.outputs, method, cost, None, workers, began)
+    report.save(folder)
+    return report

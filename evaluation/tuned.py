@@ -63,7 +63,9 @@ def find_tuned(task: TaskSpec, method: str) -> Tuned | None:
         entry = _read(path).get(method)
         return None if entry is None else Tuned.from_dict(entry)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: the entry of {method} is damaged ({error}); mend it, or use --published.") from error
+        raise UserError(
+            f"{path}: the entry of {method} is damaged ({error}): repair it, or use --published."
+        ) from error
 
 
 def write_tuned(path: Path, method: str, entry: dict[str, Any]) -> None:
@@ -81,4 +83,4 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} can't be read ({reason}); mend it, or use --published.") from error
+        raise UserError(f"{path} can't be read ({reason}): repair it, or use --published.") from error

@@ -30,10 +30,12 @@ from data.files import locked
 from data.seeds import derive_seed
 from evaluation.console import Console
 from evaluation.grading import load_with_one_request
+from evaluation.metrics import METRICS
 from evaluation.metrics.score import quick_score
 from evaluation.report import results_folder
 from evaluation.runs.many import GradingFailedError, unlearn
-from evaluation.spec import GradingSpec, grading_folder, method_settings, run_identity
+from evaluation.runs.resolve import Grading, resolve
+from evaluation.spec import GradingSpec
 from evaluation.tuned import tuned_path, write_tuned
 from methods import all_method_handlers
 from methods.BaseMethod import Between, OneOf
@@ -93,15 +95,16 @@ def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> 
     task = load_with_one_request(spec.task)
     with console.progress("bank for tuning", "models") as on_progress:
         bank = ensure(task, 1, spec.models, workers, console.tell, on_progress)
-    folder = _study_folder(spec, task, workers.device)
+    published = resolve(spec, task, workers.device)
+    folder = _study_folder(published)
     waiting = f"another process tunes {spec.method} on this task: waiting for it"
     with locked(folder / "lock", lambda: console.tell(waiting)), console.progress(spec.method, "trials") as on_progress:
         study = _open_study(folder)
         while (done := _finished(study)) < trials:
             on_progress(done, trials)
-            _one_trial(study, spec, task, bank, workers)
+            _one_trial(study, published, bank, workers)
         on_progress(trials, trials)
-        return _conclude(study, spec, task, trials)
+        return _conclude(study, published, trials)
 
 
 def _for_tuning(spec: GradingSpec) -> GradingSpec:
@@ -117,11 +120,12 @@ def _for_tuning(spec: GradingSpec) -> GradingSpec:
     )
 
 
-def _study_folder(spec: GradingSpec, task: Task, device: str) -> Path:
+def _study_folder(grading: Grading) -> Path:
     """Where the trials are kept; another for everything that would make other trials."""
+    spec, task = grading.spec, grading.task
     space = {name: [type(range_).__name__, asdict(range_)] for name, range_ in _space(spec).items()}
-    decided = [run_identity(spec, task, device), spec.models, spec.budget, spec.budget_seconds, space]
-    decided += ["validation accuracy"] * all_method_handlers()[spec.method].certifies
+    decided = [grading.identity, spec.models, spec.budget, spec.budget_seconds, space]
+    decided += ["validation accuracy"] * grading.method.certifies
     digest = hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:8]
     return results_folder() / f"{task.name}-{task.fingerprint}" / f"tuning-{spec.method}-{digest}"
 
@@ -154,21 +158,21 @@ def _finished(study: optuna.Study) -> int:
     return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False))
 
 
-def _one_trial(study: optuna.Study, spec: GradingSpec, task: Task, bank: Bank, workers: Workers) -> None:
-    """Propose values, run the method with them, and note how good they are."""
+def _one_trial(study: optuna.Study, published: Grading, bank: Bank, workers: Workers) -> None:
+    """Propose values, run the method with them, and note how good they are; the `published` ones first."""
     import optuna
 
+    spec = published.spec
     number = _finished(study)
     study.sampler = optuna.samplers.TPESampler(
         seed=derive_seed("trial", spec.seed, number) % 2**32, n_startup_trials=RANDOM_TRIALS
     )
     if number == 0:
-        published = method_settings(spec, task)
-        study.enqueue_trial({name: published[name] for name in _space(spec)}, skip_if_exists=False)
+        study.enqueue_trial({name: published.settings[name] for name in _space(spec)}, skip_if_exists=False)
     trial = study.ask()
     values = {**dict(spec.settings), **propose(trial, spec)}
     try:
-        score = _score_of_trial(trial, replace(spec, settings=tuple(values.items())), task, bank, workers)
+        score = _score_of_trial(trial, replace(spec, settings=tuple(values.items())), published.task, bank, workers)
     except GradingFailedError as error:
         trial.set_user_attr("complaint", str(error))
         score = 0.0
@@ -208,9 +212,9 @@ def _score_of_trial(trial: optuna.Trial, spec: GradingSpec, task: Task, bank: Ba
     folders = []
     try:
         for runs in _looks(spec.models):
-            part = replace(spec, models=runs)
-            folders.append(grading_folder(part, task, workers.device))
-            unlearned = unlearn(part, task, bank, workers)
+            part = resolve(replace(spec, models=runs), task, workers.device)
+            folders.append(part.folder)
+            unlearned = unlearn(part, bank, workers)
             score = _worth(spec, task, unlearned.outputs, bank.retrained.outputs(runs))
             trial.report(score, step=runs)
             if runs < spec.models and trial.should_prune():
@@ -225,7 +229,7 @@ def _worth(spec: GradingSpec, task: Task, unlearned: Outputs, retrained: Outputs
     """What the search maximises: the score, or, for a method that certifies, the mean validation accuracy."""
     if all_method_handlers()[spec.method].certifies:
         return float(unlearned.accuracy("validation", task.labels("validation")).mean())
-    return quick_score(unlearned, retrained, task, spec.metric)
+    return quick_score(unlearned, retrained, task, METRICS[spec.metric])
 
 
 def _looks(runs: int) -> list[int]:
@@ -247,20 +251,19 @@ def _looks(runs: int) -> list[int]:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def _conclude(study: optuna.Study, spec: GradingSpec, task: Task, trials: int) -> TuningResult:
+def _conclude(study: optuna.Study, published: Grading, trials: int) -> TuningResult:
     """Write down the best values among the first `trials` trials."""
+    spec = published.spec
     ended = [trial for trial in study.get_trials() if trial.state.name in ("COMPLETE", "PRUNED")][:trials]
     complete = [trial for trial in ended if trial.state.name == "COMPLETE"]
     scores = [trial.value or 0.0 for trial in complete]
     best = complete[scores.index(max(scores))]
-    in_force = method_settings(spec, task)
-    certifies = all_method_handlers()[spec.method].certifies
     outcome = TuningResult(
         method=spec.method,
         settings={
-            **{name: in_force[name] for name, _ in spec.settings},
+            **{name: published.settings[name] for name, _ in spec.settings},
             **{name: _rounded(value) for name, value in best.params.items()},
-            **({"constants_chosen_on": "retain"} if certifies else {}),
+            **({"constants_chosen_on": "retain"} if published.method.certifies else {}),
         },
         score=max(scores),
         # The first trial is the published values; with nobody to compare it with, it is never stopped early.

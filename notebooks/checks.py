@@ -14,7 +14,8 @@ from checkpoints.devices import describe_device
 from checkpoints.networks import build_network
 from data import Task, TaskSpec, load
 from data.errors import UserError
-from evaluation.runs.one import RunSettings, run_seed, unlearn_once
+from evaluation.runs.one import unlearn_once
+from evaluation.runs.settings import RunSettings, run_seed
 
 if TYPE_CHECKING:
     from checkpoints.grouped import State
@@ -54,7 +55,7 @@ def local_states(
     """
     task = load(task_spec, device, progress=False)
     state = torch.load(original, map_location="cpu", weights_only=True)
-    grading = RunSettings(task_spec, device, method, tuple(settings.items()), 0, None, Path())
+    grading = RunSettings(task_spec, device, method, dict(settings), seed=0, folder=Path())
     nets = [unlearn_once(grading, task, state, run_seed(grading, 0, run)).net for run in range(runs)]
     return [{key: value.detach().cpu() for key, value in net.state_dict().items()} for net in nets]
 

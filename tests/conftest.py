@@ -8,15 +8,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 import torch
 
-from evaluation.report import Reference, Report
+from evaluation.metrics.accuracies import Accuracies
+from evaluation.metrics.intervals import Estimate
+from evaluation.metrics.score import Reference, Scores
+from evaluation.report import FORMAT, Cost, GradingRecord, MethodRecord, Provenance, Report
+from evaluation.runs.settings import Limits
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("data", "checkpoints", "evaluation", "methods", "notebooks")
@@ -38,11 +42,23 @@ class Answer:
     stderr: str
 
 
+WITH_LIMITS = """
+import runpy
+from evaluation.runs import settings
+from evaluation.runs.settings import Limits
+settings.LIMITS = {}
+runpy.run_path("main.py", run_name="__main__")
+"""
+"""A program that is `main.py` with other limits."""
+
+
 class Kit:
     """A copy of the kit, without anything generated, to which a test adds methods the way a user does."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.limits: Limits | None = None
+        """In place of those of every grading."""
         for file in ("main.py", "notebook_utils.py"):
             shutil.copy(REPOSITORY / file, folder)
         for part in PACKAGES:
@@ -68,7 +84,8 @@ class Kit:
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         """Start `python main.py ...` in a process group of its own, with these environment variables."""
-        command = [sys.executable, "main.py", *arguments]
+        program = ["main.py"] if self.limits is None else ["-c", WITH_LIMITS.format(self.limits)]
+        command = [sys.executable, *program, *arguments]
         # No compiled files: Python tells an edited source by its size and its second.
         settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **environment}
         pipe = subprocess.PIPE
@@ -129,65 +146,84 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="session")
 def make_report() -> Callable[..., Report]:
-    """Makes a report of a grading of 64 models; the tests say in which fields it differs."""
-    floor = Reference(0.0, 0.0, 1.0, 1.01, (0.0, 0.0), (0.0, 0.0))
-    ceiling = Reference(0.18, 0.18, 1.0, 1.0, (0.17, 0.19), (0.17, 0.19))
-    report = Report(
-        method="my_method",
-        submission=None,
+    """Makes a report of a grading of 64 models; the tests say in which fields its records differ.
+
+    `method` is the name of the method, and a number for a score an estimate with an interval of plus or minus 0.01.
+    """
+    return changed_report
+
+
+def changed_report(method: str = "my_method", **changes: Any) -> Report:
+    """See `make_report`."""
+    report = replace(REPORT, method=replace(REPORT.method, name=method))
+    for name, value in changes.items():
+        if name in {field.name for field in fields(Report)}:
+            report = replace(report, **{name: value})
+            continue
+        (record,) = [one for one in RECORDS if name in {field.name for field in fields(getattr(REPORT, one))}]
+        if name in ("score", "forgetting_quality") and isinstance(value, float):
+            value = Estimate(value, value - 0.01, value + 0.01)
+        report = replace(report, **{record: replace(getattr(report, record), **{name: value})})
+    return report
+
+
+RECORDS = ("method", "grading", "scores", "cost", "provenance")
+REPORT = Report(
+    format=FORMAT,
+    method=MethodRecord(
+        name="my_method",
         settings={"epochs": 1, "learning_rate": 0.001},
-        tuned_trials=None,
         changed={},
+        tuned_trials=None,
         exempt_from_budget=False,
+        submission=None,
+    ),
+    grading=GradingRecord(
         task="digits",
-        requests=1,
-        drift=0.1,
-        forgetting_quality_by_request=[0.05],
-        forget_accuracy_by_request=[0.9],
-        forget_accuracy_by_request_retrained=[0.9],
         forget=["random:0.5"],
+        requests=1,
         forget_examples=2,
+        forget_indices=[1, 3],
         train_examples=4,
         network="small_cnn",
         recipe={"epochs": 60},
-        task_fingerprint="aaa",
-        bank_fingerprint="bbb",
         models=64,
         originals=1,
         protocol="per-original",
         metric="official",
         seed=0,
-        score=0.05,
-        score_interval=(0.04, 0.06),
-        forgetting_quality=0.06,
-        forgetting_quality_interval=(0.05, 0.07),
+        task_fingerprint="aaa",
+        bank_fingerprint="bbb",
+    ),
+    scores=Scores(
+        score=Estimate(0.05, 0.04, 0.06),
+        forgetting_quality=Estimate(0.06, 0.05, 0.07),
         retain_ratio=0.9,
         test_ratio=0.95,
         share_of_ceiling=0.05 / 0.18,
-        floor=floor,
-        ceiling=ceiling,
+        floor=Reference(Estimate(0.0, 0.0, 0.0), Estimate(0.0, 0.0, 0.0), 1.0, 1.01),
+        ceiling=Reference(Estimate(0.18, 0.17, 0.19), Estimate(0.18, 0.17, 0.19), 1.0, 1.0),
         score_by_original=[0.05],
         forgetting_quality_by_original=[0.06],
-        retain_accuracy=0.9,
-        test_accuracy=0.8,
-        validation_accuracy=0.81,
-        forget_accuracy=0.85,
-        retain_accuracy_retrained=1.0,
-        test_accuracy_retrained=0.84,
-        validation_accuracy_retrained=0.85,
-        forget_accuracy_retrained=0.84,
+        forgetting_quality_by_request=[0.05],
         epsilons=[[0.5, 50.0]],
-        forget_indices=[1, 3],
+    ),
+    unlearned=Accuracies(retain=0.9, test=0.8, validation=0.81, forget=0.85, forget_by_request=[0.9]),
+    retrained=Accuracies(retain=1.0, test=0.84, validation=0.85, forget=0.84, forget_by_request=[0.9]),
+    drift=0.1,
+    cost=Cost(
+        retrain_seconds=1.0,
         budget_seconds=0.2,
         budget_fraction_used=0.1,
-        retrain_seconds=1.0,
         runs_seconds_mean=0.1,
-        seconds=12.5,
         peak_memory_bytes=1 << 30,
+    ),
+    provenance=Provenance(
+        seconds=12.5,
         device="cpu (x86_64)",
         workers=2,
         versions={"torch": "2.0"},
         git_commit=None,
         created="2026-01-01T00:00:00+00:00",
-    )
-    return partial(replace, report)
+    ),
+)

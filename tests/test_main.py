@@ -77,9 +77,9 @@ def test_the_main_job(graded: tuple[Answer, Path]) -> None:
     assert answer.code == 0, answer.stderr
     lines = answer.stdout.splitlines()
     for name, score in (
-        ("my_method", report.score),
-        ("do nothing", report.floor.score),
-        ("retrained", report.ceiling.score),
+        ("my_method", report.scores.score.value),
+        ("do nothing", report.scores.floor.score.value),
+        ("retrained", report.scores.ceiling.score.value),
     ):
         (line,) = [line for line in lines if line.startswith(name)]
         assert f"{score:.4f}" in line
@@ -95,11 +95,17 @@ def test_what_it_leaves(graded: tuple[Answer, Path]) -> None:
     """The report, the outputs of all runs, and a config that repeats it; no logs of methods that said nothing."""
     _, folder = graded
     report = report_in(folder)
-    assert folder.parent.name == f"digits-{report.task_fingerprint}"
-    assert (report.method, report.task, report.models, report.originals) == ("my_method", "digits", 32, 1)
-    assert report.score_interval[0] <= report.score <= report.score_interval[1]
-    assert np.shape(report.epsilons) == (1, 12)
-    assert report.share_of_ceiling == pytest.approx(report.score / report.ceiling.score)
+    assert folder.parent.name == f"digits-{report.grading.task_fingerprint}"
+    assert (report.method.name, report.grading.task, report.grading.models, report.grading.originals) == (
+        "my_method",
+        "digits",
+        32,
+        1,
+    )
+    scores = report.scores
+    assert scores.score.low <= scores.score.value <= scores.score.high
+    assert np.shape(scores.epsilons) == (1, 12)
+    assert scores.share_of_ceiling == pytest.approx(scores.score.value / scores.ceiling.score.value)
     with np.load(folder / "outputs.npz") as outputs:
         assert outputs["forget"].shape == (32, 12, 10)
         assert outputs["seconds"].shape == (32,)
@@ -122,14 +128,18 @@ def test_a_config_repeats_the_grading(graded: tuple[Answer, Path]) -> None:
     before = report_in(folder)
     assert command("--config", str(folder / "config.yaml"), "--quiet").code == 0
     after = report_in(folder)
-    assert after.created >= before.created
-    assert (after.epsilons, after.score_interval) == (before.epsilons, before.score_interval)
-    assert after.runs_seconds_mean == before.runs_seconds_mean
+    assert after.provenance.created >= before.provenance.created
+    assert (after.scores.epsilons, after.scores.score.interval) == (
+        before.scores.epsilons,
+        before.scores.score.interval,
+    )
+    assert after.cost.runs_seconds_mean == before.cost.runs_seconds_mean
 
     answer = command("--config", str(folder / "config.yaml"), "--quiet", "--json", *FEW, "--set", "epochs=2")
     changed = json.loads(answer.stdout)
-    assert (changed["models"], changed["settings"]["epochs"]) == (6, 2)
-    assert (changed["task_fingerprint"], changed["seed"]) == (before.task_fingerprint, before.seed)
+    assert (changed["grading"]["models"], changed["method"]["settings"]["epochs"]) == (6, 2)
+    assert changed["grading"]["task_fingerprint"] == before.grading.task_fingerprint
+    assert changed["grading"]["seed"] == before.grading.seed
 
 
 def test_all_methods_and_no_ranks_for_few_models(graded: tuple[Answer, Path]) -> None:
@@ -146,7 +156,7 @@ def test_all_methods_and_no_ranks_for_few_models(graded: tuple[Answer, Path]) ->
     )
 
     quiet = command("-m", "my_method,do_nothing", *TINY, *FEW, "--json", "--quiet")
-    assert [report["method"] for report in json.loads(quiet.stdout)] == ["my_method", "do_nothing"]
+    assert [report["method"]["name"] for report in json.loads(quiet.stdout)] == ["my_method", "do_nothing"]
     assert quiet.stderr == ""
 
 
@@ -157,7 +167,7 @@ def test_score_scores_again(graded: tuple[Answer, Path], tmp_path: Path) -> None
     assert json.loads(command("score", str(folder), "--json").stdout) == before
     shown = command("score", str(folder))
     assert shown.code == 0
-    assert f"{before['score']:.4f}" in shown.stdout
+    assert f"{before['scores']['score']['value']:.4f}" in shown.stdout
 
 
 def test_the_notebook_metric_has_no_share_of_the_ceiling(graded: tuple[Answer, Path], tmp_path: Path) -> None:
@@ -168,7 +178,7 @@ def test_the_notebook_metric_has_no_share_of_the_ceiling(graded: tuple[Answer, P
     assert "of the ceiling" not in shown.stdout
     report = read_report(folder / "report-notebook.json")
     assert report is not None
-    assert report.share_of_ceiling is None
+    assert report.scores.share_of_ceiling is None
     assert "Its ceiling is" not in command("score", str(folder)).stderr
 
 
@@ -207,7 +217,7 @@ def test_leaderboard(graded: tuple[Answer, Path]) -> None:
 
     rows = list(csv.DictReader(io.StringIO(command("leaderboard", "--csv").stdout)))
     (row,) = [row for row in rows if row["models"] == "32"]
-    assert (row["rank"], row["method"], float(row["score"])) == ("1", "my_method", report.score)
+    assert (row["rank"], row["method"], float(row["score"])) == ("1", "my_method", report.scores.score.value)
 
     markdown = command("leaderboard", "--markdown").stdout
     assert f"**{report.described_conditions}**" in markdown

@@ -69,10 +69,13 @@ def duration(reports: list[Report]) -> str:
     """How long the runs took, all workers being at them."""
 
     def minutes(some: list[Report]) -> float:
-        seconds = [(one.runs_seconds_mean or 0.0) * one.models * one.originals / one.workers for one in some]
+        seconds = [
+            (one.cost.runs_seconds_mean or 0.0) * one.grading.models * one.grading.originals / one.provenance.workers
+            for one in some
+        ]
         return sum(seconds) / 60
 
-    exempt = [report for report in reports if report.budget_seconds is None]
+    exempt = [report for report in reports if report.cost.budget_seconds is None]
     return f"The runs took {minutes(reports):.1f} minutes, {minutes(exempt):.1f} of them those of exempt methods."
 
 

@@ -79,8 +79,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     task = load(TaskSpec("digits", train_size=100))
-    known = [report for report in read_reports(results_folder()) if report.task == options.task]
-    reports = [report for report in known if report.models == options.models and report.submission is None]
+    known = [report for report in read_reports(results_folder()) if report.grading.task == options.task]
+    reports = [
+        report for report in known if report.grading.models == options.models and report.method.submission is None
+    ]
     lines = [HEAD.format(task=options.task, models=options.models, out=options.out)]
     for name in all_method_handlers():
         cells = (idea(name), source(name), ", ".join(examples_used(name, task)) or "nothing")
@@ -151,10 +153,11 @@ def examples_used(name: str, task: Task) -> list[str]:
 
 def best(name: str, reports: list[Report]) -> str:
     """The best score of the method, and which values it had."""
-    own = max((report for report in reports if report.method == name), key=lambda r: r.score, default=None)
-    if own is None:
+    graded = [report for report in reports if report.method.name == name]
+    if not graded:
         return "-"
-    return f"{own.score:.4f}, {own.percent_of_ceiling(' %')} ({own.values})"
+    own = max(graded, key=lambda report: report.scores.score.value)
+    return f"{own.scores.score.value:.4f}, {own.percent_of_ceiling(' %')} ({own.values})"
 
 
 if __name__ == "__main__":

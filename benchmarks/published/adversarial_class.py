@@ -23,9 +23,10 @@ from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.workers import Workers, be_deterministic, start_server
 from data import Task, TaskSpec, UserError, load
 from data.seeds import derive_seed
-from evaluation.runs.one import RunSettings, unlearn_once
+from evaluation.runs.one import unlearn_once
 from evaluation.runs.prepared import prepared_for
-from evaluation.spec import settings_in_force
+from evaluation.runs.resolve import settings_in_force
+from evaluation.runs.settings import RunSettings
 
 FOUND_GOOD = {
     "epochs": 5,
@@ -90,7 +91,7 @@ def compare(sparsity: float, options: argparse.Namespace) -> None:
     prepared = prepared_for("adversarial", settings, task, 0, "cpu")
     done = [
         unlearn_once(
-            RunSettings(task.spec, "cpu", "adversarial", tuple(settings.items()), run, None, Path()),
+            RunSettings(task.spec, "cpu", "adversarial", settings, run, Path()),
             task,
             bank.originals.state(0),
             derive_seed("adversarial", run),
@@ -110,7 +111,7 @@ def accuracies(outputs: Outputs, task: Task) -> dict[str, float]:
     labels = task.test.labels.numpy()
     stays = np.isin(labels, task.train.labels[task.retain_indices].numpy())  # (test,)
     right = outputs.test.argmax(axis=2) == labels  # (models, test)
-    given = task.train.labels[task.forget_indices].numpy()
+    given = task.labels("forget")
     found = {
         "forget": outputs.accuracy("forget", given).mean(),
         "retain": outputs.retain_accuracy.mean(),

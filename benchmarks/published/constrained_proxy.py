@@ -38,8 +38,10 @@ from checkpoints.pool import Pool
 from checkpoints.workers import Workers, be_deterministic, start_server
 from data import Task, TaskSpec, UserError, load
 from data.seeds import derive_seed
+from evaluation.metrics import METRICS
 from evaluation.metrics.score import quick_score
-from evaluation.runs.one import RunSettings, unlearn_once
+from evaluation.runs.one import unlearn_once
+from evaluation.runs.settings import RunSettings
 from evaluation.spec import GradingSpec
 from evaluation.tuning import propose
 
@@ -130,15 +132,15 @@ def compare(request: str, options: argparse.Namespace, workers: Workers) -> str:
 
 def accuracies(outputs: Outputs, task: Task, aim: float) -> dict[str, float]:
     """Mean percentages over the models by `COLUMNS`; `aim` is the original's retain accuracy, in [0, 1]."""
-    given = task.train.labels[task.forget_indices].numpy()  # (forget,)
+    given = task.labels("forget")  # (forget,)
     mislabelled = task.requests[0].labels is not None
     own = (given - 1) % len(task.classes) if mislabelled else given
     found = {
         "retain": outputs.retain_accuracy.mean(),
         "forget": outputs.accuracy("forget", own).mean(),
         "given": outputs.accuracy("forget", given).mean(),
-        "validation": outputs.accuracy("validation", task.validation.labels.numpy()).mean(),
-        "test": outputs.accuracy("test", task.test.labels.numpy()).mean(),
+        "validation": outputs.accuracy("validation", task.labels("validation")).mean(),
+        "test": outputs.accuracy("test", task.labels("test")).mean(),
     }
     found["retain gap"] = abs(found["retain"] - aim)
     found["forget gap"] = abs(found["forget"] - found["validation"])
@@ -149,7 +151,7 @@ def run(
     method: str, settings: Settings, task: Task, originals: Pool, original: int, seed: int
 ) -> tuple[Outputs, float]:
     """What one run leaves, and the processor seconds that it took."""
-    chosen = RunSettings(task.spec, "cpu", method, tuple(settings.items()), seed, budget_seconds=None, folder=Path())
+    chosen = RunSettings(task.spec, "cpu", method, dict(settings), seed, Path())
     done = unlearn_once(chosen, task, originals.state(original), seed)
     return record_outputs(done.net, task), done.seconds
 
@@ -166,7 +168,7 @@ def grade(method: str, settings: Settings, task: Task, bank: Bank, originals: in
         parts.append(Outputs.join([outputs for outputs, _ in done]))
         seconds += [spent for _, spent in done]
     truth = bank.retrained.outputs(runs)
-    score = float(np.mean([quick_score(outputs, truth, task, "official") for outputs in parts]))
+    score = float(np.mean([quick_score(outputs, truth, task, METRICS["official"]) for outputs in parts]))
     share = float(np.mean(seconds)) / bank.retrain_seconds
     return Result(method, accuracies(Outputs.join(parts), task, aim), share, score)
 

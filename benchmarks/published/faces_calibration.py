@@ -32,8 +32,9 @@ from evaluation.console import Console
 from evaluation.grading import grade_methods
 from evaluation.metrics import official
 from evaluation.report import Report
-from evaluation.runs.one import Unlearned
-from evaluation.spec import GradingSpec, grading_folder
+from evaluation.runs.resolve import resolve
+from evaluation.runs.unlearned import Unlearned
+from evaluation.spec import GradingSpec
 from methods import all_method_handlers
 
 KAGGLE_MODELS = 512
@@ -157,21 +158,26 @@ def print_calibration(report: Report, of_many: float, spec: GradingSpec, device:
     `of_many` is its `score_of_many`.
     """
     unlearned, retrained = (values.std(axis=-2).mean() for values in confidences(spec, device))
-    original = report.test_accuracy_retrained * report.floor.test_ratio
+    original = report.retrained.test * report.scores.floor.test_ratio
     rows = [
-        ("original: training accuracy", "0.990 (M)", report.retain_accuracy_retrained * report.floor.retain_ratio),
+        ("original: training accuracy", "0.990 (M)", report.retrained.retain * report.scores.floor.retain_ratio),
         ("original: test accuracy", "0.964 (M)", original),
-        ("retrained: test accuracy", "unknown", report.test_accuracy_retrained),
-        ("retrained: forget accuracy", "unknown", report.forget_accuracy_retrained),
-        ("ceiling", "0.15 to 0.22", report.ceiling.score),
-        ("doing nothing", "0", report.floor.score),
-        ("starter fine-tune", "0.046 to 0.061 (JB, LP)", report.score),
-        ("starter fine-tune, share of the ceiling", "0.25 to 0.40", report.score / report.ceiling.score),
+        ("retrained: test accuracy", "unknown", report.retrained.test),
+        ("retrained: forget accuracy", "unknown", report.retrained.forget),
+        ("ceiling", "0.15 to 0.22", report.scores.ceiling.score.value),
+        ("doing nothing", "0", report.scores.floor.score.value),
+        ("starter fine-tune", "0.046 to 0.061 (JB, LP)", report.scores.score.value),
+        (
+            "starter fine-tune, share of the ceiling",
+            "0.25 to 0.40",
+            report.scores.share_of_ceiling,
+        ),
         ("starter fine-tune, as of 512 models", "0.046 to 0.061 (JB, LP)", of_many),
         ("spread of its forget confidences", "unknown", unlearned),
         ("spread of retraining", "unknown", retrained),
     ]
-    print(f"\n{report.described_conditions}; {report.seconds:.0f} s on {report.device}, {report.workers} workers")
+    made = report.provenance
+    print(f"\n{report.described_conditions}; {made.seconds:.0f} s on {made.device}, {made.workers} workers")
     print(f"{'':42}{'hidden data':>26}{'faces':>10}")
     for name, published, ours in rows:
         print(f"{name:42}{published:>26}{ours:10.4f}")
@@ -181,7 +187,7 @@ def confidences(spec: GradingSpec, device: str) -> tuple[np.ndarray, np.ndarray]
     """Confidences in the forget examples: unlearned `(originals, models, examples)`, retrained `(models, examples)`."""
     task = load_task(spec.task, "cpu")
     labels = task.train.labels[task.request_indices].numpy()
-    stored = Unlearned.load(grading_folder(spec, task, device) / "outputs.npz")
+    stored = Unlearned.load(resolve(spec, task, device).folder / "outputs.npz")
     assert stored is not None, "the grading has just written it"
     unlearned = official.logit_scaled_confidence(stored.outputs.forget, labels)  # (originals * models, examples)
     retrained = official.logit_scaled_confidence(Pool(task, "retrained").outputs(spec.models).forget, labels)
@@ -198,7 +204,7 @@ def score_of_many(report: Report, spec: GradingSpec, device: str) -> float:
         return values.mean(axis=0) + noise * values.std(axis=0, ddof=1)
 
     qualities = [official.forgetting_quality(drawn(of_one), drawn(retrained)) for of_one in unlearned]
-    return float(np.mean(qualities)) * report.retain_ratio * report.test_ratio
+    return float(np.mean(qualities)) * report.scores.retain_ratio * report.scores.test_ratio
 
 
 def print_scores(scores: dict[Entry, tuple[Report, float]]) -> None:
@@ -209,9 +215,10 @@ def print_scores(scores: dict[Entry, tuple[Report, float]]) -> None:
     print(f"\n{'':{width}}{'Kaggle':>8}  {'board':8}{'faces':>8}{'of ceiling':>12}{'as of 512':>11}   source")
     for entry, (report, of_many) in sorted(scores.items(), key=lambda pair: -pair[0].score):
         published = f"{entry.relation if entry.relation != '=' else ''}{entry.score:.4f}"
-        ours = f"{report.score:8.4f}{report.score / report.ceiling.score:12.2f}{of_many:11.4f}"
+        ours = f"{report.scores.score.value:8.4f}{report.scores.share_of_ceiling:12.2f}{of_many:11.4f}"
         print(f"{entry!s:{width}}{published:>8}  {entry.board:8}{ours}   {entry.source}")
-    exact = [(entry.score, pair[0].score, pair[1]) for entry, pair in scores.items() if entry.relation == "="]
+    both = {entry: (report.scores.score.value, of_many) for entry, (report, of_many) in scores.items()}
+    exact = [(entry.score, *ours) for entry, ours in both.items() if entry.relation == "="]
     if len(exact) < 3:
         print("\nThree scores are needed for a correlation.")
         return

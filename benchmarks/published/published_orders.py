@@ -231,16 +231,17 @@ def as_markdown(comparisons: Sequence[Comparison], reports: dict[tuple[str, Sett
 
 def verdict(better: Report, worse: Report) -> str:
     """Whether our scores are in the published order; "equal" if the settings make no difference here at all."""
-    if better.epsilons == worse.epsilons:
+    if better.scores.epsilons == worse.scores.epsilons:
         return "equal"
-    if better.score_interval[0] <= worse.score_interval[1] and worse.score_interval[0] <= better.score_interval[1]:
+    one, other = better.scores.score, worse.scores.score
+    if one.low <= other.high and other.low <= one.high:
         return "tie"
-    return "yes" if better.score > worse.score else "no"
+    return "yes" if one.value > other.value else "no"
 
 
 def _score(report: Report) -> str:
-    low, high = report.score_interval
-    return f"{report.score:.4f} [{low:.4f}, {high:.4f}]"
+    score = report.scores.score
+    return f"{score.value:.4f} [{score.low:.4f}, {score.high:.4f}]"
 
 
 if __name__ == "__main__":

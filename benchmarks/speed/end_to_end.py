@@ -34,8 +34,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         first, report = grade("my_method", folder)
         second, other = grade("noisy_finetune", folder)
-    runs = other["models"] * other["originals"]
-    inside = other["runs_seconds_mean"] * runs / other["workers"]
+    runs = other["grading"]["models"] * other["grading"]["originals"]
+    inside = other["cost"]["runs_seconds_mean"] * runs / other["provenance"]["workers"]
     print(f"digits, N = {report['models']}, {report['originals']} originals, {report['workers']} workers")
     print(f"my_method from an empty cache          {first:6.1f} s   (target: 60)")
     print(f"noisy_finetune, bank cached            {second:6.1f} s   (target: 20)")

@@ -14,31 +14,23 @@ as many retain images as there are test images, and lets the retain set be small
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
-from checkpoints.bank import ensure
-from checkpoints.training import single_logits
-from checkpoints.workers import Workers
-from data import Task, UserError, load
-from data.files import write_atomically
-from evaluation.console import Console
-from evaluation.spec import GradingSpec, grading_folder, method_settings
-from evaluation.views.embedding import from_bank, unlearned_network
+from checkpoints.outputs import Outputs
+from data import Task, UserError
+from data.task import RETAIN_SAMPLE
+from evaluation.audits.audit import Audit, Evidence
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 FEATURES = ("correctness", "confidence", "entropy", "modified_entropy", "probability")
-MOST = 2000
-"""Images of either side that an attacker learns from; of more, so many at random, always the same."""
+MOST = RETAIN_SAMPLE
+"""Images of either side that an attacker learns from; of more, this many at random, always the same."""
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -128,31 +120,28 @@ def _learn(members: np.ndarray, others: np.ndarray) -> Callable[[np.ndarray], np
     return machine.predict
 
 
-def attack_network(network: nn.Module, task: Task, compat: bool = False) -> dict[str, Attack]:
-    """All five attacks on a network of `task`, by the name of the feature.
+def attack_outputs(outputs: Outputs, task: Task, compat: bool = False) -> dict[str, Attack]:
+    """All five attacks on one network of `task`, of which `outputs` are recorded, by the name of the feature.
 
     Non-members are test images of classes that are retained: a class that is not would be known by being mistaken.
 
     Raises:
-        UserError: there are fewer than four members or non-members.
+        UserError: there are fewer than four members or non-members; or the outputs are of an early version.
     """
-    labels = task.train.labels.cpu().numpy()
-    test_labels = task.test.labels.cpu().numpy()
-    known = np.flatnonzero(np.isin(test_labels, labels[task.retain_indices]))
-    size = min(len(task.retain_indices), len(known), MOST)
+    if outputs.retain is None:
+        raise UserError("These outputs lack the retain set, as early versions of the kit recorded them: grade again.")
+    retained, tested = task.train.labels.cpu().numpy()[task.retain_sample], task.labels("test")
+    known = np.flatnonzero(np.isin(tested, task.labels("retain")))
+    size = min(len(task.retain_sample), len(known), MOST)
     if size < 4:
         raise UserError("A membership attack needs four retained and four test images; give it more (--test-size).")
     rng = np.random.default_rng(0)
-    members, others = rng.permutation(task.retain_indices)[:size], rng.permutation(known)[:size]
-
-    def seen(images: torch.Tensor, labels: np.ndarray, rows: np.ndarray) -> dict[str, np.ndarray]:
-        logits = single_logits(network, images[torch.as_tensor(rows, device=images.device)])[0]
-        return features(logits.cpu().numpy(), labels[rows], compat)
-
+    rng.permutation(task.retain_indices)  # the draw that `retain_sample` begins with
+    others = rng.permutation(known)[:size]
     sides = (
-        seen(task.train.images, labels, members),
-        seen(task.test.images, test_labels, others),
-        seen(task.train.images, labels, task.forget_indices),
+        features(outputs.retain[0, :size], retained[:size], compat),
+        features(outputs.test[0, others], tested[others], compat),
+        features(outputs.forget[0], task.labels("forget"), compat),
     )
     return {name: attack(*(side[name] for side in sides)) for name in FEATURES}
 
@@ -166,7 +155,6 @@ def attack_network(network: nn.Module, task: Task, compat: bool = False) -> dict
 class Membership:
     """The attacks on originals, retrained and unlearned networks: means over networks, by kind and feature."""
 
-    method: str
     networks: dict[str, int]
     """How many there are of each kind: "original", "retrained" and "unlearned"."""
     compat: bool
@@ -185,42 +173,26 @@ class Membership:
         return table
 
 
-def measure(
-    spec: GradingSpec, workers: Workers, console: Console, runs: int = 4, compat: bool = False
-) -> tuple[Membership, Path]:
-    """Attack each of `spec.originals` originals, `runs` runs of the method from each, and as many retrained models.
-
-    The runs are those of a grading, without a budget; they are done in this process. What comes out is also in
-    `membership.json` in the folder of the grading; that is the path.
+def examine(evidence: Evidence, runs: int = 4, compat: bool = False) -> Membership:
+    """Attack every original, the first `runs` runs from each, and as many retrained models.
 
     Raises:
-        UserError: the task or a setting is wrong, there are several requests, or the method failed.
+        UserError: `runs` is less than 1; or as `attack_outputs`.
     """
     if runs < 1:
         raise UserError("--runs must be at least 1.")
-    task = load(spec.task, workers.device)
-    if len(task.requests) > 1:
-        raise UserError("Several --forget requests arrive one after another; add --at-once to make one of them here.")
-    method_settings(spec, task)  # if one is wrong, now is the time to say so
-    count = spec.originals * runs
-    with console.progress("bank", "models") as on_progress:
-        ensure(task, spec.originals, count, workers, console.tell, on_progress)
-    attacks: dict[str, list[dict[str, Attack]]] = {"original": [], "retrained": [], "unlearned": []}
-    with console.progress(spec.method, "networks") as on_progress:
-        for number in range(count):
-            original, run = divmod(number, runs)
-            if run == 0:
-                attacks["original"].append(attack_network(from_bank(task, "original", original), task, compat))
-            attacks["retrained"].append(attack_network(from_bank(task, "retrained", number), task, compat))
-            left = unlearned_network(spec, task, workers.device, original, run)
-            attacks["unlearned"].append(attack_network(left, task, compat))
-            on_progress(number + 1, count)
+    first_runs = Outputs.join([outputs[:runs] for outputs in evidence.unlearned])
+    kinds = {
+        "original": evidence.originals,
+        "retrained": evidence.retrained[: len(first_runs)],
+        "unlearned": first_runs,
+    }
+    attacks = {
+        kind: [attack_outputs(outputs[number : number + 1], evidence.task, compat) for number in range(len(outputs))]
+        for kind, outputs in kinds.items()
+    }
     sizes = {kind: len(each) for kind, each in attacks.items()}
-    found = Membership(spec.method, sizes, compat, {kind: _mean(each) for kind, each in attacks.items()})
-    path = grading_folder(spec, task, workers.device) / "membership.json"
-    text = json.dumps(asdict(found), indent=1)
-    write_atomically(path, lambda beside: beside.write_text(text + "\n"))
-    return found, path
+    return Membership(sizes, compat, {kind: _mean(each) for kind, each in attacks.items()})
 
 
 def _mean(attacks: Sequence[Mapping[str, Attack]]) -> dict[str, Attack]:
@@ -228,3 +200,10 @@ def _mean(attacks: Sequence[Mapping[str, Attack]]) -> dict[str, Attack]:
         return float(np.mean([getattr(each[name], field) for each in attacks]))
 
     return {name: Attack(mean(name, "efficacy"), mean(name, "accuracy")) for name in FEATURES}
+
+
+AUDIT = Audit(
+    "membership",
+    "do five membership attacks take forgotten images for training images? ideal: as for retrained networks",
+    examine,
+)

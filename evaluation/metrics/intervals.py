@@ -53,8 +53,16 @@ class Estimate:
     """A value and its 95 % confidence interval, `low <= value <= high`."""
 
     value: float
+    """The estimate itself."""
     low: float
+    """Lower end of the interval."""
     high: float
+    """Upper end of the interval."""
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """`(low, high)`."""
+        return self.low, self.high
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import UserError
+from evaluation.metrics.metric import Metric
 from evaluation.metrics.official import Floats, Integers, check_pools
 
 DELTA = 0.01
@@ -141,3 +142,15 @@ def _splits(models: int) -> list[tuple[Integers, Integers]]:
     is_unlearned = np.repeat([0, 1], models)
     splitter = StratifiedShuffleSplit(SPLITS, random_state=SPLIT_SEED)
     return list(splitter.split(is_unlearned, is_unlearned))
+
+
+METRIC = Metric(
+    "notebook",
+    lambda logits, labels: notebook_confidence(logits),
+    notebook_epsilons,
+    notebook_forgetting_quality,
+    fewest_models=12,
+    ceiling_bounds=False,
+    beware="metric notebook: that of the public CIFAR-10 notebook. It looks at the model's own prediction, not at "
+    "the true class, with weaker attacks and delta 0.01. Its ceiling is 0.5 to 0.9: compare with nothing else.",
+)

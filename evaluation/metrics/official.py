@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.errors import UserError
+from evaluation.metrics.metric import Metric
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -508,3 +509,6 @@ class _Float32Grid(_Float64Grid):
 
 def _round_to_float32(values: Floats) -> Floats:
     return values.astype(np.float32).astype(np.float64)
+
+
+METRIC = Metric("official", logit_scaled_confidence, epsilons, forgetting_quality, fewest_models=6)

@@ -2,115 +2,113 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from checkpoints.outputs import Outputs
 from data import Request, Task
-from evaluation.metrics import notebook, official
-from evaluation.metrics.intervals import Grades, Population, ceiling, estimate_grades
-from evaluation.report import Reference
-
-Floats = NDArray[np.float64]
+from evaluation.metrics.intervals import Estimate, Grades, Population, ceiling, estimate_grades
+from evaluation.metrics.metric import Metric
 
 FLOOR_REPLICATES = 20
-"""Fewer than for a method: the floor is 0, or nearly so, and nobody asks how sure that is to a tenth of its width."""
+"""Fewer than for a method: the floor is 0, or nearly so, and its interval need not be exact to a tenth of its width."""
 
 
 @dataclass(frozen=True)
-class Metric:
-    """A way to compare confidences: from logits to a number for each example, to epsilons, to F."""
+class Reference:
+    """What doing nothing (the floor) or a perfect method (the ceiling) gets under the same conditions."""
 
-    confidence: Callable[[np.ndarray, np.ndarray], Floats]
-    """Logits `(models, examples, classes)` and labels `(examples,)` to `(models, examples)`."""
-    epsilons: Callable[[Floats, Floats], Floats]
-    """Unlearned and retrained confidences `(models, examples)` to `(examples,)`."""
-    forgetting_quality: Callable[[Floats, Floats], float]
-
-
-METRICS = {
-    "official": Metric(official.logit_scaled_confidence, official.epsilons, official.forgetting_quality),
-    "notebook": Metric(
-        lambda logits, labels: notebook.notebook_confidence(logits),
-        notebook.notebook_epsilons,
-        notebook.notebook_forgetting_quality,
-    ),
-}
+    score: Estimate
+    """As a method's."""
+    forgetting_quality: Estimate
+    """F, likewise."""
+    retain_ratio: float
+    """Mean retain accuracy over that of the retrained models."""
+    test_ratio: float
+    """The same for the test set."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of a grading."""
+    """The scores of a grading, averaged over originals unless they are by original."""
 
-    grades: Grades
+    score: Estimate
+    """F x retain ratio x test ratio."""
+    forgetting_quality: Estimate
+    """F: mean points of the forget examples."""
     retain_ratio: float
+    """Mean retain accuracy of the unlearned models over that of the retrained ones."""
     test_ratio: float
+    """The same for the test set."""
+    share_of_ceiling: float | None
+    """score / ceiling score: 1 is a perfect method. None by a metric whose ceiling bounds nothing."""
     floor: Reference
+    """What doing nothing gets."""
     ceiling: Reference
+    """What retrained models get against each other: a perfect method."""
+    score_by_original: list[float]
+    """The score of each original's runs."""
+    forgetting_quality_by_original: list[float]
+    """F of each original's runs."""
+    forgetting_quality_by_request: list[float]
+    """F of the examples of each request so far."""
     epsilons: list[list[float]]
-    """`(originals, forget)`."""
-    by_request: list[float]
-    """F of the examples of each request so far, averaged over originals."""
+    """Epsilon of every forget example, `(originals, forget)`, in the order of the training indices."""
 
 
 def score_outputs(
-    unlearned: list[Outputs], originals: list[Outputs], retrained: Outputs, task: Task, metric_name: str
+    unlearned: list[Outputs], originals: list[Outputs], retrained: Outputs, task: Task, metric: Metric
 ) -> Scores:
     """Score the unlearned models of each original, N apiece, against the N retrained ones.
 
     `originals` holds what doing nothing leaves, in the same form: N models for each original.
     """
-    chosen = METRICS[metric_name]
-    truth = _pool(retrained, task, metric_name)
-    pools = [_pool(outputs, task, metric_name) for outputs in unlearned]
-    idle = [_pool(outputs, task, metric_name) for outputs in originals]
+    truth = _population(retrained, task, metric)
+    pools = [_population(outputs, task, metric) for outputs in unlearned]
+    idle = [_population(outputs, task, metric) for outputs in originals]
+    quality = metric.forgetting_quality
+    grades = estimate_grades(pools, truth, quality)
+    best = _reference(ceiling(truth, quality), [truth], truth)
+    share = grades.score.value / best.score.value if best.score.value else 0.0
     retain, test = ratios(pools, truth)
     return Scores(
+        score=grades.score,
+        forgetting_quality=grades.forgetting_quality,
         retain_ratio=retain,
         test_ratio=test,
-        grades=estimate_grades(pools, truth, chosen.forgetting_quality),
-        floor=_reference(
-            estimate_grades(idle, truth, chosen.forgetting_quality, replicates=FLOOR_REPLICATES), idle, truth
-        ),
-        ceiling=_reference(ceiling(truth, chosen.forgetting_quality), [truth], truth),
-        epsilons=[chosen.epsilons(one.confidences, truth.confidences).tolist() for one in pools],
-        by_request=[_quality_of(request, pools, truth, task, chosen) for request in task.arrived],
+        share_of_ceiling=share if metric.ceiling_bounds else None,
+        floor=_reference(estimate_grades(idle, truth, quality, replicates=FLOOR_REPLICATES), idle, truth),
+        ceiling=best,
+        score_by_original=list(grades.score_by_original),
+        forgetting_quality_by_original=list(grades.forgetting_quality_by_original),
+        forgetting_quality_by_request=[_quality_of(request, pools, truth, task, metric) for request in task.arrived],
+        epsilons=[metric.epsilons(one.confidences, truth.confidences).tolist() for one in pools],
     )
 
 
-def _quality_of(request: Request, pools: list[Population], truth: Population, task: Task, chosen: Metric) -> float:
+def _quality_of(request: Request, pools: list[Population], truth: Population, task: Task, metric: Metric) -> float:
     """F of the examples of one request alone."""
     own = np.isin(task.forget_indices, request.indices)
-    return float(np.mean([chosen.forgetting_quality(p.confidences[:, own], truth.confidences[:, own]) for p in pools]))
+    return float(np.mean([metric.forgetting_quality(p.confidences[:, own], truth.confidences[:, own]) for p in pools]))
 
 
-def quick_score(unlearned: Outputs, retrained: Outputs, task: Task, metric_name: str) -> float:
+def quick_score(unlearned: Outputs, retrained: Outputs, task: Task, metric: Metric) -> float:
     """The score of the unlearned models of one original against as many retrained ones, and nothing else."""
-    truth = _pool(retrained, task, metric_name)
-    pool = _pool(unlearned, task, metric_name)
+    truth = _population(retrained, task, metric)
+    pool = _population(unlearned, task, metric)
     retain, test = ratios([pool], truth)
-    return METRICS[metric_name].forgetting_quality(pool.confidences, truth.confidences) * retain * test
+    return metric.forgetting_quality(pool.confidences, truth.confidences) * retain * test
 
 
-def _pool(outputs: Outputs, task: Task, metric_name: str) -> Population:
+def _population(outputs: Outputs, task: Task, metric: Metric) -> Population:
     """What the score looks at."""
-    confidences = METRICS[metric_name].confidence(outputs.forget, task.labels("forget"))  # (models, forget)
+    confidences = metric.confidence(outputs.forget, task.labels("forget"))  # (models, forget)
     return Population(confidences, outputs.retain_accuracy, outputs.accuracy("test", task.labels("test")))
 
 
 def _reference(grades: Grades, pools: list[Population], truth: Population) -> Reference:
-    retain, test = ratios(pools, truth)
-    return Reference(
-        score=grades.score.value,
-        forgetting_quality=grades.forgetting_quality.value,
-        retain_ratio=retain,
-        test_ratio=test,
-        score_interval=(grades.score.low, grades.score.high),
-        forgetting_quality_interval=(grades.forgetting_quality.low, grades.forgetting_quality.high),
-    )
+    return Reference(grades.score, grades.forgetting_quality, *ratios(pools, truth))
 
 
 def ratios(pools: list[Population], truth: Population) -> tuple[float, float]:

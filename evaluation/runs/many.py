@@ -6,8 +6,8 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -15,19 +15,21 @@ from pebble import ProcessExpired
 
 from checkpoints.bank import Bank
 from checkpoints.pool import Tell
+from checkpoints.queue import work_off
 from checkpoints.workers import Workers
-from data import Task, UserError, load
+from data import UserError
 from data.files import locked, write_atomically
-from evaluation.runs.one import OVER_BUDGET, RunSettings, Unlearned, perform, run_path
-from evaluation.spec import GradingSpec, grading_folder, method_settings, run_identity
-from methods import all_method_handlers
+from evaluation.runs.limits import OVER_BUDGET
+from evaluation.runs.one import perform
+from evaluation.runs.resolve import Grading
+from evaluation.runs.settings import RunSettings, run_path
+from evaluation.runs.unlearned import Unlearned
+from evaluation.spec import GradingSpec
 
 RunKey = tuple[int, int]
 """(original, run)."""
 QUEUED = 3
 """Runs that are submitted at a time, for each worker: one that it does, and some that it finds when that is done."""
-ATTEMPTS = 3
-"""How often a run may be killed for its time before it has failed: the same run takes longer on a busy machine."""
 
 
 class GradingFailedError(UserError):
@@ -35,76 +37,61 @@ class GradingFailedError(UserError):
 
 
 def unlearn(
-    spec: GradingSpec,
-    task: Task,
+    grading: Grading,
     bank: Bank,
     workers: Workers,
     tell: Tell = lambda text: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    keep_weights: bool = False,
+    within_budget: bool = True,
 ) -> Unlearned:
     """Run the method as often as the grading needs; runs that are on disk already are not repeated.
+
+    Weights are kept where another request is to arrive, and with `keep_weights`: `runs/*.pt` in the grading's folder.
+    With `within_budget` False, runs may take as long as they like.
 
     Raises:
         GradingFailedError: a run raised, broke the contract or exceeded the budget. The others are kept.
     """
-    folder = grading_folder(spec, task, workers.device)
-    identity = run_identity(spec, task, workers.device)
-    last = spec.task.step == len(task.requests) - 1
-    settings = RunSettings(
-        task=spec.task,
-        device=workers.device,
-        method=spec.method,
-        hyper_parameters=tuple(method_settings(spec, task).items()),
-        seed=spec.seed,
-        budget_seconds=budget_seconds(spec, bank),
-        folder=folder,
-        previous=grading_folder(*_step_before(spec), workers.device) if spec.task.step else None,
-        keep_weights=not last,
-    )
+    spec, folder = grading.spec, grading.folder
+    last = spec.task.step == len(grading.task.requests) - 1
+    budget = budget_seconds(grading, bank) if within_budget else None
+    settings = replace(grading.run_settings, budget_seconds=budget, keep_weights=keep_weights or not last)
     with locked(folder / "lock", lambda: tell("another process works on this grading: waiting for it")):
         write_atomically(folder / "config.yaml", lambda beside: beside.write_text(spec.to_yaml()))
-        write_atomically(folder / "run_identity", lambda beside: beside.write_text(identity))
+        write_atomically(folder / "run_identity", lambda beside: beside.write_text(grading.identity))
         (folder / "failed.json").unlink(missing_ok=True)
-        known = _known_runs(folder, identity)
-        if settings.budget_seconds is not None:  # an earlier grading may have allowed more
-            known = {key: run for key, run in known.items() if run.seconds[0] <= settings.budget_seconds}
+        known = _known_runs(folder, grading.identity)
+        if budget is not None:  # an earlier grading may have allowed more
+            known = {key: run for key, run in known.items() if run.seconds[0] <= budget}
         if settings.keep_weights:
             known = {key: run for key, run in known.items() if run_path(folder, *key, ".pt").is_file()}
         missing = [key for key in spec.runs() if key not in known]
-        failure = work_off(
-            missing,
-            lambda key: workers.submit(perform, settings, *key),
-            QUEUED * workers.count,
-            len(spec.runs()),
-            on_progress,
-            settings.budget_seconds,
-        )
-        if failure is not None:
-            _fail(settings, failure)
+
+        def submit(key: RunKey, pool: Workers) -> Future[str | None]:
+            return pool.submit(perform, settings, *key)
+
+        try:
+            do_runs(missing, submit, workers, len(spec.runs()), on_progress, settings)
+        except RunFailedError as failure:
+            raise _grading_failed(settings, failure) from failure
         return gather_runs(folder, spec.runs(), known)
 
 
-def _step_before(spec: GradingSpec) -> tuple[GradingSpec, Task]:
-    """The grading of the request before this one."""
-    before = replace(spec, task=replace(spec.task, step=spec.task.step - 1))
-    return before, load(before.task)
-
-
-def finished_runs(spec: GradingSpec, task: Task, device: str) -> Unlearned | None:
+def finished_runs(grading: Grading) -> Unlearned | None:
     """What all runs of a grading have left, if they are done."""
-    folder = grading_folder(spec, task, device)
-    mark = folder / "run_identity"
-    if not mark.is_file() or mark.read_text() != run_identity(spec, task, device):
+    mark = grading.folder / "run_identity"
+    if not mark.is_file() or mark.read_text() != grading.identity:
         return None
-    together = Unlearned.load(folder / "outputs.npz")
-    return together if together is not None and len(together) == len(spec.runs()) else None
+    together = Unlearned.load(grading.folder / "outputs.npz")
+    return together if together is not None and len(together) == len(grading.spec.runs()) else None
 
 
-def budget_seconds(spec: GradingSpec, bank: Bank) -> float | None:
+def budget_seconds(grading: Grading, bank: Bank) -> float | None:
     """Seconds after which a run is killed; None for a method that is exempt."""
-    if all_method_handlers()[spec.method].exempt_from_budget:
+    if grading.method.exempt_from_budget:
         return None
-    return spec.budget_seconds or spec.budget * bank.retrain_seconds
+    return grading.spec.budget_seconds or grading.spec.budget * bank.retrain_seconds
 
 
 def _known_runs(folder: Path, identity: str) -> dict[RunKey, Unlearned]:
@@ -151,51 +138,47 @@ def gather_runs(folder: Path, keys: list[RunKey], known: dict[RunKey, Unlearned]
     return unlearned
 
 
-@dataclass(frozen=True)
-class Failure:
-    """The first run that failed, what went wrong in words, and how many had finished by then."""
+class RunFailedError(Exception):
+    """The first run that failed: which, what went wrong in words, and how many had finished by then."""
 
-    key: RunKey
-    complaint: str
-    finished: int
+    def __init__(self, key: RunKey, complaint: str, finished: int) -> None:
+        super().__init__(complaint)
+        self.key, self.complaint, self.finished = key, complaint, finished
 
 
-def work_off(
+def do_runs(
     keys: list[RunKey],
-    submit: Callable[[RunKey], Future[str | None]],
-    at_once: int,
+    submit: Callable[[RunKey, Workers], Future[str | None]],
+    workers: Workers,
     total: int,
     on_progress: Callable[[int, int], None],
-    budget_seconds: float | None = None,
-) -> Failure | None:
-    """Have the workers do the runs `keys`, of `total` in all. The first that fails ends the work and is returned.
+    settings: RunSettings | None = None,
+) -> None:
+    """Have the workers do the runs `keys`, of `total` in all. The first that fails ends the work.
 
-    They are submitted `at_once` at a time: the pool starts a process anew for each that is cancelled.
+    A run that is killed for its time is tried again, as often as the limits in `settings` say.
+
+    Raises:
+        RunFailedError: a run answered with a complaint, or its process died.
     """
-    waiting, finished, killed = list(reversed(keys)), 0, Counter[RunKey]()
-    pending: dict[Future[str | None], RunKey] = {}
-    try:
-        while waiting or pending:
-            while waiting and len(pending) < at_once:
-                key = waiting.pop()
-                pending[submit(key)] = key
-            on_progress(total - len(pending) - len(waiting), total)
-            done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            for future in sorted(done, key=pending.__getitem__):  # of several that failed meanwhile, the first is told
-                key = pending.pop(future)
-                complaint = _complaint(future, budget_seconds)
-                if complaint is None:
-                    finished += 1
-                    continue
-                killed[key] += 1
-                if not _was_too_slow(future) or killed[key] == ATTEMPTS:
-                    return Failure(key, complaint, finished)
-                waiting.append(key)
-        on_progress(total, total)
-    finally:
-        for future in pending:
-            future.cancel()
-    return None
+    attempts = 1 if settings is None else settings.limits.attempts
+    budget = None if settings is None else settings.budget_seconds
+    killed = Counter[RunKey]()
+    finished = 0
+
+    def settle(key: RunKey, future: Future[str | None]) -> bool:
+        nonlocal finished
+        complaint = _complaint(future, budget)
+        if complaint is None:
+            finished += 1
+            return False
+        killed[key] += 1
+        if _was_too_slow(future) and killed[key] < attempts:
+            return True
+        raise RunFailedError(key, complaint, finished)
+
+    known = total - len(keys)
+    work_off(keys, [workers], submit, settle, lambda done: on_progress(known + done, total), ahead=QUEUED)
 
 
 def _was_too_slow(future: Future[str | None]) -> bool:
@@ -214,10 +197,11 @@ def _complaint(future: Future[str | None], budget_seconds: float | None) -> str 
         return f"its process died with exit code {death.exitcode} (-9 often means: out of memory)"
 
 
-def _fail(settings: RunSettings, failure: Failure) -> None:
+def _grading_failed(settings: RunSettings, failure: RunFailedError) -> GradingFailedError:
+    """What to raise for a grading of which a run has failed; `failed.json` tells of it, too."""
     original, run = failure.key
     log = run_path(settings.folder, original, run, ".log")
-    message = f"{settings.method} failed in run {run} from original {original}: {failure.complaint.rstrip('.')}."
     record = {"method": settings.method, "original": original, "run": run, "complaint": failure.complaint}
     write_atomically(settings.folder / "failed.json", lambda beside: beside.write_text(json.dumps(record, indent=1)))
-    raise GradingFailedError(f"{message} Its log: {log}. The {failure.finished} runs that finished are kept.")
+    message = f"{settings.method} failed in run {run} from original {original}: {failure.complaint.rstrip('.')}."
+    return GradingFailedError(f"{message} Its log: {log}. The {failure.finished} runs that finished are kept.")

@@ -17,7 +17,7 @@ from evaluation.report import results_folder
 from evaluation.sweeps.figure import draw
 from evaluation.sweeps.outcome import SweepResult, as_csv, as_json, as_markdown, summarise
 from evaluation.sweeps.plan import read_sweep
-from evaluation.sweeps.running import do_runs
+from evaluation.sweeps.running import run_sweep
 
 
 def sweep(
@@ -41,7 +41,7 @@ def sweep(
         raise UserError(f"--jobs must be at least 1, not {jobs}.")
     plan = read_sweep(file, task, seeds)
     folder = out or results_folder() / "sweeps" / file.stem
-    results = do_runs(plan, folder, devices, jobs, console)
+    results = run_sweep(plan, folder, devices, jobs, console)
     outcome = summarise(plan, results)
     _write(folder / "table.csv", as_csv(outcome))
     _write(folder / "table.json", as_json(outcome))

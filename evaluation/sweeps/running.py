@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,18 @@ from checkpoints.bank import ensure
 from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.pool import Pool
+from checkpoints.queue import work_off
 from checkpoints.workers import Workers, default_workers, load_task
-from data import Task, TaskSpec
+from data import Task
 from data.files import locked, write_atomically
 from evaluation.console import Console, OnProgress
 from evaluation.grading import load_with_one_request
-from evaluation.runs.one import RunSettings, fresh_network, logged_to, run_seed, unlearn_once
-from evaluation.runs.prepared import prepared_for
-from evaluation.spec import GradingSpec, method_settings, run_identity
+from evaluation.metrics.accuracies import accuracies
+from evaluation.runs.limits import logged_to
+from evaluation.runs.one import single_run
+from evaluation.runs.resolve import Grading, resolve
+from evaluation.runs.settings import RunSettings
+from evaluation.spec import GradingSpec
 from evaluation.sweeps.plan import Run, Sweep
 
 Result = dict[str, Any]
@@ -46,7 +50,7 @@ class Results:
     """Names of the tasks, which say so if features are those of random weights."""
 
 
-def do_runs(sweep: Sweep, folder: Path, devices: Sequence[str], jobs: int | None, console: Console) -> Results:
+def run_sweep(sweep: Sweep, folder: Path, devices: Sequence[str], jobs: int | None, console: Console) -> Results:
     """Have all runs of a sweep done that are not in `folder` yet, by `jobs` processes on each of the devices.
 
     Raises:
@@ -56,7 +60,8 @@ def do_runs(sweep: Sweep, folder: Path, devices: Sequence[str], jobs: int | None
     tasks = {spec: load_with_one_request(spec) for spec in dict.fromkeys(run.task for run in runs)}
     for task in tasks.values():
         build_network(task)
-    paths = {run: folder / "runs" / f"{_name(run, tasks[run.task], devices[0])}.json" for run in runs}
+    gradings = {run: _grading(run, tasks[run.task], devices[0]) for run in runs}
+    paths = {run: folder / "runs" / f"{_name(run, grading)}.json" for run, grading in gradings.items()}
     waiting = f"another process works on {folder}: waiting for it"
     with ExitStack() as stack:
         stack.enter_context(locked(folder / "lock", lambda: console.tell(waiting)))
@@ -73,14 +78,17 @@ def do_runs(sweep: Sweep, folder: Path, devices: Sequence[str], jobs: int | None
             with console.progress("originals", "models") as on_progress:
                 ensure(tasks[spec], sweep.seeds, 0, pools[0], console.tell, on_progress)
         with console.progress("sweep", "runs") as on_progress:
-            _work_off(missing, tasks, paths, pools, results, on_progress)
+            _do_missing(missing, gradings, paths, pools, results, on_progress)
     return results
 
 
-def _name(run: Run, task: Task, device: str) -> str:
+def _grading(run: Run, task: Task, device: str) -> Grading:
+    return resolve(GradingSpec(run.method, run.task, run.settings), task, device)
+
+
+def _name(run: Run, grading: Grading) -> str:
     """The name of a run's files: a function of everything that decides its result."""
-    spec = GradingSpec(run.method, run.task, run.settings)
-    return f"{run.method}-{run_identity(spec, task, device)}-seed-{run.seed}"
+    return f"{run.method}-{grading.identity}-seed-{run.seed}"
 
 
 def _read(path: Path) -> Result | None:
@@ -92,48 +100,27 @@ def _read(path: Path) -> Result | None:
         return None
 
 
-def _work_off(
+def _do_missing(
     runs: Sequence[Run],
-    tasks: dict[TaskSpec, Task],
+    gradings: dict[Run, Grading],
     paths: dict[Run, Path],
     pools: Sequence[Workers],
     results: Results,
     on_progress: OnProgress,
 ) -> None:
-    """Give each run to the device that is free first."""
-    total = len(results.finished) + len(runs)
-    free = [pool for pool in pools for _ in range(pool.count)]
-    queue = list(reversed(runs))
-    pending: dict[Future[str | None], tuple[Run, Workers]] = {}
-    try:
-        while queue or pending:
-            while free and queue:
-                run, pool = queue.pop(), free.pop(0)
-                settings = _run_settings(run, tasks[run.task], pool.device, paths[run].parent)
-                pending[pool.submit(perform, settings, run.seed, paths[run])] = run, pool
-            on_progress(total - len(queue) - len(pending), total)
-            done, _ = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-            for future in done:
-                run, pool = pending.pop(future)
-                free.append(pool)
-                _note(run, future, paths[run], results)
-        on_progress(total, total)
-    finally:
-        for future in pending:
-            future.cancel()
+    """Give each run to the device that is free first; one that fails is noted, and stops no other."""
+    known = len(results.finished)
+    total = known + len(runs)
 
+    def submit(run: Run, pool: Workers) -> Future[str | None]:
+        settings = replace(gradings[run].run_settings, device=pool.device, folder=paths[run].parent)
+        return pool.submit(perform, settings, run.seed, paths[run])
 
-def _run_settings(run: Run, task: Task, device: str, folder: Path) -> RunSettings:
-    hyper_parameters = method_settings(GradingSpec(run.method, run.task, run.settings), task)
-    return RunSettings(
-        task=run.task,
-        device=device,
-        method=run.method,
-        hyper_parameters=tuple(hyper_parameters.items()),
-        seed=0,
-        budget_seconds=None,
-        folder=folder,
-    )
+    def settle(run: Run, future: Future[str | None]) -> bool:
+        _note(run, future, paths[run], results)
+        return False
+
+    work_off(runs, pools, submit, settle, lambda done: on_progress(known + done, total))
 
 
 def _note(run: Run, future: Future[str | None], path: Path, results: Results) -> None:
@@ -157,22 +144,18 @@ def perform(settings: RunSettings, original: int, path: Path) -> str | None:
     the run started from. Returns None, or a line that says what the method did wrong; the traceback is in the log.
     """
     task = load_task(settings.task, settings.device)
-    pool = Pool(task, "original")
     with logged_to(path.with_suffix(".log")):
         try:
-            hyper_parameters = dict(settings.hyper_parameters)
-            prepared = prepared_for(settings.method, hyper_parameters, task, original, settings.device)
-            seed = run_seed(settings, original, 0)
-            done = unlearn_once(settings, task, pool.state(original), seed, prepared=prepared)
-            outputs = record_outputs(fresh_network(task, done.net, settings.method), task)
+            done, network = single_run(settings, task, original, 0)
+            outputs = record_outputs(network, task)
         except BaseException as error:  # whatever a method raises, SystemExit too, is its own failure
             traceback.print_exc()
             return f"{type(error).__name__}: {error}".rstrip(".")
     notes = done.notes if isinstance(done.notes, dict) else {}
-    before = pool.outputs(original + 1)[original : original + 1]
+    before = Pool(task, "original").outputs(original + 1)[original : original + 1]
     result = {
         "method": settings.method,
-        "settings": dict(settings.hyper_parameters),
+        "settings": settings.hyper_parameters,
         "seed": original,
         "seconds": done.seconds,
         "accuracy": _accuracies(outputs, task),
@@ -187,6 +170,5 @@ def perform(settings: RunSettings, original: int, path: Path) -> str | None:
 
 def _accuracies(outputs: Outputs, task: Task) -> dict[str, float]:
     """Of one model, on each split."""
-    splits = ("validation", "test", "forget")
-    found = {split: float(outputs.accuracy(split, task.labels(split))[0]) for split in splits}
-    return {**found, "retain": float(outputs.retain_accuracy[0])}
+    found = accuracies(outputs, task)
+    return {split: getattr(found, split) for split in ("validation", "test", "forget", "retain")}

@@ -16,13 +16,14 @@ from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers
-from data import Task, UserError, load
+from data import Task, UserError
 from data.files import write_atomically
 from evaluation.console import Console
-from evaluation.metrics.by_class import accuracy_by_class
-from evaluation.runs.one import RunSettings, fresh_network, run_seed, unlearn_once
-from evaluation.runs.prepared import prepared_for
-from evaluation.spec import GradingSpec, grading_folder, method_settings
+from evaluation.grading import load_with_one_request
+from evaluation.metrics.accuracies import accuracy_by_class
+from evaluation.runs.one import single_run
+from evaluation.runs.resolve import Grading, resolve
+from evaluation.spec import GradingSpec
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -72,20 +73,18 @@ def embed(
     """
     if min(original, retrained, run) < 0:
         raise UserError("Originals, retrained models and runs are counted from 0.")
-    task = load(spec.task, workers.device)
-    if len(task.requests) > 1:
-        raise UserError("Several --forget requests arrive one after another; add --at-once to make one of them here.")
-    method_settings(spec, task)  # if one is wrong, now is the time to say so
+    task = load_with_one_request(spec.task, workers.device)
+    grading = resolve(spec, task, workers.device)
     with console.progress("bank", "models") as on_progress:
         ensure(task, original + 1, retrained + 1, workers, console.tell, on_progress)
     networks = {
         f"original {original}": from_bank(task, "original", original),
         f"retrained {retrained}": from_bank(task, "retrained", retrained),
-        f"{spec.method}, run {run}": unlearned_network(spec, task, workers.device, original, run),
+        f"{spec.method}, run {run}": unlearned_network(grading, original, run),
     }
     with console.waiting("arranging the images"):
         figure = draw(task, panels(task, networks))
-    path = path or grading_folder(spec, task, workers.device) / "embedding.png"
+    path = path or grading.folder / "embedding.png"
     write_atomically(path, lambda beside: figure.savefig(beside, dpi=110, format="png", bbox_inches="tight"))
     return path
 
@@ -97,30 +96,20 @@ def from_bank(task: Task, kind: str, model: int) -> nn.Module:
     return network.to(task.train.images.device).eval()
 
 
-def unlearned_network(spec: GradingSpec, task: Task, device: str, original: int, run: int) -> nn.Module:
+def unlearned_network(grading: Grading, original: int, run: int) -> nn.Module:
     """What a run leaves, without a budget. It runs in this process.
 
     Raises:
         UserError: the method failed, or broke its contract.
     """
-    settings = RunSettings(
-        task=spec.task,
-        device=device,
-        method=spec.method,
-        hyper_parameters=tuple(method_settings(spec, task).items()),
-        seed=spec.seed,
-        budget_seconds=None,
-        folder=grading_folder(spec, task, device),
-    )
+    method = grading.spec.method
     try:
-        state = Pool(task, "original").state(original)
-        prepared = prepared_for(spec.method, dict(settings.hyper_parameters), task, original, device)
-        left = unlearn_once(settings, task, state, run_seed(settings, original, run), prepared=prepared)
-        return fresh_network(task, left.net, spec.method).eval()
+        _, network = single_run(grading.run_settings, grading.task, original, run)
+        return network.eval()
     except Exception as error:
         reason = f"{type(error).__name__}: {str(error).rstrip('.')}"
         raise UserError(
-            f"{spec.method} failed ({reason}): python main.py -m {spec.method} writes a log with the traceback."
+            f"{method} failed ({reason}): python main.py -m {method} writes a log with the traceback."
         ) from error
 
 

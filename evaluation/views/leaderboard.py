@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evaluation.report import Report, read_report
 
@@ -49,12 +49,12 @@ def rank(reports: Sequence[Report]) -> list[Row]:
     rows = []
     place = 0
     above: Report | None = None
-    for report in sorted(reports, key=lambda report: -report.score):
-        if report.exempt_from_budget or report.models < MIN_MODELS_FOR_RANK:
+    for report in sorted(reports, key=lambda report: -report.scores.score.value):
+        if report.method.exempt_from_budget or report.grading.models < MIN_MODELS_FOR_RANK:
             rows.append(Row(None, False, report))
             continue
         place += 1
-        tied = above is not None and above.score_interval[0] <= report.score_interval[1]
+        tied = above is not None and above.scores.score.interval[0] <= report.scores.score.interval[1]
         rows.append(Row(place, tied, report))
         above = report
     return rows
@@ -77,22 +77,22 @@ COLUMNS = ("rank", "method", "score", "F", "retain ratio", "test ratio", "% of c
 def cells(row: Row) -> tuple[str, ...]:
     """The texts of a row, in the order of `COLUMNS`; `=` marks a tie with the row above."""
     report = row.report
-    low, high = report.score_interval
+    low, high = report.scores.score.interval
     rank_text = "-" if row.rank is None else f"{row.rank}{'=' if row.tied else ''}"
-    used = "exempt" if report.exempt_from_budget else "?"
-    if report.budget_fraction_used is not None and not report.exempt_from_budget:
-        used = f"{report.budget_fraction_used:.2f}"
+    used = "exempt" if report.method.exempt_from_budget else "?"
+    if report.cost.budget_fraction_used is not None and not report.method.exempt_from_budget:
+        used = f"{report.cost.budget_fraction_used:.2f}"
     return (
         rank_text,
         report.label,
-        f"{report.score:.4f}  [{low:.4f}, {high:.4f}]",
-        f"{report.forgetting_quality:.4f}",
-        f"{report.retain_ratio:.3f}",
-        f"{report.test_ratio:.3f}",
+        f"{report.scores.score.value:.4f}  [{low:.4f}, {high:.4f}]",
+        f"{report.scores.forgetting_quality.value:.4f}",
+        f"{report.scores.retain_ratio:.3f}",
+        f"{report.scores.test_ratio:.3f}",
         report.percent_of_ceiling(),
         used,
         report.values,
-        str(report.models),
+        str(report.grading.models),
     )
 
 
@@ -122,26 +122,38 @@ def as_markdown(rows: Sequence[Row]) -> str:
 def as_csv(tables: Sequence[Sequence[Row]]) -> str:
     """For a spreadsheet: unrounded, all tables as one. Rows with the same conditions can be compared."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    names = (
-        "method",
-        "settings",
-        "tuned_trials",
-        "task",
-        "forget",
-        "protocol",
-        "metric",
-        "models",
-        "originals",
-        "score",
-    )
-    more = ("forgetting_quality", "retain_ratio", "test_ratio", "share_of_ceiling", "budget_fraction_used")
-    hashes = ("tuned_trials", "task_fingerprint", "bank_fingerprint")
-    writer.writerow(["conditions", "rank", "tied", *names, "score_low", "score_high", *more, *hashes])
+    writer: csv.DictWriter[str] | None = None
     for number, row in ((number, row) for number, rows in enumerate(tables, start=1) for row in rows):
-        values = [getattr(row.report, name) for name in (*names, *more, *hashes)]
-        texts = [json.dumps(value) if isinstance(value, (dict, list)) else value for value in values]
-        low, high = row.report.score_interval
-        cut = len(names)
-        writer.writerow([number, row.rank or "", int(row.tied), *texts[:cut], low, high, *texts[cut:]])
+        place = {"conditions": number, "rank": row.rank or "", "tied": int(row.tied)}
+        values = {**place, **_unrounded(row.report)}
+        if writer is None:
+            writer = csv.DictWriter(text, list(values), lineterminator="\n")
+            writer.writeheader()
+        writer.writerow(values)
     return text.getvalue()
+
+
+def _unrounded(report: Report) -> dict[str, Any]:
+    """A report as columns."""
+    method, about, scores = report.method, report.grading, report.scores
+    return {
+        "method": method.name,
+        "settings": json.dumps(method.settings),
+        "tuned_trials": method.tuned_trials,
+        "task": about.task,
+        "forget": json.dumps(about.forget),
+        "protocol": about.protocol,
+        "metric": about.metric,
+        "models": about.models,
+        "originals": about.originals,
+        "score": scores.score.value,
+        "score_low": scores.score.low,
+        "score_high": scores.score.high,
+        "forgetting_quality": scores.forgetting_quality.value,
+        "retain_ratio": scores.retain_ratio,
+        "test_ratio": scores.test_ratio,
+        "share_of_ceiling": scores.share_of_ceiling,
+        "budget_fraction_used": report.cost.budget_fraction_used,
+        "task_fingerprint": about.task_fingerprint,
+        "bank_fingerprint": about.bank_fingerprint,
+    }

@@ -10,7 +10,9 @@ from rich.console import Console as Screen
 from rich.table import Table
 
 from data import all_tasks
-from evaluation.report import Reference, Report, results_folder
+from evaluation.metrics.intervals import Estimate
+from evaluation.metrics.score import Reference
+from evaluation.report import Report, results_folder
 from evaluation.views.leaderboard import MIN_MODELS_FOR_RANK, WHY_NO_RANK, Row, as_rich_table, place_of, read_reports
 from methods import all_method_handlers
 
@@ -35,21 +37,21 @@ def show_report(report: Report) -> None:
     table.add_column("")
     table.add_row(
         report.label,
-        _with_interval(report.score, report.score_interval),
-        f"{report.forgetting_quality:.4f}",
-        f"{report.retain_ratio:.3f}",
-        f"{report.test_ratio:.3f}",
+        _with_interval(report.scores.score),
+        f"{report.scores.forgetting_quality.value:.4f}",
+        f"{report.scores.retain_ratio:.3f}",
+        f"{report.scores.test_ratio:.3f}",
         report.percent_of_ceiling(" % of the ceiling"),
     )
-    table.add_row("do nothing", *_reference_cells(report.floor), "")
-    table.add_row("retrained", *_reference_cells(report.ceiling), "")
+    table.add_row("do nothing", *_reference_cells(report.scores.floor), "")
+    table.add_row("retrained", *_reference_cells(report.scores.ceiling), "")
     screen.print()
     screen.print(table)
     screen.print()
-    if report.settings:
+    if report.method.settings:
         screen.print(_values_line(report))
-    if report.top5_accuracy is not None and report.top5_accuracy_retrained is not None:
-        screen.print(_top5_line(report.top5_accuracy, report.top5_accuracy_retrained))
+    if report.unlearned.top5 is not None and report.retrained.top5 is not None:
+        screen.print(_top5_line(report.unlearned.top5, report.retrained.top5))
     screen.print(_budget_line(report))
     screen.print(_rank_line(report))
 
@@ -70,14 +72,14 @@ def show_sequence(sequence: SequenceReport) -> None:
     for report in [*sequence.steps, sequence.at_once]:
         at_once = report is sequence.at_once
         table.add_row(
-            "all at once" if at_once else f"{len(report.forget)}. {report.forget[-1]}",
-            _with_interval(report.score, report.score_interval),
+            "all at once" if at_once else f"{len(report.grading.forget)}. {report.grading.forget[-1]}",
+            _with_interval(report.scores.score),
             report.percent_of_ceiling(" %"),
-            " ".join(f"{quality:.3f}" for quality in report.forgetting_quality_by_request),
-            f"{report.retain_accuracy:.3f} ({report.retain_accuracy_retrained:.3f})",
-            f"{report.test_accuracy:.3f} ({report.test_accuracy_retrained:.3f})",
-            f"{report.forget_accuracy:.3f} ({report.forget_accuracy_retrained:.3f})",
-            f"{report.runs_seconds_mean:.2g} ({report.retrain_seconds:.2g})",
+            " ".join(f"{quality:.3f}" for quality in report.scores.forgetting_quality_by_request),
+            f"{report.unlearned.retain:.3f} ({report.retrained.retain:.3f})",
+            f"{report.unlearned.test:.3f} ({report.retrained.test:.3f})",
+            f"{report.unlearned.forget:.3f} ({report.retrained.forget:.3f})",
+            f"{report.cost.runs_seconds_mean:.2g} ({report.cost.retrain_seconds:.2g})",
             f"{report.drift:.3f}",
         )
     screen.print(
@@ -87,14 +89,13 @@ def show_sequence(sequence: SequenceReport) -> None:
     screen.print(table)
 
 
-def _with_interval(value: float, interval: tuple[float, float]) -> str:
-    return f"{value:.4f}  [{interval[0]:.4f}, {interval[1]:.4f}]"
+def _with_interval(estimate: Estimate) -> str:
+    return f"{estimate.value:.4f}  [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
 def _reference_cells(reference: Reference) -> tuple[str, str, str, str]:
-    score = _with_interval(reference.score, reference.score_interval)
     ratios = (f"{reference.retain_ratio:.3f}", f"{reference.test_ratio:.3f}")
-    return (score, f"{reference.forgetting_quality:.4f}", *ratios)
+    return (_with_interval(reference.score), f"{reference.forgetting_quality.value:.4f}", *ratios)
 
 
 def _top5_line(unlearned: Mapping[str, float], retrained: Mapping[str, float]) -> str:
@@ -104,10 +105,10 @@ def _top5_line(unlearned: Mapping[str, float], retrained: Mapping[str, float]) -
 
 
 def _values_line(report: Report) -> str:
-    changed = f", but {_in_words(report.changed)}" if report.changed else ""
-    if report.tuned_trials is None:
+    changed = f", but {_in_words(report.method.changed)}" if report.method.changed else ""
+    if report.method.tuned_trials is None:
         return f"values       published{changed} (python main.py tune searches for better ones)"
-    return f"values       tuned ({report.tuned_trials} trials){changed}: {_in_words(report.settings)}"
+    return f"values       tuned ({report.method.tuned_trials} trials){changed}: {_in_words(report.method.settings)}"
 
 
 def _in_words(settings: Mapping[str, Any]) -> str:
@@ -131,20 +132,20 @@ def show_outcomes(outcomes: Sequence[TuningResult]) -> None:
 
 
 def _budget_line(report: Report) -> str:
-    if report.budget_fraction_used is None:
+    if report.cost.budget_fraction_used is None:
         return "time         unknown: the checkpoints were made elsewhere"
-    used = f"{report.runs_seconds_mean:.2g} s a run, {report.budget_fraction_used:.2f} of retraining"
-    if report.prepare_seconds is not None:
-        used += f", after {report.prepare_seconds:.2g} s for each original"
-    if report.budget_seconds is None:
+    used = f"{report.cost.runs_seconds_mean:.2g} s a run, {report.cost.budget_fraction_used:.2f} of retraining"
+    if report.cost.prepare_seconds is not None:
+        used += f", after {report.cost.prepare_seconds:.2g} s for each original"
+    if report.cost.budget_seconds is None:
         return f"time         {used} (exempt from the budget)"
-    return f"time         {used} (allowed: {report.budget_seconds / report.retrain_seconds:.2g})"
+    return f"time         {used} (allowed: {report.cost.budget_seconds / report.cost.retrain_seconds:.2g})"
 
 
 def _rank_line(report: Report) -> str:
-    if report.exempt_from_budget:
+    if report.method.exempt_from_budget:
         return "leaderboard  no rank: a reference, not a method"
-    if report.models < MIN_MODELS_FOR_RANK:
+    if report.grading.models < MIN_MODELS_FOR_RANK:
         return f"leaderboard  no rank: with fewer than {MIN_MODELS_FOR_RANK} models {WHY_NO_RANK}"
     reports = read_reports(results_folder())
     if report not in reports:  # scored again in a folder elsewhere
@@ -163,7 +164,7 @@ def print_table(rows: Sequence[Row]) -> None:
     """One table of the leaderboard."""
     screen = _screen()
     screen.print(as_rich_table(rows))
-    if rows[0].report.models < MIN_MODELS_FOR_RANK:
+    if rows[0].report.grading.models < MIN_MODELS_FOR_RANK:
         screen.print(f"no ranks: with fewer than {MIN_MODELS_FOR_RANK} models {WHY_NO_RANK}")
     screen.print()
 

@@ -21,7 +21,7 @@ from data import Task, TaskSpec, UserError, features
 from data.folder import read_folder
 from data.loaders import run_loaders
 from data.raw import RawData, content_digest
-from evaluation.runs.one import fresh_network
+from evaluation.runs.contract import fresh_network
 from evaluation.spec import GradingSpec
 from methods import all_method_handlers
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -12,12 +11,14 @@ from checkpoints.workers import Workers
 from data import TaskSpec, load
 from evaluation.console import Console
 from evaluation.grading import grade_methods, score_again
+from evaluation.metrics import METRICS
 from evaluation.report import Report
-from evaluation.spec import MIN_MODELS, GradingSpec, grading_folder
+from evaluation.runs.resolve import resolve
+from evaluation.spec import GradingSpec
 from evaluation.views.contact_sheet import rows_of
 
 TASK = TaskSpec("digits", forget=("confuse:0.1",), train_size=200, recipe=(("epochs", 40),))
-SPEC = GradingSpec("constrained", TASK, originals=1, models=MIN_MODELS["official"], budget_seconds=60.0)
+SPEC = GradingSpec("constrained", TASK, originals=1, models=METRICS["official"].fewest_models, budget_seconds=60.0)
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +42,22 @@ def test_originals_learn_the_mistakes_and_retrained_models_do_not(report: Report
     wrong = task.train.labels[task.request_indices].numpy()
     originals = Pool(task, "original").outputs(1)
     assert originals.accuracy("forget", wrong).mean() > 0.9
-    assert report.forget_accuracy_retrained < 0.2
+    assert report.retrained.forget < 0.2
     true = (wrong - 1) % 10
     assert Pool(task, "retrained").outputs(SPEC.models).accuracy("forget", true).mean() > 0.7
-    assert report.validation_accuracy_retrained > 0.7
-    assert report.floor.score < 0.05
-    assert report.forget == ["confuse:0.1"]
-    assert report.forget_indices == task.forget_indices.tolist()
+    assert report.retrained.validation > 0.7
+    assert report.scores.floor.score.value < 0.05
+    assert report.grading.forget == ["confuse:0.1"]
+    assert report.grading.forget_indices == task.forget_indices.tolist()
 
 
 def test_round_trip_through_config_yaml(report: Report, workers: Workers) -> None:
     """What is read from `config.yaml` is the same task, wrong labels included, and scores the same outputs alike."""
-    folder = grading_folder(SPEC, load(TASK), "cpu")
+    folder = resolve(SPEC, load(TASK), "cpu").folder
     read = GradingSpec.read(folder / "config.yaml")
     assert read == SPEC
-    assert load(read.task).fingerprint == report.task_fingerprint
-    assert replace(score_again(folder, None), seconds=report.seconds) == report
+    assert load(read.task).fingerprint == report.grading.task_fingerprint
+    assert score_again(folder, None) == report
 
 
 def test_the_contact_sheet_says_so() -> None:

@@ -24,36 +24,36 @@ from data import TaskSpec, UserError, load
 from evaluation import logit_scaled_confidence
 from evaluation.console import Console
 from evaluation.grading import grade_methods, score_again
+from evaluation.metrics import METRICS
 from evaluation.report import Report, read_report
-from evaluation.runs.many import Failure, GradingFailedError, work_off
-from evaluation.runs.one import Unlearned
-from evaluation.spec import MIN_MODELS, GradingSpec, grading_folder
+from evaluation.runs.many import GradingFailedError, RunFailedError, do_runs
+from evaluation.runs.resolve import resolve
+from evaluation.runs.settings import Limits
+from evaluation.runs.unlearned import Unlearned
+from evaluation.spec import GradingSpec
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, Kit
 
 TASK = TaskSpec("digits", forget=("random:12",), train_size=160, recipe=(("epochs", 3),))
-N = MIN_MODELS["official"]
+N = METRICS["official"].fewest_models
 TINY = GradingSpec("my_method", TASK, (("learning_rate", "0.1"),), originals=1, models=N, budget_seconds=60.0)
 FLAGS = (
     f"--train-size 160 --recipe epochs=3 --forget random:12 --set learning_rate=0.1 --originals 1 --models {N}"
 ).split()
 
-VARYING = (
-    "seconds",
-    "runs_seconds_mean",
-    "budget_seconds",
-    "budget_fraction_used",
-    "retrain_seconds",
-    "peak_memory_bytes",
-    "created",
-)
-"""Fields of a report that change when the same grading is repeated, as its docstring says."""
+VARYING = ("seconds", "created")
+"""Fields of its provenance that change when the same grading is repeated; the whole cost does, too."""
 
 
 def lasting(report: Report, *more: str) -> dict[str, Any]:
-    """The fields that two equal gradings have in common."""
-    return {name: value for name, value in report.to_dict().items() if name not in (*VARYING, *more)}
+    """What two equal gradings have in common."""
+    record = report.to_dict()
+    del record["cost"]
+    record["provenance"] = {
+        name: value for name, value in record["provenance"].items() if name not in (*VARYING, *more)
+    }
+    return record
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -219,10 +219,7 @@ class Gradings:
 def kit(make_kit: Callable[[], Kit], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kit]:
     """A kit with all these methods, which waits for less long until it kills one; $LEDGER is theirs to write to."""
     kit = make_kit()
-    kit.edit("evaluation/runs/one.py", "REHEARSAL_SECONDS = 60.0", "REHEARSAL_SECONDS = 6.0")
-    kit.edit("evaluation/runs/many.py", "ATTEMPTS = 3", "ATTEMPTS = 2")
-    kit.edit("evaluation/runs/one.py", "\nMORE_PATIENCE = 10.0", "\nMORE_PATIENCE = 0.5")
-    kit.edit("evaluation/runs/one.py", "\nPATIENCE = 10.0", "\nPATIENCE = 1.0")
+    kit.limits = Limits(rehearsal_seconds=6.0, patience=1.0, more_patience=0.5, attempts=2)
     for name, (body, _) in FAILING.items():
         add_method(kit, name, body)
     for name, body in RUDE.items():
@@ -304,7 +301,7 @@ def test_runs_differ_from_each_other(behaved: Gradings) -> None:
 def test_what_a_method_prints_goes_to_its_log(behaved: Gradings) -> None:
     """With --json, standard output holds the reports alone, however a method prints."""
     reports = json.loads(behaved.answer.stdout)
-    assert [report["method"] for report in reports] == ["my_method", *RUDE]
+    assert [report["method"]["name"] for report in reports] == ["my_method", *RUDE]
     assert "hello" not in behaved.answer.stdout + behaved.answer.stderr
     logs = behaved.folder("prints") / "runs"
     for run_number in range(N):
@@ -333,20 +330,22 @@ def test_a_run_that_is_too_slow_is_tried_again(kit: Kit, behaved: Gradings, tmp_
     """
     gradings = run(kit, tmp_path, ["slow_once"], "--budget-seconds", "0.5")
     assert gradings.answer.code == 0, gradings.answer.stderr
-    assert gradings.report("slow_once").epsilons == behaved.report("my_method").epsilons
+    assert gradings.report("slow_once").scores.epsilons == behaved.report("my_method").scores.epsilons
 
 
 def test_of_several_failures_the_first_is_told() -> None:
     """On a busy machine many runs may have ended before the main process looks. Catches one taken from a set."""
     keys = [(original, run) for original in range(2) for run in range(20)]
 
-    def submit(key: tuple[int, int]) -> Future[str | None]:
+    def submit(key: tuple[int, int], pool: Workers) -> Future[str | None]:
         future: Future[str | None] = Future()
         future.set_result(None if key == keys[0] else f"run {key} failed")
         return future
 
-    failure = work_off(keys, submit, at_once=len(keys), total=len(keys), on_progress=lambda done, total: None)
-    assert failure == Failure(keys[1], f"run {keys[1]} failed", finished=1)
+    with Workers(len(keys)) as never_used, pytest.raises(RunFailedError) as caught:
+        do_runs(keys, submit, never_used, total=len(keys), on_progress=lambda done, total: None)
+    failure = caught.value
+    assert (failure.key, failure.complaint, failure.finished) == (keys[1], f"run {keys[1]} failed", 1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -381,12 +380,12 @@ def test_finished_runs_are_kept_and_an_edited_method_is_another(
     assert more["is_edited"] == 1 + N
 
     whole, resumed = behaved.report("my_method"), mended.report("fails_once")
-    assert (resumed.epsilons, resumed.test_accuracy) == (whole.epsilons, whole.test_accuracy)
+    assert (resumed.scores.epsilons, resumed.unlearned) == (whole.scores.epsilons, whole.unlearned)
     (after_the_edit,) = set(failed.results.glob("digits-*/is_edited-*/report.json")) - {before_the_edit}
     one, other = read_report(before_the_edit), read_report(after_the_edit)
     assert one is not None
     assert other is not None
-    assert one.test_accuracy != other.test_accuracy
+    assert one.unlearned.test != other.unlearned.test
 
 
 def test_kill_9_and_resume(kit: Kit, behaved: Gradings, tmp_path: Path) -> None:
@@ -446,7 +445,7 @@ def grade_one(spec: GradingSpec, workers: CountingWorkers) -> Report:
 
 def folder_of(spec: GradingSpec) -> Path:
     """Where its results are."""
-    return grading_folder(spec, load(spec.task), "cpu")
+    return resolve(spec, load(spec.task), "cpu").folder
 
 
 def test_the_number_of_workers_changes_nothing(
@@ -456,7 +455,7 @@ def test_the_number_of_workers_changes_nothing(
     report = grade_one(TINY, workers)
     assert sorted(workers.runs) == [(0, run) for run in range(N)]
     assert lasting(report, "workers", "git_commit") == lasting(behaved.report("my_method"), "workers", "git_commit")
-    assert (report.workers, behaved.report("my_method").workers) == (2, 1)
+    assert (report.provenance.workers, behaved.report("my_method").provenance.workers) == (2, 1)
 
 
 def test_growing_reuses_the_runs(workers: CountingWorkers, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -498,7 +497,7 @@ def test_hyper_parameters_and_seed_make_another_grading(workers: CountingWorkers
     for spec in (replace(TINY, settings=(("learning_rate", "0.01"),)), replace(TINY, seed=1)):
         report = grade_one(spec, workers)
         assert len(workers.runs) == N
-        assert report.epsilons != first.epsilons or report.test_accuracy != first.test_accuracy
+        assert report.scores.epsilons != first.scores.epsilons or report.unlearned.test != first.unlearned.test
 
 
 def test_a_run_over_the_budget_is_killed(workers: CountingWorkers, results: Path) -> None:
@@ -519,10 +518,10 @@ def test_a_run_over_the_budget_is_killed(workers: CountingWorkers, results: Path
 def test_references_have_no_budget(method: str, workers: CountingWorkers, results: Path) -> None:
     """They are measured, and marked, but not killed."""
     report = grade_one(replace(TINY, method=method, settings=(), budget_seconds=0.001), workers)
-    assert report.exempt_from_budget
-    assert report.budget_seconds is None
-    assert report.budget_fraction_used is not None
-    assert report.budget_fraction_used >= 0
+    assert report.method.exempt_from_budget
+    assert report.cost.budget_seconds is None
+    assert report.cost.budget_fraction_used is not None
+    assert report.cost.budget_fraction_used >= 0
 
 
 def test_doing_nothing_is_the_floor(workers: CountingWorkers, results: Path) -> None:
@@ -530,29 +529,30 @@ def test_doing_nothing_is_the_floor(workers: CountingWorkers, results: Path) -> 
     for spec in (replace(TINY, originals=2), replace(TINY, protocol="full")):
         report = grade_one(replace(spec, method="do_nothing", settings=()), workers)
         other = grade_one(spec, workers)
-        assert report.score == pytest.approx(report.floor.score, abs=1e-9)
-        assert report.forgetting_quality == pytest.approx(report.floor.forgetting_quality, abs=1e-9)
-        assert other.floor == report.floor
-        assert other.ceiling == report.ceiling
+        scores, floor = report.scores, report.scores.floor
+        assert scores.score.value == pytest.approx(floor.score.value, abs=1e-9)
+        assert scores.forgetting_quality.value == pytest.approx(floor.forgetting_quality.value, abs=1e-9)
+        assert other.scores.floor == report.scores.floor
+        assert other.scores.ceiling == report.scores.ceiling
 
 
 def test_each_original_is_graded_by_itself(workers: CountingWorkers, results: Path) -> None:
     """The mean over originals, and never one pool of all runs: with one original the same number comes again."""
     both = grade_one(replace(TINY, originals=2), workers)
     assert sorted(workers.runs) == [(original, run) for original in range(2) for run in range(N)]
-    assert np.shape(both.epsilons) == (2, 12)
-    assert both.score == pytest.approx(np.mean(both.score_by_original))
+    assert np.shape(both.scores.epsilons) == (2, 12)
+    assert both.scores.score.value == pytest.approx(np.mean(both.scores.score_by_original))
     first = grade_one(TINY, workers)
-    assert first.score_by_original == both.score_by_original[:1]
-    assert first.epsilons == both.epsilons[:1]
+    assert first.scores.score_by_original == both.scores.score_by_original[:1]
+    assert first.scores.epsilons == both.scores.epsilons[:1]
 
 
 def test_protocol_full_runs_each_of_n_originals_once(workers: CountingWorkers, results: Path) -> None:
     """The textbook definition: one distribution of N models, from N originals."""
     report = grade_one(replace(TINY, protocol="full"), workers)
     assert sorted(workers.runs) == [(original, 0) for original in range(N)]
-    assert (report.originals, report.models) == (N, N)
-    assert np.shape(report.epsilons) == (1, 12)
+    assert (report.grading.originals, report.grading.models) == (N, N)
+    assert np.shape(report.scores.epsilons) == (1, 12)
 
 
 def test_retrain_is_what_it_is_measured_against(workers: CountingWorkers, results: Path) -> None:
@@ -586,14 +586,14 @@ def test_retrain_is_what_it_is_measured_against(workers: CountingWorkers, result
 
 def test_stored_outputs_give_the_same_report(workers: CountingWorkers, results: Path) -> None:
     """Every field of it, without a run; for the notebook's metric a report of its own beside the first."""
-    spec = replace(TINY, models=MIN_MODELS["notebook"])
+    spec = replace(TINY, models=METRICS["notebook"].fewest_models)
     report = grade_one(spec, workers)
     folder = folder_of(spec)
     assert score_again(folder, None) == report
 
     notebook = score_again(folder, "notebook")
-    assert notebook.metric == "notebook"
-    assert notebook.forgetting_quality != report.forgetting_quality
+    assert notebook.grading.metric == "notebook"
+    assert notebook.scores.forgetting_quality.value != report.scores.forgetting_quality.value
     assert read_report(folder / "report.json") == report
     assert read_report(folder / "report-notebook.json") == notebook
 

@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from data import TaskSpec, load
+from evaluation.metrics import METRICS
 from evaluation.report import Report
-from evaluation.spec import MIN_MODELS
 
 if TYPE_CHECKING:
     from tests.conftest import Kit
@@ -105,20 +105,21 @@ def test_a_device_of_some_years_is_unlearned(kit: Kit, clinic: Path, results: Pa
     In the report are the images that the table says, by index; metadata in the batches disturb no method.
     """
     request = 'where:device == "Spectralis" and year <= 2016'
-    flags = f"--network small_cnn --recipe epochs=8 --originals 1 --models {MIN_MODELS['official']} --workers 1 --json"
+    models = METRICS["official"].fewest_models
+    flags = f"--network small_cnn --recipe epochs=8 --originals 1 --models {models} --workers 1 --json"
     command = ["-m", "perturbed_sign", "--task", "folder", "--data-dir", str(clinic), "--forget", request]
     answer = kit.run(*command, *flags.split(), "--budget", "10")
     assert answer.code == 0, answer.stderr
     report = Report.from_json(answer.stdout)
-    assert report.forget == [request]
+    assert report.grading.forget == [request]
     task = load(TaskSpec("folder", (request,), data_dir=str(clinic)), progress=False)
     rows = table(clinic)
-    forgotten = [rows[task.train.image_ids[i]] for i in report.forget_indices]
-    assert len(forgotten) == report.forget_examples > 10
+    forgotten = [rows[task.train.image_ids[i]] for i in report.grading.forget_indices]
+    assert len(forgotten) == report.grading.forget_examples > 10
     assert {row["device"] for row in forgotten} == {"Spectralis"}
     assert {row["year"] for row in forgotten} == {2014, 2015, 2016}
-    assert report.accuracy_by_class is not None
-    assert len(report.accuracy_by_class["test"]) == len(DIAGNOSES)
-    assert report.test_accuracy_retrained > 0.5, "the folder can be learned"
+    assert report.unlearned.by_class is not None
+    assert len(report.unlearned.by_class["test"]) == len(DIAGNOSES)
+    assert report.retrained.test > 0.5, "the folder can be learned"
     (notes,) = results.glob("*/*/runs/original-000-run-0000.json")
-    assert len(json.loads(notes.read_text())["history"]["forget_loss"]) == report.settings["epochs"]
+    assert len(json.loads(notes.read_text())["history"]["forget_loss"]) == report.method.settings["epochs"]

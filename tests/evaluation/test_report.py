@@ -5,22 +5,34 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from evaluation.report import Report, read_report
+from evaluation.metrics.accuracies import Accuracies
+from evaluation.metrics.intervals import Estimate
+from evaluation.metrics.score import Scores
+from evaluation.report import FORMAT, GradingRecord, Report, read_report
 from evaluation.views.leaderboard import read_reports
 
 MakeReport = Callable[..., Report]
+FORMAT_1 = Path(__file__).with_name("report-format-1.json")
+LATER = {
+    *("accuracy_by_class", "accuracy_by_class_retrained", "top5_accuracy", "top5_accuracy_retrained"),
+    *("prepare_seconds",),
+}
+"""Fields that came in later, so that reports of format 1 may lack them."""
 
 
 def test_a_report_survives_json(make_report: MakeReport) -> None:
-    """Equal in every field and type, tuples included. Catches intervals that come back as lists."""
+    """Equal in every field and type, nested records included. Catches records that come back as dicts."""
     report = make_report(settings={"epochs": 1, "name": "ü", "flag": True}, epsilons=[[0.1, 1 / 3], [50.0, 0.0]])
     again = Report.from_json(report.to_json())
     assert again == report
-    assert isinstance(again.floor.score_interval, tuple)
+    assert isinstance(again.scores.floor.score, Estimate)
+    assert again.scores.score.interval == (0.04, 0.06)
 
 
 def test_saving_and_reading(make_report: MakeReport, tmp_path: Path) -> None:
@@ -36,13 +48,55 @@ def test_saving_and_reading(make_report: MakeReport, tmp_path: Path) -> None:
 def test_documented_fields_are_there(make_report: MakeReport) -> None:
     """The fields that other programs are told to read, with floor and ceiling as objects."""
     record = json.loads(make_report().to_json())
-    promised = (
-        "method task models originals metric score score_interval forgetting_quality forgetting_quality_interval "
-        "retain_ratio test_ratio floor ceiling share_of_ceiling epsilons budget_fraction_used seconds"
-    )
-    assert set(promised.split()) <= record.keys()
-    for name in ("floor", "ceiling"):
-        assert {"score", "forgetting_quality"} <= record[name].keys()
+    promised = {
+        "method": "name settings changed",
+        "grading": "task models originals metric",
+        "scores": "score forgetting_quality retain_ratio test_ratio floor ceiling share_of_ceiling epsilons",
+        "cost": "budget_fraction_used",
+        "provenance": "seconds",
+    }
+    for room, names in promised.items():
+        assert set(names.split()) <= record[room].keys()
+    for one in (record["scores"], record["scores"]["floor"], record["scores"]["ceiling"]):
+        assert one["score"].keys() == one["forgetting_quality"].keys() == {"value", "low", "high"}
+
+
+def test_a_report_of_format_1_is_read() -> None:
+    """Flat, without a number of its format, as stored by version 0.1.0: every value is where it belongs now."""
+    stored = json.loads(FORMAT_1.read_text())
+    report = Report.from_json(FORMAT_1.read_text())
+    assert report.format == FORMAT
+    assert Report.from_json(report.to_json()) == report
+    assert sorted(values_of(report.to_dict()), key=str) == sorted([*values_of(stored), FORMAT], key=str)
+    assert report.method.name == stored["method"] == "constrained"
+    assert report.scores.ceiling.score.interval == tuple(stored["ceiling"]["score_interval"])
+    assert report.unlearned.forget_by_request == stored["forget_accuracy_by_request"]
+    assert report.retrained.by_class == stored["accuracy_by_class_retrained"]
+    assert (report.drift, report.cost.retrain_seconds) == (stored["drift"], stored["retrain_seconds"])
+
+
+def values_of(record: Any) -> list[Any]:
+    """The values at the leaves of a JSON document."""
+    if isinstance(record, dict):
+        return [value for entry in record.values() for value in values_of(entry)]
+    if isinstance(record, (list, tuple)):
+        return [value for entry in record for value in values_of(entry)]
+    return [record]
+
+
+def test_format_1_stored_a_share_that_bounds_nothing() -> None:
+    """By the notebook metric, a number that early versions stored is dropped."""
+    stored = {**json.loads(FORMAT_1.read_text()), "metric": "notebook", "share_of_ceiling": 2.07}
+    assert Report.from_json(json.dumps(stored)).scores.share_of_ceiling is None
+
+
+@pytest.mark.parametrize("name", json.loads(FORMAT_1.read_text()))
+def test_a_report_of_format_1_lacking_a_field_is_passed_over(name: str, tmp_path: Path) -> None:
+    """Unless that came in later."""
+    stored = json.loads(FORMAT_1.read_text())
+    del stored[name]
+    (tmp_path / "report.json").write_text(json.dumps(stored))
+    assert (read_report(tmp_path / "report.json") is not None) == (name in LATER)
 
 
 @pytest.mark.parametrize(
@@ -70,34 +124,48 @@ def test_what_is_no_report_is_passed_over(content: bytes, make_report: MakeRepor
     assert read_reports(tmp_path) == [make_report()]
 
 
-FIELDS = dataclasses.fields(Report)
+PATHS = [
+    (*(() if room is None else (room,)), field.name)
+    for room, kind in ((None, Report), ("grading", GradingRecord), ("scores", Scores), ("unlearned", Accuracies))
+    for field in dataclasses.fields(kind)
+    if field.default is dataclasses.MISSING
+]
 
 
-@pytest.mark.parametrize(
-    "field", [field for field in FIELDS if field.default is dataclasses.MISSING], ids=lambda field: field.name
-)
+@pytest.mark.parametrize("path", PATHS, ids=".".join)
 def test_a_report_lacking_a_field_is_passed_over(
-    field: dataclasses.Field[object], make_report: MakeReport, tmp_path: Path
+    path: tuple[str, ...], make_report: MakeReport, tmp_path: Path
 ) -> None:
-    """As an older version leaves it: no half-filled reports."""
+    """No half-filled reports."""
     record = make_report().to_dict()
-    del record[field.name]
+    room = record
+    for name in path[:-1]:
+        room = room[name]
+    del room[path[-1]]
     (tmp_path / "report.json").write_text(json.dumps(record))
     assert read_report(tmp_path / "report.json") is None
 
 
 def test_a_report_lacking_what_may_be_lacking_is_read(make_report: MakeReport, tmp_path: Path) -> None:
     """As a version leaves it that knew no accuracy by class: a long grading need not be repeated for that."""
-    by_class = {"test": [0.75, None]}
-    report = make_report(accuracy_by_class=by_class, accuracy_by_class_retrained=by_class)
-    assert read_report(report.save(tmp_path)) == report
-    record = report.to_dict()
-    optional = [field.name for field in FIELDS if field.default is None]
-    assert {"accuracy_by_class", "accuracy_by_class_retrained"} <= set(optional)
+    report = make_report()
+    known = replace(report, unlearned=replace(report.unlearned, by_class={"test": [0.75, None]}))
+    assert read_report(known.save(tmp_path)) == known
+    record = known.to_dict()
+    optional = [field.name for field in dataclasses.fields(Accuracies) if field.default is None]
+    assert set(optional) == {"by_class", "top5"}
     for name in optional:
-        del record[name]
+        del record["unlearned"][name]
     (tmp_path / "report.json").write_text(json.dumps(record))
-    assert read_report(tmp_path / "report.json") == make_report()
+    assert read_report(tmp_path / "report.json") == report
+
+
+@pytest.mark.parametrize("format_", [1, 3, "2", None])
+def test_a_report_of_another_format_is_passed_over(format_: object, make_report: MakeReport, tmp_path: Path) -> None:
+    """Of a later version, for example."""
+    record = {**make_report().to_dict(), "format": format_}
+    (tmp_path / "report.json").write_text(json.dumps(record))
+    assert read_report(tmp_path / "report.json") is None
 
 
 def test_conditions_in_words(make_report: MakeReport) -> None:

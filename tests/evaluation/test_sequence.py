@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 import main
 from checkpoints.pool import Pool
 from data import TaskSpec, UserError, load
-from evaluation.spec import MIN_MODELS
+from evaluation.metrics import METRICS
 
 if TYPE_CHECKING:
     from tests.conftest import Kit
 
 REQUESTS = ("random:12", "class:3:6", "class:5:0.2")
 TASK = TaskSpec("digits", forget=REQUESTS, train_size=160, test_size=100, recipe=(("epochs", "3"),))
-N = MIN_MODELS["official"]
+N = METRICS["official"].fewest_models
 FLAGS = [
     *(flag for request in REQUESTS for flag in ("--forget", request)),
     *("--train-size", "160", "--test-size", "100", "--recipe", "epochs=3", "--originals", "1"),
@@ -60,7 +60,9 @@ class Graded:
 
     def notes(self, report: dict[str, Any], run: int) -> dict[str, Any]:
         """The notes of a run of the grading that a report is of."""
-        (path,) = self.results.glob(f"*-{report['task_fingerprint']}/watcher-*/runs/original-000-run-{run:04d}.json")
+        (path,) = self.results.glob(
+            f"*-{report['grading']['task_fingerprint']}/watcher-*/runs/original-000-run-{run:04d}.json"
+        )
         return dict(json.loads(path.read_text()))
 
 
@@ -142,15 +144,15 @@ def test_a_method_sees_the_request_that_has_arrived(watched: Graded) -> None:
 def test_reports_follow_every_request(watched: Graded) -> None:
     """One F and one accuracy for each request so far; the conditions differ, so no table mixes steps."""
     steps, once = watched.answer["steps"], watched.answer["at_once"]
-    assert [len(report["forgetting_quality_by_request"]) for report in (*steps, once)] == [1, 2, 3, 1]
-    assert [len(report["forget_accuracy_by_request_retrained"]) for report in (*steps, once)] == [1, 2, 3, 1]
+    assert [len(report["scores"]["forgetting_quality_by_request"]) for report in (*steps, once)] == [1, 2, 3, 1]
+    assert [len(report["retrained"]["forget_by_request"]) for report in (*steps, once)] == [1, 2, 3, 1]
     sizes = [len(request.indices) for request in load(TASK).requests]
-    by_hand = np.average(steps[2]["forget_accuracy_by_request"], weights=sizes)
-    assert steps[2]["forget_accuracy"] == pytest.approx(by_hand)
-    by_hand = np.average(steps[2]["forgetting_quality_by_request"], weights=sizes)
-    assert steps[2]["forgetting_quality"] == pytest.approx(by_hand)
-    assert len({report["task_fingerprint"] for report in (*steps, once)}) == 4
-    assert steps[2]["forget_indices"] == once["forget_indices"]
+    last, scores = steps[2]["unlearned"], steps[2]["scores"]
+    assert last["forget"] == pytest.approx(np.average(last["forget_by_request"], weights=sizes))
+    by_hand = np.average(scores["forgetting_quality_by_request"], weights=sizes)
+    assert scores["forgetting_quality"]["value"] == pytest.approx(by_hand)
+    assert len({report["grading"]["task_fingerprint"] for report in (*steps, once)}) == 4
+    assert steps[2]["grading"]["forget_indices"] == once["grading"]["forget_indices"]
 
 
 def test_nothing_is_left_over_and_everything_can_be_made_again(watched: Graded, kit: Kit, tmp_path: Path) -> None:
@@ -158,13 +160,13 @@ def test_nothing_is_left_over_and_everything_can_be_made_again(watched: Graded, 
     assert list(watched.results.rglob("*.pt")) == []
     copy = tmp_path / "results"
     shutil.copytree(watched.results, copy)
-    (outputs,) = copy.glob(f"*-{watched.answer['steps'][1]['task_fingerprint']}/watcher-*/outputs.npz")
+    (outputs,) = copy.glob(f"*-{watched.answer['steps'][1]['grading']['task_fingerprint']}/watcher-*/outputs.npz")
     outputs.unlink()
     answer = kit.run("-m", "watcher", *FLAGS, UNLEARNING_RESULTS=str(copy))
     assert answer.code == 0, answer.stderr
     before, again = ([*each["steps"], each["at_once"]] for each in (watched.answer, json.loads(answer.stdout)))
     for one, other in zip(before, again, strict=True):
-        for name in ("score", "epsilons", "drift", "forgetting_quality_by_request", "test_accuracy"):
+        for name in ("scores", "drift", "unlearned", "retrained"):
             assert one[name] == other[name]
 
 

@@ -20,7 +20,8 @@ from checkpoints.networks import build_network
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers, be_deterministic
 from data import Task, TaskSpec, UserError, load
-from evaluation.runs.one import RunSettings, run_seed, unlearn_once
+from evaluation.runs.one import unlearn_once
+from evaluation.runs.settings import RunSettings, run_seed
 from evaluation.spec import GradingSpec
 from evaluation.submission import CheckpointJob, check_all, evaluate, largest_checkpoint, look_over
 
@@ -118,7 +119,7 @@ def test_the_score_is_that_of_the_runs(results: Path, task: Task, tmp_path: Path
 
     be_deterministic("cpu")
     original = Pool(task, "original").state(0)
-    settings = RunSettings(SPEC, "cpu", "my_method", tuple(report["settings"].items()), 0, None, tmp_path)
+    settings = RunSettings(SPEC, "cpu", "my_method", report["method"]["settings"], 0, tmp_path)
     members = {}
     for run in range(N):
         net, *_ = unlearn_once(settings, task, original, run_seed(settings, 0, run))
@@ -127,20 +128,25 @@ def test_the_score_is_that_of_the_runs(results: Path, task: Task, tmp_path: Path
 
     first = command("grade", str(path), "--json", *flags)
     submitted = json.loads(first.stdout)
-    own = {"method", "submission", "settings", "changed", "exempt_from_budget", "created", "seconds", "workers"}
-    own |= {"budget_seconds", "budget_fraction_used", "runs_seconds_mean", "peak_memory_bytes", "drift"}
-    for name in report.keys() - own:
+    for name in report.keys() - {"method", "cost", "provenance", "drift"}:
         assert submitted[name] == report[name], name
-    assert submitted["method"] == "submission"
+    assert submitted["cost"]["retrain_seconds"] == report["cost"]["retrain_seconds"]
+    for name in ("device", "versions", "git_commit"):
+        assert submitted["provenance"][name] == report["provenance"][name]
+    assert submitted["method"]["name"] == "submission"
 
     shown = command("grade", str(path), "--name", "of a friend", *flags)
     assert "unknown: the checkpoints were made elsewhere" in shown.stdout
-    rows = [line for line in command("leaderboard").stdout.splitlines() if f"{report['score']:.4f}  [" in line]
+    rows = [
+        line
+        for line in command("leaderboard").stdout.splitlines()
+        if f"{report['scores']['score']['value']:.4f}  [" in line
+    ]
     assert len(rows) == 3, "my_method, submission and of_a_friend are in one table"
 
     (folder,) = results.glob("*/submission-*")
     again = command("score", str(folder), "--json")
-    assert json.loads(again.stdout)["score"] == report["score"]
+    assert json.loads(again.stdout)["scores"] == report["scores"]
 
     assert "Only 12 images are to be forgotten" in first.stderr
     for_config = command("--config", str(folder / "config.yaml"))

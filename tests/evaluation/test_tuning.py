@@ -166,7 +166,7 @@ def test_certified_methods_are_tuned_without_the_forget_set(
     assert dict(tuned.settings)["constants_chosen_on"] == "retain"
     trial = replace(spec, task=replace(TASK, role="tuning"), seed=derive_seed("tuning", spec.seed), tuned=tuned)
     report = grade_one(trial, workers)
-    assert outcome.score == pytest.approx(report.validation_accuracy, abs=1e-12)
+    assert outcome.score == pytest.approx(report.unlearned.validation, abs=1e-12)
 
 
 def test_failures_count_as_zero(workers: Workers, results: Path, tuned_folder: Path) -> None:
@@ -217,27 +217,28 @@ def test_a_grading_uses_what_was_found(results: Path, tuned_folder: Path) -> Non
         return dict(json.loads(answer.stdout))
 
     tuned = settings_of(*flags)
-    assert tuned["tuned_trials"] == 25
-    assert tuned["settings"] | {"noise": 0.7, "learning_rate": 0.02, "epochs": 4} == tuned["settings"]
-    assert tuned["changed"] == {}
+    method = tuned["method"]
+    assert method["tuned_trials"] == 25
+    assert method["settings"] | {"noise": 0.7, "learning_rate": 0.02, "epochs": 4} == method["settings"]
+    assert method["changed"] == {}
     published = settings_of(*flags, "--published")
-    assert published["tuned_trials"] is None
-    assert published["settings"] | {"noise": 0.3, "learning_rate": 0.05} == published["settings"]
+    method = published["method"]
+    assert method["tuned_trials"] is None
+    assert method["settings"] | {"noise": 0.3, "learning_rate": 0.05} == method["settings"]
     changed = settings_of(*flags, "--set", "noise=0.9")
-    assert changed["settings"] | {"noise": 0.9, "learning_rate": 0.02} == changed["settings"]
-    assert changed["changed"] == {"noise": 0.9}
+    method = changed["method"]
+    assert method["settings"] | {"noise": 0.9, "learning_rate": 0.02} == method["settings"]
+    assert method["changed"] == {"noise": 0.9}
 
     next(tuned_folder.glob("*.yaml")).unlink()
     for report in (tuned, published, changed):
         (config,) = [
             path.parent / "config.yaml"
             for path in results.glob("*/*/report.json")
-            if json.loads(path.read_text())["settings"] == report["settings"]
+            if json.loads(path.read_text())["method"]["settings"] == report["method"]["settings"]
         ]
         again = settings_of("--config", str(config), "--workers", "1", "--json")
-        assert [again[name] for name in ("score", "settings", "changed", "tuned_trials")] == [
-            report[name] for name in ("score", "settings", "changed", "tuned_trials")
-        ]
+        assert [again[name] for name in ("scores", "method")] == [report[name] for name in ("scores", "method")]
 
 
 @pytest.mark.parametrize(

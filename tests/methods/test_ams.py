@@ -358,7 +358,7 @@ def graded(method: str, requests: int, results: Path, **settings: Any) -> dict[s
 def growth(answer: dict[str, Any], request: int) -> float:
     """By how much A_j - A_val has grown from the step of request j to the last."""
     then, now = (
-        report["forget_accuracy_by_request"][request] - report["validation_accuracy"]
+        report["unlearned"]["forget_by_request"][request] - report["unlearned"]["validation"]
         for report in (answer["steps"][request], answer["steps"][-1])
     )
     return float(now - then)
@@ -375,13 +375,13 @@ def test_in_a_sequence_nothing_returns(requests: int, tmp_path: Path) -> None:
     ours = graded("ams", requests, tmp_path, stop=False, **settings)
     theirs = graded("salun", requests, tmp_path, threshold=0.3, batch_size=64, **settings)
     for step, report in enumerate(ours["steps"]):
-        paths = tmp_path.glob(f"*-{report['task_fingerprint']}/ams-*/runs/original-000-run-*.json")
+        paths = tmp_path.glob(f"*-{report['grading']['task_fingerprint']}/ams-*/runs/original-000-run-*.json")
         notes = [json.loads(path.read_text()) for path in paths]
         noted = np.mean([[seen["accuracy"] for seen in note["requests"]] for note in notes], axis=0)
         assert len(notes) == 6
-        np.testing.assert_allclose(noted, report["forget_accuracy_by_request"], atol=1e-6)
+        np.testing.assert_allclose(noted, report["unlearned"]["forget_by_request"], atol=1e-6)
         assert len(noted) == step + 1
-    assert ours["steps"][0]["epsilons"] == theirs["steps"][0]["epsilons"]
+    assert ours["steps"][0]["scores"]["epsilons"] == theirs["steps"][0]["scores"]["epsilons"]
     assert ours["steps"][1]["drift"] != theirs["steps"][1]["drift"]
     for request in range(requests - 1):
         assert growth(ours, request) < 0.05

@@ -24,7 +24,7 @@ from data.loaders import run_loaders
 from evaluation.certification import hockey_stick, renyi
 from evaluation.certification.certificates import Certificate, verify
 from evaluation.certification.dp_sgd import dp_sgd_epsilon
-from evaluation.spec import settings_in_force
+from evaluation.runs.resolve import settings_in_force
 from methods import all_method_handlers
 from methods.BaseMethod import BaseMethod
 from methods.CertifiedDpSgd import CertifiedDpSgd

@@ -22,7 +22,7 @@ from checkpoints.workers import seed_everything
 from data import Recipe, Split, Task, TaskSpec, load
 from data.loaders import TensorLoader, run_loaders
 from data.task import Request
-from evaluation.runs.one import fresh_network
+from evaluation.runs.contract import fresh_network
 from methods import all_method_handlers
 from methods.BaseMethod import BaseMethod, Between
 

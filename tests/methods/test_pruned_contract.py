@@ -11,8 +11,10 @@ import torch
 from checkpoints.networks import build_network
 from checkpoints.pruning import prune_smallest
 from data import Recipe, TaskSpec, UserError
-from evaluation.runs.one import RunSettings, fresh_network, unlearn_once
-from evaluation.spec import settings_in_force
+from evaluation.runs.contract import fresh_network
+from evaluation.runs.one import unlearn_once
+from evaluation.runs.resolve import settings_in_force
+from evaluation.runs.settings import RunSettings
 from methods import all_method_handlers
 from tests.methods.test_contract import EAGER, LEAVES_WEIGHTS, make_task
 
@@ -33,9 +35,9 @@ def test_every_method_keeps_the_mask(name: str) -> None:
     mask = prune_smallest(original, 0.5)
     handler = all_method_handlers()[name]
     known = {key: value for key, value in SMALL.items() if key in handler.hyper_parameters()}
-    settings = tuple({**known, **EAGER.get(name, {})}.items())
+    settings = {**known, **EAGER.get(name, {})}
     before = {key: value.clone() for key, value in original.state_dict().items()}
-    left = unlearn_once(RunSettings(TaskSpec(), "cpu", name, settings, 0, None, Path()), task, before, seed=1).net
+    left = unlearn_once(RunSettings(TaskSpec(), "cpu", name, settings, 0, Path()), task, before, seed=1).net
     state = fresh_network(task, left, name).state_dict()
     assert all(bool((state[key][pruned] == 0).all()) for key, pruned in mask.items())
     changed = [key for key, value in before.items() if not torch.equal(value, state[key])]
@@ -53,7 +55,7 @@ def test_a_method_computes_with_the_mask() -> None:
     prune_smallest(original, 0.5)
     states = []
     for recipe in (Recipe(), Recipe(pruning="omp", sparsity=0.5)):
-        run = RunSettings(TaskSpec(), "cpu", "finetune", (("epochs", 5), ("learning_rate", 0.1)), 0, None, Path())
+        run = RunSettings(TaskSpec(), "cpu", "finetune", {"epochs": 5, "learning_rate": 0.1}, 0, Path())
         left = unlearn_once(run, replace(task, recipe=recipe), original.state_dict(), seed=1)
         states.append(left.net.state_dict())
     dense, pruned = states

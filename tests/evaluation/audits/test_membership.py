@@ -13,16 +13,19 @@ import pytest
 import torch
 from torch import nn
 
+from checkpoints.outputs import record_outputs
 from checkpoints.workers import Workers
 from data import Split, Task, TaskSpec, UserError, load
+from evaluation.audits import AUDITS
+from evaluation.audits.examination import examine
 from evaluation.audits.membership import (
     FEATURES,
     Attack,
+    Membership,
     attack,
-    attack_network,
+    attack_outputs,
     entropy,
     features,
-    measure,
     modified_entropy,
     probabilities,
     published_modified_entropy,
@@ -175,7 +178,7 @@ def test_a_network_that_remembers_is_caught(remembered: int, efficacy: float) ->
     the non-members (here that of all forgotten images).
     """
     task = make_task([True] * (20 + remembered) + [False] * (20 - remembered))
-    found = attack_network(Lookup(), task)
+    found = attack_outputs(record_outputs(Lookup(), task), task)
     for name in ("confidence", "entropy", "modified_entropy"):
         assert found[name].efficacy == pytest.approx(efficacy)
     assert found["correctness"].accuracy == pytest.approx(0.5), "it is right about all"
@@ -193,10 +196,10 @@ def test_both_sides_are_of_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evaluation.audits.membership.attack", noted)
     task = load(TaskSpec("digits", train_size=60, forget=("random:40",)))
     network = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    attack_network(network, task)
+    attack_outputs(record_outputs(network, task), task)
     assert set(sizes) == {(20, 20)}
     monkeypatch.setattr("evaluation.audits.membership.MOST", 7)
-    attack_network(network, task)
+    attack_outputs(record_outputs(network, task), task)
     assert set(sizes[5:]) == {(7, 7)}
 
 
@@ -204,7 +207,7 @@ def test_too_few_images_are_refused() -> None:
     """A sentence in place of an error deep inside."""
     task = load(TaskSpec("digits", train_size=60, forget=("random:57",)))
     with pytest.raises(UserError, match="four retained"):
-        attack_network(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), task)
+        attack_outputs(record_outputs(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), task), task)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -225,13 +228,15 @@ def test_networks_of_all_kinds_are_attacked(workers: Workers) -> None:
 
     Catches an attack on the wrong networks, and means over the wrong ones.
     """
-    idle, path = measure(replace(SPEC, method="do_nothing"), workers, Console(quiet=True), runs=2)
+    spec = replace(SPEC, method="do_nothing", models=8)
+    idle, path = examine(AUDITS["membership"], spec, {"runs": 2}, workers, Console(quiet=True))
+    assert isinstance(idle, Membership)
     assert idle.networks == {"original": 2, "retrained": 4, "unlearned": 4}
     for name, one in idle.attacks["original"].items():
         assert idle.attacks["unlearned"][name].efficacy == pytest.approx(one.efficacy)
         assert idle.attacks["unlearned"][name].accuracy == pytest.approx(one.accuracy)
     assert idle.attacks["retrained"] != idle.attacks["original"]
-    stored = json.loads(path.read_text())
+    stored = json.loads(path.read_text())["result"]
     assert stored["attacks"]["retrained"]["entropy"]["efficacy"] == idle.attacks["retrained"]["entropy"].efficacy
     assert [column.header for column in idle.as_table().columns][1:] == ["original", "retrained", "unlearned"]
     assert idle.as_table().row_count == len(FEATURES)
@@ -248,7 +253,7 @@ def test_networks_of_all_kinds_are_attacked(workers: Workers) -> None:
 def test_mistakes_are_refused(spec: GradingSpec, runs: int, message: str, workers: Workers) -> None:
     """Before anything is trained."""
     with pytest.raises(UserError, match=message):
-        measure(spec, workers, Console(quiet=True), runs)
+        examine(AUDITS["membership"], spec, {"runs": runs}, workers, Console(quiet=True))
 
 
 def test_the_command(kit: Kit, results: object) -> None:

@@ -13,8 +13,10 @@ from torch import Tensor
 from checkpoints.jobs import train_group
 from checkpoints.pool import Pool
 from data import TaskSpec, load
-from evaluation.runs.one import RunSettings, Unlearned, perform, run_path
+from evaluation.runs.one import perform
 from evaluation.runs.prepared import prepared_for, prepared_path, prepared_seconds
+from evaluation.runs.settings import RunSettings, run_path
+from evaluation.runs.unlearned import Unlearned
 from methods.Adversarial import Adversarial
 
 SPEC = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", 2),))
@@ -103,7 +105,7 @@ def test_every_run_gets_a_copy(bank: Path, tmp_path: Path, monkeypatch: pytest.M
             value.zero_()
 
     monkeypatch.setattr(Adversarial, "run", noted)
-    settings = RunSettings(SPEC, "cpu", "adversarial", tuple(SETTINGS.items()), 0, None, tmp_path / "grading")
+    settings = RunSettings(SPEC, "cpu", "adversarial", SETTINGS, 0, tmp_path / "grading")
     for run in range(2):
         assert perform(settings, 0, run) is None
         assert Unlearned.load(run_path(settings.folder, 0, run, ".npz")) is not None

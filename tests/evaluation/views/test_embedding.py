@@ -20,10 +20,12 @@ from checkpoints.workers import Workers
 from data import TaskSpec, UserError, load
 from evaluation.console import Console
 from evaluation.grading import grade_methods
-from evaluation.metrics.by_class import accuracy_by_class
+from evaluation.metrics import METRICS
+from evaluation.metrics.accuracies import accuracy_by_class
 from evaluation.report import Report
-from evaluation.runs.one import Unlearned
-from evaluation.spec import MIN_MODELS, GradingSpec, grading_folder
+from evaluation.runs.resolve import resolve
+from evaluation.runs.unlearned import Unlearned
+from evaluation.spec import GradingSpec
 from evaluation.views.embedding import (
     MOST_FORGOTTEN,
     MOST_RETAINED,
@@ -38,7 +40,7 @@ from evaluation.views.embedding import (
 )
 
 TASK = TaskSpec("digits", forget=("class:3:12",), train_size=160, recipe=(("epochs", 3),))
-N = MIN_MODELS["official"]
+N = METRICS["official"].fewest_models
 SPEC = GradingSpec("my_method", TASK, (("learning_rate", "0.1"),), originals=2, models=N, budget_seconds=60.0)
 QUIET = Console(quiet=True)
 
@@ -145,9 +147,9 @@ def report(workers: Workers) -> Report:
 def test_the_unlearned_network_is_that_of_the_grading(report: Report, original: int, run: int) -> None:
     """Its logits on the forget set are those that the grading has recorded. Catches another seed or original."""
     task = load(TASK)
-    stored = Unlearned.load(grading_folder(SPEC, task, "cpu") / "outputs.npz")
+    stored = Unlearned.load(resolve(SPEC, task, "cpu").folder / "outputs.npz")
     assert stored is not None
-    network = unlearned_network(SPEC, task, "cpu", original, run)
+    network = unlearned_network(resolve(SPEC, task, "cpu"), original, run)
     with torch.no_grad():
         logits = network(task.train.images[task.request_indices]).numpy()
     np.testing.assert_array_equal(logits, stored.outputs.forget[original * N + run])
@@ -160,15 +162,16 @@ def test_a_grading_reports_accuracies_by_class(report: Report) -> None:
     """
     task = load(TASK)
     sizes = {"test": task.test.labels, "validation": task.validation.labels}
-    for ending, by_class in (("", report.accuracy_by_class), ("_retrained", report.accuracy_by_class_retrained)):
+    for accuracies in (report.unlearned, report.retrained):
+        by_class = accuracies.by_class
         assert by_class is not None
         for split, labels in sizes.items():
             weights = torch.bincount(labels, minlength=10).numpy()
             mean = np.average(np.array(by_class[split], dtype=float), weights=weights)
-            assert mean == pytest.approx(getattr(report, f"{split}_accuracy{ending}"))
+            assert mean == pytest.approx(getattr(accuracies, split))
         assert [share is None for share in by_class["forget"]] == [number != 3 for number in range(10)]
-        assert by_class["forget"][3] == pytest.approx(getattr(report, f"forget_accuracy{ending}"))
-    assert report.accuracy_by_class != report.accuracy_by_class_retrained
+        assert by_class["forget"][3] == pytest.approx(accuracies.forget)
+    assert report.unlearned.by_class != report.retrained.by_class
 
 
 def test_the_picture_shows_what_it_says(report: Report) -> None:
@@ -211,7 +214,7 @@ def test_the_file(workers: Workers, report: Report, tmp_path: Path) -> None:
     Catches models that nobody has trained: the grading needed 2 originals and 3 retrained ones.
     """
     path = embed(SPEC, workers, QUIET, original=2, retrained=4, run=1)
-    assert path == grading_folder(SPEC, load(TASK), "cpu") / "embedding.png"
+    assert path == resolve(SPEC, load(TASK), "cpu").folder / "embedding.png"
     assert path.with_name("report.json").is_file()
     picture = imread(path)
     assert picture.shape[1] > picture.shape[0] > 500

@@ -13,7 +13,7 @@ from matplotlib.image import imread
 from rich.console import Console
 
 from data import UserError
-from evaluation.runs.one import run_path
+from evaluation.runs.settings import run_path
 from evaluation.views.history import (
     MOST_NAMES,
     _draw_density,

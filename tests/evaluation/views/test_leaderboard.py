@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from evaluation.metrics.intervals import Estimate
 from evaluation.report import Report
 from evaluation.views.leaderboard import COLUMNS, Row, as_csv, as_markdown, as_rich_table, cells, place_of, rank, tables
 
@@ -18,7 +19,7 @@ MakeReport = Callable[..., Report]
 
 def scored(make_report: MakeReport, method: str, score: float, half_width: float = 0.001, **changes: Any) -> Report:
     """A report with this score and interval."""
-    return make_report(method=method, score=score, score_interval=(score - half_width, score + half_width), **changes)
+    return make_report(method, score=Estimate(score, score - half_width, score + half_width), **changes)
 
 
 def test_ranks_follow_the_score(make_report: MakeReport) -> None:
@@ -26,7 +27,7 @@ def test_ranks_follow_the_score(make_report: MakeReport) -> None:
     reports = [scored(make_report, name, score) for name, score in (("low", 0.01), ("high", 0.1), ("middle", 0.05))]
     for some in itertools.permutations(reports):
         rows = rank(some)
-        assert [(row.rank, row.report.method, row.tied) for row in rows] == [
+        assert [(row.rank, row.report.method.name, row.tied) for row in rows] == [
             (1, "high", False),
             (2, "middle", False),
             (3, "low", False),
@@ -56,7 +57,7 @@ def test_references_stand_without_a_rank(make_report: MakeReport) -> None:
             scored(make_report, "do_nothing", 0.0, exempt_from_budget=True),
         ]
     )
-    assert [(row.report.method, row.rank, row.tied) for row in rows] == [
+    assert [(row.report.method.name, row.rank, row.tied) for row in rows] == [
         ("retrain", None, False),
         ("method", 1, False),
         ("do_nothing", None, False),
@@ -126,10 +127,8 @@ def rows(make_report: MakeReport) -> list[Row]:
 
 
 def test_no_share_of_the_ceiling_is_a_dash(make_report: MakeReport) -> None:
-    """By the notebook metric there is none; a report that has a number, stored by an earlier version, loses it."""
-    stored = Report.from_json(make_report(metric="notebook", share_of_ceiling=2.07).to_json())
-    assert stored.share_of_ceiling is None
-    (row,) = rank([stored])
+    """By the notebook metric there is none."""
+    (row,) = rank([make_report(metric="notebook", share_of_ceiling=None)])
     assert cells(row)[COLUMNS.index("% of ceiling")] == "-"
     assert cells(rank([make_report(share_of_ceiling=0.42)])[0])[COLUMNS.index("% of ceiling")] == "42"
 
@@ -149,7 +148,7 @@ def test_csv_is_unrounded_and_can_be_read(rows: list[Row], make_report: MakeRepo
         ("2", "next", "1"),
     ]
     assert float(read[2]["score"]) == 1 / 30
-    assert (float(read[2]["score_low"]), float(read[2]["score_high"])) == rows[2].report.score_interval
+    assert (float(read[2]["score_low"]), float(read[2]["score_high"])) == rows[2].report.scores.score.interval
     assert read[1]["settings"] == '{"epochs": 4, "mode": "a,\\"b\\""}'
     assert read[2]["models"] == "64"
     assert read[2]["budget_fraction_used"] == "0.1"

@@ -14,7 +14,7 @@ from checkpoints.networks import build_network
 from checkpoints.outputs import MANY_CLASSES, Outputs, record_outputs
 from checkpoints.training import single_logits
 from data import TaskSpec, load
-from evaluation.metrics.top5 import top5_accuracies, top5_accuracy
+from evaluation.metrics.accuracies import top5_accuracies, top5_accuracy
 from evaluation.report import Report
 from evaluation.views.terminal import show_report
 
@@ -76,15 +76,17 @@ def test_of_the_retain_set_it_is_recorded(tmp_path: Path) -> None:
 
 
 def test_few_classes_and_outputs_from_before_have_none(tmp_path: Path) -> None:
-    """Files of ten classes are what they were, field by field; those without the retain set's can be joined."""
+    """Files of ten classes lack it; those without the retain set's, or without its logits, can be joined."""
     task = load(TaskSpec("digits", train_size=200, test_size=200, network="mlp"))
     before = record_outputs(build_network(task).eval(), task)
     before.save(tmp_path / "outputs.npz")
     with np.load(tmp_path / "outputs.npz") as file:
-        assert list(file) == ["forget", "validation", "test", "retain_accuracy"]
-    joined = Outputs.join([Outputs.load(tmp_path / "outputs.npz"), replace(before, retain_top5_accuracy=np.ones(1))])
+        assert list(file) == ["forget", "validation", "test", "retain_accuracy", "retain"]
+    early = replace(before, retain=None, retain_top5_accuracy=np.ones(1))
+    joined = Outputs.join([Outputs.load(tmp_path / "outputs.npz"), early])
     assert len(joined) == 2
     assert joined.retain_top5_accuracy is None
+    assert joined.retain is None
 
 
 def test_shown_where_it_is_known(
@@ -93,7 +95,12 @@ def test_shown_where_it_is_known(
     """A line with both, or no line; of splits that both have; and JSON keeps it."""
     show_report(make_report())
     assert "top-5" not in capsys.readouterr().out
-    known = make_report(top5_accuracy={"test": 0.648, "retain": 0.9}, top5_accuracy_retrained={"test": 0.711})
+    report = make_report()
+    known = replace(
+        report,
+        unlearned=replace(report.unlearned, top5={"test": 0.648, "retain": 0.9}),
+        retrained=replace(report.retrained, top5={"test": 0.711}),
+    )
     show_report(known)
     assert "top-5        test 64.8 % (71.1 %); in" in capsys.readouterr().out
     assert Report.from_json(json.dumps(known.to_dict())) == known

@@ -1,0 +1,53 @@
+"""What a method may leave: the weights of the network that it was given, and nothing else about it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from checkpoints.networks import build_network
+from data import Task
+
+
+class MethodError(Exception):
+    """The method broke its contract; the message says how."""
+
+
+def fresh_network(task: Task, net: nn.Module, method: str) -> nn.Module:
+    """A fresh network with the weights of `net`, which a method has left: only the weights count.
+
+    Raises:
+        MethodError: the architecture is no longer what it was, or a weight is NaN or infinite.
+    """
+    fresh = build_network(task)
+    _check_structure(fresh, net, method)
+    state, expected = net.state_dict(), fresh.state_dict()
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            raise MethodError(f"{method} left NaN or infinite values in {name}.")
+        if value.shape != expected[name].shape:
+            shapes = f"{tuple(value.shape)} instead of {tuple(expected[name].shape)}"
+            raise MethodError(f"{method} changed the shape of {name}: {shapes}.")
+    fresh.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()})
+    return fresh.to(task.train.images.device)
+
+
+def _check_structure(fresh: nn.Module, net: nn.Module, method: str) -> None:
+    """Hooks, replaced modules and replaced `forward`s would be lost with the network, so they are refused."""
+    expected = {name: type(module) for name, module in fresh.named_modules()}
+    modules = dict(net.named_modules())
+    if {name: type(module) for name, module in modules.items()} != expected:
+        changed = expected.keys() ^ modules.keys() or {
+            name for name in expected if type(modules[name]) is not expected[name]
+        }
+        where = ", ".join(name or "the network itself" for name in sorted(changed)[:3])
+        raise MethodError(f"{method} changed the architecture ({where}); only weights may change.")
+    if net.state_dict().keys() != fresh.state_dict().keys():
+        odd = sorted(net.state_dict().keys() ^ fresh.state_dict().keys())
+        raise MethodError(f"{method} added or removed weights ({', '.join(odd[:3])}); undo that before the end.")
+    for name, module in modules.items():
+        if "forward" in vars(module):
+            raise MethodError(f"{method} replaced forward() of {name or 'the network'}; only weights are taken over.")
+        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+        if any(getattr(module, kind, None) for kind in hooks):
+            raise MethodError(f"{method} left a hook on {name or 'the network'}; remove it before the end.")

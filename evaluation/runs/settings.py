@@ -1,0 +1,63 @@
+"""What the runs of one grading share, and what a run's files are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data import TaskSpec
+from data.seeds import derive_seed
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How patient the grader is. Nobody but a test needs other values."""
+
+    rehearsal_seconds: float = 60.0
+    """What the first, uncounted call in a process may take beyond the budget: PyTorch loads parts of itself then."""
+    patience: float = 10.0
+    """On the CPU, a run that only waits is killed after this many times its budget on the wall clock ..."""
+    more_patience: float = 10.0
+    """... and this many seconds more."""
+    attempts: int = 3
+    """How often a run may be killed for its time before it has failed: on a busy machine the same run takes longer."""
+
+
+LIMITS = Limits()
+"""Those of every grading."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What the runs of one grading share. Picklable; goes to the workers."""
+
+    task: TaskSpec
+    device: str
+    method: str
+    hyper_parameters: dict[str, Any]
+    """The values in force, by name."""
+    seed: int
+    """Of the grading."""
+    folder: Path
+    """Where `runs/` is."""
+    budget_seconds: float | None = None
+    """Seconds after which a run is killed; None for methods that are exempt, and outside gradings."""
+    previous: Path | None = None
+    """The folder of the grading of the request before, whose runs these go on from; None: from the originals."""
+    keep_weights: bool = False
+    """Whether the weights that each run leaves are kept: the runs of another request go on from them."""
+    limits: Limits = field(default_factory=lambda: LIMITS)
+
+
+def run_path(folder: Path, original: int, run: int, ending: str) -> Path:
+    """A file of a run in a grading's folder.
+
+    `.npz` for its outputs, `.log` for what it printed, `.json` for its notes, `.pt` for the weights it left.
+    """
+    return folder / "runs" / f"original-{original:03d}-run-{run:04d}{ending}"
+
+
+def run_seed(settings: RunSettings, original: int, run: int) -> int:
+    """The seed of a run: of its global random generators, and of the order of its batches."""
+    return derive_seed("run", settings.seed, original, run)

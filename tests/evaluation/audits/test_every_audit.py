@@ -1,0 +1,111 @@
+"""What every audit in the registry keeps to: whoever adds one gets these tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.table import Table
+
+from checkpoints.networks import build_network
+from checkpoints.outputs import record_outputs
+from checkpoints.workers import Workers
+from data import TaskSpec, UserError
+from evaluation.audits import AUDITS
+from evaluation.audits.audit import Audit, Evidence
+from evaluation.audits.examination import examine
+from evaluation.audits.membership import examine as membership_of
+from evaluation.console import Console
+from evaluation.grading import grade_methods
+from evaluation.runs.settings import run_path
+from evaluation.spec import GradingSpec
+from methods.BaseMethod import PLAIN_TYPES
+
+every_audit = pytest.mark.parametrize("audit", AUDITS.values(), ids=AUDITS)
+QUIET = Console(quiet=True)
+TASK = TaskSpec("digits", forget=("random:12",), train_size=60, test_size=60, recipe=(("epochs", 2),))
+SPEC = GradingSpec("my_method", TASK, originals=2, models=6, budget_seconds=60.0)
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    """One process."""
+    with Workers(1, "cpu") as pool:
+        yield pool
+
+
+def test_names() -> None:
+    """An audit is found under its own name, which a file can have."""
+    assert all(audit.name == name and name.isidentifier() for name, audit in AUDITS.items())
+
+
+@every_audit
+def test_facts(audit: Audit) -> None:
+    """A line on what it asks; options of plain types, with a default."""
+    assert 20 < len(audit.summary) < 120
+    assert "\n" not in audit.summary
+    assert all(isinstance(default, PLAIN_TYPES) for default in audit.options().values())
+
+
+@every_audit
+def test_wrong_options_are_a_sentence(audit: Audit) -> None:
+    """An unknown one, and a value of another type."""
+    with pytest.raises(UserError, match="There is no option of"):
+        audit.values_in_force({"no_such_option": "1"})
+    for name, default in audit.options().items():
+        if isinstance(default, (int, float)):
+            with pytest.raises(UserError, match=f"{name} takes a value of type"):
+                audit.values_in_force({name: "nonsense"})
+        assert audit.values_in_force({name: str(default).lower()})[name] == default
+
+
+@every_audit
+def test_examines_what_a_grading_has_stored(audit: Audit, workers: Workers, results: object) -> None:
+    """No run is done again unless it needs weights; the result is frozen, is JSON, has a table, and comes again."""
+    list(grade_methods([SPEC], workers, QUIET))
+    result, path = examine(audit, SPEC, {}, workers, QUIET)
+    assert is_dataclass(result)
+    with pytest.raises(FrozenInstanceError):
+        setattr(result, fields(result)[0].name, None)
+    assert isinstance(result.as_table(), Table)
+    assert result.as_table().row_count > 0
+    assert path.name == f"audit-{audit.name}.json"
+    stored = json.loads(path.read_text())
+    assert stored["result"] == json.loads(json.dumps(asdict(result)))
+    assert (stored["audit"], stored["method"]) == (audit.name, "my_method")
+    again, _ = examine(audit, SPEC, {}, workers, QUIET)
+    assert again == result
+
+
+def test_an_audit_that_needs_weights_gets_them(workers: Workers, results: object) -> None:
+    """Of the originals, of retrained models, and of each run: those whose logits are stored.
+
+    Runs that were graded without keeping them are done again, once; an audit that does not need them gets none.
+    """
+    list(grade_methods([SPEC], workers, QUIET))
+    seen: list[Evidence] = []
+
+    def look(evidence: Evidence) -> Any:
+        seen.append(evidence)
+        return membership_of(evidence)
+
+    with_weights = Audit("weights", "an audit of the tests that looks at weights", look, needs_weights=True)
+    _, path = examine(with_weights, SPEC, {}, workers, QUIET)
+    (evidence,) = seen
+    assert evidence.unlearned_weights is not None
+    network = build_network(evidence.task)
+    for original, run in SPEC.runs():
+        network.load_state_dict(evidence.unlearned_weights(original, run))
+        logits = record_outputs(network.eval(), evidence.task).forget[0]
+        np.testing.assert_array_equal(logits, evidence.unlearned[original].forget[run])
+    assert evidence.original_weights(0).keys() == evidence.retrained_weights(5).keys() == network.state_dict().keys()
+
+    kept = [run_path(path.parent, original, run, ".pt").stat().st_mtime_ns for original, run in SPEC.runs()]
+    examine(with_weights, SPEC, {}, workers, QUIET)
+    assert kept == [run_path(path.parent, original, run, ".pt").stat().st_mtime_ns for original, run in SPEC.runs()]
+    examine(replace(with_weights, needs_weights=False), SPEC, {}, workers, QUIET)
+    assert seen[-1].unlearned_weights is None

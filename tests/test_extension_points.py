@@ -1,0 +1,94 @@
+"""docs/extending.md: every example on it, added to a copy of the kit, works, and touches two files at most."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.conftest import Kit
+
+PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
+SMALL = "--train-size 60 --test-size 60 --recipe epochs=2 --models 8 --originals 1 --budget-seconds 60 --workers 1"
+"""So that an example takes seconds."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A section of the page."""
+
+    new_files: dict[str, str]
+    """Their texts."""
+    edits: dict[str, list[tuple[str, str]]]
+    """What replaces a line, by file."""
+    command: str
+
+
+def read_examples() -> dict[str, Example]:
+    """The sections by title: files are named in the line before their block, edits in the first line of theirs."""
+    sections = re.split(r"^## (.+)$", PAGE.read_text(), flags=re.MULTILINE)[1:]
+    return {title: read_example(text) for title, text in zip(sections[::2], sections[1::2], strict=True)}
+
+
+def read_example(text: str) -> Example:
+    """One of them."""
+    new_files = dict(re.findall(r"^`([\w/.-]+)`:\n\n```\w+\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
+    edits = {}
+    for file, body in re.findall(r"^```diff\n--- (\S+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+        edits[file] = [
+            (old, "".join(line[1:] + "\n" for line in new.splitlines()))
+            for old, new in re.findall(r"^-(.*\n)((?:\+.*\n)+)", body, flags=re.MULTILINE)
+        ]
+    (command,) = re.findall(r"^```\npython main\.py (.*)\n```$", text, flags=re.MULTILINE)
+    return Example(new_files, edits, command)
+
+
+EXAMPLES = read_examples()
+
+
+def test_all_that_plugs_in_is_there() -> None:
+    """Catches a section that is not read as one."""
+    assert list(EXAMPLES) == ["A method", "A metric", "An audit", "A task", "A network", "A figure"]
+
+
+@pytest.mark.parametrize("title", EXAMPLES)
+def test_it_takes_two_files(title: str) -> None:
+    """At most: one that is new, and a registry. All edits are of lines that are there, once."""
+    example = EXAMPLES[title]
+    assert len(example.new_files) == 1
+    assert len(example.new_files.keys() | example.edits.keys()) <= 2
+    for file, lines in example.edits.items():
+        text = (PAGE.parent.parent / file).read_text()
+        assert lines
+        assert all(text.count(old) == 1 for old, _ in lines)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("title", EXAMPLES)
+def test_it_works(title: str, make_kit: Callable[[], Kit], results: Path) -> None:
+    """The command under it, on less data, comes to an end, and says what was added."""
+    example, kit = EXAMPLES[title], make_kit()
+    for file, text in example.new_files.items():
+        (kit.folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (kit.folder / file).write_text(text)
+    for file, lines in example.edits.items():
+        for old, new in lines:
+            kit.edit(file, old, new)
+    small = "--train-size 60 --workers 1" if title == "A figure" else SMALL
+    small = small.replace("--workers", "--jobs") if title == "A figure" else small
+    answer = kit.run(*example.command.split(), *small.split())
+    assert answer.code == 0, answer.stderr
+    expected = {
+        "A method": "halve scale=0.3",
+        "A metric": "my_method",
+        "An audit": "retrained (ideal)",
+        "A task": "my_method",
+        "A network": "my_method",
+        "A figure": "noisy fine-tuning",
+    }
+    assert expected[title] in answer.stdout
