@@ -112,7 +112,7 @@ def _grade_one(spec: GradingSpec, task: Task, bank: Bank, workers: Workers, cons
     report = make_report(spec, task, bank, unlearned, workers, began)
     folder = grading_folder(spec, task, workers.device)
     report.save(folder)
-    certificate = collect(folder)
+    certificate = collect(folder, spec.method)
     if certificate is not None:
         console.tell(f"{spec.method}: python main.py certify {certificate} recomputes what it certifies")
     return report

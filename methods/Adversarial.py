@@ -47,6 +47,7 @@ class Adversarial(BaseMethod):
     the retain set.
     """
 
+    published_figures = "retain 96.7, forget 0.6, test 91.3 % (CIFAR-10, a class)"
     search_space: ClassVar = {
         "epochs": Between(1, 10),
         "learning_rate": Between(1e-5, 0.1, log=True),

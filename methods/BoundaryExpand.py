@@ -23,6 +23,7 @@ class BoundaryExpand(BaseMethod):
     the shadow class in the network. The learning rate is the published one; the SalUn paper runs 5e-6.
     """
 
+    published_figures = "mean gap to retraining of four measures, 2.76 points (CIFAR-10, ResNet-18, 10 %)"
     search_space: ClassVar = {"epochs": Between(1, 20), "learning_rate": Between(1e-6, 0.1, log=True)}
 
     epochs: int = 10

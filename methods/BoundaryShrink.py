@@ -27,6 +27,7 @@ class BoundaryShrink(BaseMethod):
     SalUn paper runs 5e-6. Runs from one original differ in the order of batches only: not at all if there is one.
     """
 
+    published_figures = "mean gap to retraining of four measures, 2.67 points (CIFAR-10, ResNet-18, 10 %)"
     search_space: ClassVar = {
         "epochs": Between(1, 20),
         "learning_rate": Between(1e-6, 0.1, log=True),

@@ -39,6 +39,9 @@ class CertifiedDpSgd(BaseMethod):
     "Renyi Differential Privacy of the Sampled Gaussian Mechanism" (arXiv 1908.10530), equation 6.
     """
 
+    guarantee = "(epsilon, delta), `certificate.json`, if DP-SGD trained the original"
+    published_figures = "validation 63.8, 68.8, 87.2 % after 1, 2, 50 epochs (CIFAR-10 features, epsilon 50)"
+    mechanism = "dp_sgd"
     follows_recipe = True
     recipe_is_binding = True
     certifies = True

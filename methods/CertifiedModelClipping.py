@@ -36,6 +36,9 @@ class CertifiedModelClipping(BaseMethod):
     code for MNIST, which gives the noise (0.01) and finds the number of steps. `notes` have the certificate.
     """
 
+    guarantee = "(epsilon, delta), `certificate.json`"
+    published_figures = "validation 70.0, 76.6, 80.2 % after 1, 2, 6 epochs (MNIST)"
+    mechanism = "model_clipping"
     certifies = True
     search_space: ClassVar = {
         "epochs": Between(1, 12),

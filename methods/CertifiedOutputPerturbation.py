@@ -34,6 +34,9 @@ class CertifiedOutputPerturbation(BaseMethod):
     Mechanism" (ICML 2018, arXiv 1805.06530). `notes` have the certificate.
     """
 
+    guarantee = "(epsilon, delta), `certificate.json`"
+    published_figures = "validation 57.3, 71.7, 78.3 % after 1, 2, 6 epochs (MNIST)"
+    mechanism = "output_perturbation"
     certifies = True
     search_space: ClassVar = {
         "epochs": Between(1, 12),

@@ -57,6 +57,7 @@ class Constrained(BaseMethod):
     lambda of 1, which learns the forget set again (`refine_multiplier`). "feasible", `slack` and `cap` are ours.
     """
 
+    published_figures = "retain 97.7, forget 68.9, validation 64.8 % top-5 (CIFAR-100, 10 %)"
     search_space: ClassVar = {
         "epochs": Between(1, 40),
         "learning_rate": Between(1e-3, 0.1, log=True),

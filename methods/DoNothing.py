@@ -13,6 +13,8 @@ class DoNothing(BaseMethod):
     All runs from one original are equal, so every forget example can be told apart from retraining: F is 0.
     """
 
+    leaves_original = True
+    deterministic = True
     exempt_from_budget = True
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
+from methods.BaseMethod import Bars, BaseMethod, Between, Loader, Matrix, OneOf
 
 MODES = ("normalization", "randomization", "zeroing", "naive", "none")
 
@@ -36,6 +36,12 @@ class Hirs(BaseMethod):
     all, with the repair. Rows of forgotten classes are ours, as in `linear_filtration`; so is the order of stops.
     """
 
+    drawings: ClassVar = {
+        "filtration": Matrix(
+            "filtration, less the identity", rows="logit after", columns="logit before", less_identity=True
+        ),
+        "density": Bars("density: share of weights repaired", entries="parameter", limits=(0, 1)),
+    }
     search_space: ClassVar = {
         "epochs": Between(1, 10),
         "learning_rate": Between(1e-3, 0.3, log=True),

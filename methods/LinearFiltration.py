@@ -27,6 +27,8 @@ class LinearFiltration(BaseMethod):
     features are never changed, so what they know of the forget set remains.
     """
 
+    guarantee = "exact filter of the last layer; features keep what they know"
+    deterministic = True
     search_space: ClassVar = {
         "mode": OneOf(("normalization", "randomization", "zeroing", "naive")),
         "ridge": Between(0.0, 10.0),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from data.errors import UserError
-from evaluation.certification.certificates import CONDITIONS, MECHANISMS, Certificate, certify, verify
+from evaluation.certification.certificates import CONDITIONS, Certificate, certify, collect, mechanisms, verify
 from evaluation.certification.dp_sgd import dp_sgd_epsilon
 from evaluation.certification.hockey_stick import gaussian_noise, model_clipping_noise
 from evaluation.certification.renyi import clipping_noise
@@ -28,7 +28,7 @@ GOOD: dict[str, float | int | str] = {
 
 def certificate(method: str, accounting: str, constants: dict[str, Any], epsilon: float = 1.0) -> Certificate:
     """One at delta = 1e-5 whose run did nothing wrong."""
-    conditions = {name: GOOD[name] for name in MECHANISMS[method].conditions}
+    conditions = {name: GOOD[name] for name in mechanisms()[method].conditions}
     return Certificate(method, epsilon, 1e-5, accounting, constants, conditions, ("The seed is secret.",))
 
 
