@@ -110,7 +110,7 @@ class BaseMethod:
     """True if nothing is random in it, with its default values: runs from one original are equal, and F is 0."""
     mechanism: ClassVar[str] = ""
     """How the epsilon of its certificates follows from their constants: a name among the `MECHANISMS` of
-    `evaluation.certification.certificates`. Empty: none of its runs' certificates is kept. See `certifies`."""
+    `evaluation.certification.certificates`. Without one, or if a certificate names another method, none is kept."""
 
     # How the kit treats it. These are inherited, as `run` is.
     exempt_from_budget: ClassVar[bool] = False

@@ -34,9 +34,9 @@ def main() -> None:
     known = [report for report in read_reports(results_folder()) if report.task == options.task]
     reports = [report for report in known if report.models == options.models and report.submission is None]
     lines = [HEAD.format(task=options.task, models=options.models, out=options.out)]
-    for name, handler in all_method_handlers().items():
+    for name in all_method_handlers():
         cells = (idea(name), source(name), ", ".join(examples_used(name, task)) or "nothing")
-        figures = (handler.guarantee or "none", handler.published_figures or "-", best(name, reports))
+        figures = (guarantee(name), published(name), best(name, reports))
         lines.append(f"| `{name}` | {' | '.join([*cells, *figures])} |")
     options.out.write_text("\n".join(lines) + "\n")
     print(f"written to {options.out}")
@@ -72,6 +72,16 @@ def source(name: str) -> str:
     if found:
         return min(found)[1]
     return "starter notebook of the competition" if "starter notebook" in after else "-"
+
+
+def guarantee(name: str) -> str:
+    """What is proven of the method."""
+    return all_method_handlers()[name].guarantee or "none"
+
+
+def published(name: str) -> str:
+    """What others have published of it; `docs/methods.md` says where to be careful."""
+    return all_method_handlers()[name].published_figures or "-"
 
 
 class WatchedDataset(ExampleDataset):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,21 +166,22 @@ def _other_drawings(
     from methods.BaseMethod import Matrix
 
     for name, drawing in declared.items():
-        values = [one[name] for one in notes if name in one]
+        values = [one[name] for one in notes if name in one and can_be_drawn(one[name], drawing)]
+        if not values:
+            continue
         if isinstance(drawing, Matrix):
-            matrices = _alike(filter(_is_matrix, values), np.shape)
-            if matrices:
-                yield partial(_draw_matrix, drawing=drawing, matrices=np.array(matrices))
+            alike = [value for value in values if np.shape(value) == np.shape(values[0])]
+            yield partial(_draw_matrix, drawing=drawing, matrices=np.array(alike))
         else:
-            runs = _alike(filter(_is_object_of_numbers, values), list)
-            if runs:
-                yield partial(_draw_bars, drawing=drawing, runs=runs)
+            alike = [value for value in values if list(value) == list(values[0])]
+            yield partial(_draw_bars, drawing=drawing, runs=alike)
 
 
-def _alike(values: Iterable[Any], form: Callable[[Any], object]) -> list[Any]:
-    """The values that have the form of the first, so that their mean can be taken."""
-    found = list(values)
-    return [value for value in found if form(value) == form(found[0])]
+def can_be_drawn(note: Any, drawing: Drawing) -> bool:
+    """Whether a note is of the kind that its drawing is for."""
+    from methods.BaseMethod import Matrix
+
+    return _is_matrix(note) if isinstance(drawing, Matrix) else _is_object_of_numbers(note)
 
 
 def _draw_matrix(panel: Axes, drawing: Matrix, matrices: np.ndarray) -> None:

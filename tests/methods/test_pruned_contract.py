@@ -14,7 +14,7 @@ from data import Recipe, TaskSpec, UserError
 from evaluation.runs.one import RunSettings, fresh_network, unlearn_once
 from evaluation.spec import settings_in_force
 from methods import all_method_handlers
-from tests.methods.test_contract import EAGER, LEAVES_WEIGHTS, make_task
+from tests.methods.test_contract import make_task
 
 SMALL = {"epochs": 2, "warm_up_steps": 1}
 """Values with which methods that have these hyper-parameters are quick; two epochs, so that momentum has an effect."""
@@ -33,13 +33,13 @@ def test_every_method_keeps_the_mask(name: str) -> None:
     mask = prune_smallest(original, 0.5)
     handler = all_method_handlers()[name]
     known = {key: value for key, value in SMALL.items() if key in handler.hyper_parameters()}
-    settings = tuple({**known, **EAGER.get(name, {})}.items())
+    settings = tuple({**known, **handler.tried_with}.items())
     before = {key: value.clone() for key, value in original.state_dict().items()}
     left = unlearn_once(RunSettings(TaskSpec(), "cpu", name, settings, 0, None, Path()), task, before, seed=1).net
     state = fresh_network(task, left, name).state_dict()
     assert all(bool((state[key][pruned] == 0).all()) for key, pruned in mask.items())
     changed = [key for key, value in before.items() if not torch.equal(value, state[key])]
-    assert bool(changed) == (name not in LEAVES_WEIGHTS)
+    assert bool(changed) != handler.leaves_original
     if any(key in mask for key in changed):
         revived = sum(int((state[key][~pruned] != 0).sum()) for key, pruned in mask.items())
         assert revived > 0.5 * sum(int((~pruned).sum()) for pruned in mask.values())
