@@ -13,7 +13,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader
 
 
 class BoundaryExpand(BaseMethod):
-    """Train forgotten images to be of a shadow class, added for the purpose, and drop that class in the end.
+    """Train forgotten images to belong to an additional shadow class, then remove that class.
 
     The last layer gets one more output, of small random weights; all weights minimise the cross-entropy of the forget
     set with the shadow class as every label; the output is removed again, so that the softmax is over the classes

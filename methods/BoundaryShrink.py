@@ -14,7 +14,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 
 
 class BoundaryShrink(BaseMethod):
-    """Train forgotten images to be of the class that they are closest to being confused with.
+    """Relabel each forgotten image as the class it is most easily mistaken for, and train on these labels.
 
     y' = argmax of the original at x + bound * sign(gradient of its cross-entropy with respect to x), kept inside the
     range of pixels; then minimise the cross-entropy of the forget set with y' in place of y. Nothing is done for the

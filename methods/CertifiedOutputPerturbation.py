@@ -47,7 +47,7 @@ class CertifiedOutputPerturbation(BaseMethod):
     }
 
     epsilon: float = 1.0
-    """What is to be certified, with `delta`: exp(epsilon) bounds how much likelier any outcome can become."""
+    """What is to be certified, with `delta`: exp(epsilon) bounds how much more likely any outcome can become."""
     delta: float = 1e-5
     """Probability that is left out of this bound."""
     accounting: str = "analytic"

@@ -10,7 +10,7 @@ from methods.BaseMethod import BaseMethod, Loader
 class DoNothing(BaseMethod):
     """Leave the original as it is.
 
-    All runs from one original are equal, so every forget example can be told apart from retraining: F is 0.
+    All runs from one original are equal, so every forget example distinguishes them from retrained models: F is 0.
     """
 
     leaves_original = True

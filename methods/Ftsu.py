@@ -33,7 +33,7 @@ class Examples(NamedTuple):
 
 
 class Ftsu(BaseMethod):
-    """Undo a federated client by a Newton step of the linearised network on its salient weights, then repair.
+    """Remove a federated client by a Newton step of the linearised network on salient weights, then repair.
 
     The forget set is the client that leaves (or `forget_clients` of them), the retain set is the server's share and
     the clients that stay. With w0 the weights handed over and J(x) the Jacobian there, the network is taken for its

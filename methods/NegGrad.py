@@ -14,7 +14,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 
 
 class NegGrad(BaseMethod):
-    """Fine-tune on all data with the sign of the forget examples' gradients turned around.
+    """Fine-tune on all data, with the gradients of the forget examples reversed.
 
     The loss of a batch is the mean over its images of the cross-entropy, times -1 for an image to forget. Both sets
     end together: each batch of the retain set is joined by its share of the shuffled forget set.
