@@ -28,9 +28,6 @@ from data.errors import UserError, unknown_name
 if TYPE_CHECKING:
     from notebooks.extraction import Program, Travellers
 
-LEAVES_ORIGINAL = {"do_nothing"}
-"""Methods that are to hand the original back; of any other it is an error."""
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Export
@@ -151,7 +148,8 @@ def execute(
     bit; and the time that 512 of them would take.
 
     Args:
-        expect_change: whether a checkpoint that is the original is an error; None means for all but `do_nothing`.
+        expect_change: whether a checkpoint that is the original is an error; None asks the method, which is to leave
+            the original as it is if its class says so (`leaves_original`).
         input_folder: a folder in the competition's layout, with `test.csv`; None means the simulated one.
 
     Raises:
@@ -182,13 +180,14 @@ def execute(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     task = load(task_spec, progress=False)
+    handler = all_method_handlers()[submission.method]
     if expect_change is None:
-        expect_change = submission.method not in LEAVES_ORIGINAL
+        expect_change = not handler.leaves_original
     original_state = torch.load(original, map_location="cpu", weights_only=True)
     remarks = checks.check_states(states, task, original_state, expect_change)
     checks.check_equal(states, expected)
-    exempt = all_method_handlers()[submission.method].exempt_from_budget
-    remarks.append(checks.check_time(execution.seconds_per_checkpoint, len(task.train), device, exempt))
+    seconds, exempt = execution.seconds_per_checkpoint, handler.exempt_from_budget
+    remarks.append(checks.check_time(seconds, len(task.train), device, exempt))
     return ExecutionReport(checkpoints, execution.seconds_per_checkpoint, remarks)
 
 

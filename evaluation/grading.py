@@ -105,7 +105,7 @@ def _grade_one(grading: Grading, bank: Bank, workers: Workers, console: Console,
     console.tell(f"{name}: scoring {len(unlearned)} runs")
     report = make_report(grading, bank, unlearned, workers, began)
     report.save(grading.folder)
-    certificate = collect(grading.folder)
+    certificate = collect(grading.folder, name)
     if certificate is not None:
         console.tell(f"{name}: python main.py certify {certificate} recomputes what it certifies")
     return report

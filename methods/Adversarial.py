@@ -19,19 +19,19 @@ ALIGN = ("features", "logits")
 PRETRAIN_PAIRS = 32
 """`pairs` of the attacker's pre-training."""
 MOST_JUDGED = 256
-"""Forgotten images, and unseen ones, that the attacker's accuracy before and after is that over."""
+"""The most forgotten images, and the most unseen ones, on which the attacker's accuracy is measured."""
 
 
 class Adversarial(BaseMethod):
-    """Fine-tune on the retain set while deceiving an attacker that knows forgotten from unseen images.
+    """Fine-tune on the retain set while deceiving an attacker that tells forgotten from unseen images.
 
-    Discriminative adversarial unlearning, DAU. In each step a batch F of the forget and one V of the validation set,
-    of equal size, are drawn anew. First the attacker A goes down [CE(A(F), 1) + CE(A(V), 0)] / 2, then the network down
+    Discriminative adversarial unlearning, DAU. In each step a batch F of the forget and one V of the validation set, of
+    equal size, are drawn. First the attacker A minimises [CE(A(F), 1) + CE(A(V), 0)] / 2, then the network minimises
 
         CE(retain) + beta (attack_weight * [CE(A(F), 0) + CE(A(V), 1)] / 2 + align_weight * L),
         L = sum_k (M_kk - 1)^2 + decorrelation * sum_{k != l} M_kl^2,  M = mean over i of V_i F_i^T  (Barlow Twins)
 
-    with V_i, F_i what the last layer gets, each entry standardised over its batch. The attacker sees of an image a
+    with V_i, F_i the inputs of the last layer, each entry standardised over its batch. The attacker sees of an image a
     token for each class: its logit, whether it is the label, and how sensitive the logit is to noise in the pixels,
     mean |f(x + noise z) - f(x)| / noise over some z ~ N(0, I). It is pre-trained on the training set against the
     validation set. To forget a class, beta is 0 after `stop_step` steps: the rest repairs. beta = 0 is `finetune`.
@@ -41,12 +41,13 @@ class Adversarial(BaseMethod):
     repair_learning_rate=0.02; 95 % sparse: 0.03, or stop_step=20 for a class. Where theirs is other: they put F, V and
     their noisy copies through batch normalisation in train mode, so that its statistics remember them (`published_bn`);
     their V has images of the class to be forgotten, which should then be known (`filter_validation`). V_i and F_i are
-    features in their code; described are logits (`align`). Their `pairs` are 256; a step of the attacker on 8 costs as
-    much as some ten of a small network, and 256 exceed the budget. Their 30 steps are 6 % of all. They pre-train once,
-    as `prepare` does, but on 256; where nobody has prepared an attacker, a run begins with `warm_up_steps` of that, on
-    the retain set.
+    features in their code, and logits in the paper (`align`). Their `pairs` are 256; a step of the attacker on 8 costs
+    as much as some ten of a small network, and 256 exceed the budget. Their 30 steps are 6 % of all steps. They
+    pre-train once, as `prepare` does, but on 256; where nobody has prepared an attacker, a run begins with
+    `warm_up_steps` of that, on the retain set.
     """
 
+    published_figures = "retain 96.7, forget 0.6, test 91.3 % (CIFAR-10, a class)"
     search_space: ClassVar = {
         "epochs": Between(1, 10),
         "learning_rate": Between(1e-5, 0.1, log=True),

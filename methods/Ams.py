@@ -22,7 +22,7 @@ Look = Callable[[Samples], dict[str, float]]
 
 
 class Ams(BaseMethod):
-    """Forget requests that come one after another, under a mask that follows all of them.
+    """Forget one request after another, under a mask of salient weights that remembers earlier requests.
 
     With s_i = |sum over request i of the gradient of the cross-entropy|, in eval mode, scaled to a sum of 1:
 
@@ -38,9 +38,10 @@ class Ams(BaseMethod):
 
     Source: a research idea of a machine-unlearning starter kit, without paper or published numbers, after SalUn (arXiv
     2310.12508): of a single request without `stop`, or of many at beta 0 and no `recalibrate`, it makes what `salun`
-    makes at the same settings, bit for bit. Open there, chosen here: a request that is forgotten *too* well has not
-    returned, and the retain pass after an earlier request's. To look at earlier requests their images are kept, in
-    `memory`; as these are what was to be deleted, a user who may not do that sets recalibrate=false.
+    makes at the same settings, bit for bit. The idea leaves two points open; chosen here: a request that is forgotten
+    *too* well has not returned, and a pass over an earlier request is followed by one over the retain set. To look at
+    earlier requests their images are kept, in `memory`; as these are what was to be deleted, a user who may not do that
+    sets recalibrate=false.
     """
 
     search_space: ClassVar = {
@@ -70,15 +71,15 @@ class Ams(BaseMethod):
     loss: str = "random"
     """What forgetting goes down: cross-entropy of "random" labels, or "uniform", KL(uniform || answer)."""
     stop: bool = True
-    """Whether it ends when that is enough, and the best epoch stays; if not, all epochs are done and the last stays."""
+    """Whether to end early as described above and keep the best epoch; if not, all epochs run and the last is kept."""
     accuracy_gap: float = 0.02
-    """Difference in accuracy that is put up with."""
+    """Difference in accuracy that is tolerated."""
     attack_gap: float = 0.03
-    """Distance of AUC from 1/2 that is put up with."""
+    """Distance of AUC from 1/2 that is tolerated."""
     largest_drop: float = 0.03
     """Validation accuracy that may be lost."""
     recalibrate: bool = True
-    """Whether forgotten images are kept, to see that they stay forgotten."""
+    """Whether forgotten images are kept, to check that they stay forgotten."""
     freeze_bn: bool = False
     """Whether batch normalisation keeps and uses the original's statistics."""
 

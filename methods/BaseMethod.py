@@ -39,6 +39,33 @@ class OneOf:
 
 
 @dataclass(frozen=True)
+class Matrix:
+    """How a note that is a matrix, a list of rows, is drawn: as a heat map of its mean over the runs."""
+
+    title: str
+    rows: str
+    """What a row stands for."""
+    columns: str
+    """What a column stands for."""
+    less_identity: bool = False
+    """Whether the identity is subtracted first: for a square matrix that is close to it."""
+
+
+@dataclass(frozen=True)
+class Bars:
+    """How a note that is an object of numbers is drawn: a bar for each, the mean over the runs, and their range."""
+
+    title: str
+    entries: str
+    """What a number is of, in a word; shown where there are too many bars to name each."""
+    limits: tuple[float, float] | None = None
+    """The ends of the axis; None leaves them to the numbers."""
+
+
+Drawing = Matrix | Bars
+
+
+@dataclass(frozen=True)
 class HyperParameter:
     """One hyper-parameter of a method: its type, its default value, and a line that explains it."""
 
@@ -46,6 +73,11 @@ class HyperParameter:
     type: type
     default: Any
     explanation: str
+
+
+CLAIMS = ("guarantee", "published_figures", "leaves_original", "deterministic", "mechanism")
+"""Facts that hold for the code of one class. A class that inherits from it may do something else: it starts without
+them, and has to state what is true of it."""
 
 
 class BaseMethod:
@@ -60,10 +92,27 @@ class BaseMethod:
     They can be overridden by keyword, `MyMethod(learning_rate=0.01)`, and from the command line,
     `--set learning_rate=0.01`; in `run` they are `self.learning_rate`.
 
+    Facts about the method, which nobody can set, are class attributes without a type of their own: `certifies = True`.
+    Those below are known; all have a default. They stay behind when a method is exported to a notebook.
+
     Raises:
         ValueError: on an unknown hyper-parameter, or a value that is not of its type.
     """
 
+    # What is claimed of this class alone; see `CLAIMS`.
+    guarantee: ClassVar[str] = ""
+    """What is proven about the result, in a few words; empty if nothing is."""
+    published_figures: ClassVar[str] = ""
+    """Its results as published by its authors, or by those who compared them, in a line; empty if there are none."""
+    leaves_original: ClassVar[bool] = False
+    """True if its runs are to leave the original unchanged; with any other method that is an error in a notebook."""
+    deterministic: ClassVar[bool] = False
+    """True if nothing is random in it, with its default values: runs from one original are equal, and F is 0."""
+    mechanism: ClassVar[str] = ""
+    """How the epsilon of its certificates follows from their constants: a name among the `MECHANISMS` of
+    `evaluation.certification.certificates`. Without one, or if a certificate names another method, none is kept."""
+
+    # How the kit treats it. These are inherited, as `run` is.
     exempt_from_budget: ClassVar[bool] = False
     """True for references (retraining from scratch) that may take as long as they like, and are marked so."""
     follows_recipe: ClassVar[bool] = False
@@ -72,15 +121,28 @@ class BaseMethod:
     """True if these must keep the recipe's values, because they tell how the original was trained."""
     certifies: ClassVar[bool] = False
     """True if its runs leave certificates. They hold only for values that were chosen without looking at the forget
-    set, so `tune` goes by validation accuracy, and for networks that nothing else of the original is left in."""
+    set, so `tune` goes by validation accuracy, and for networks in which nothing else of the original is left. A class
+    that inherits keeps these restrictions; for its certificates to count, it has to name its own `mechanism`."""
     search_space: ClassVar[dict[str, Between | OneOf]] = {}
     """What `python main.py tune` may change, by hyper-parameter; the rest keep their values."""
     prepares_with: ClassVar[tuple[str, ...]] = ()
     """The hyper-parameters that `prepare` looks at, so that changing others does not repeat it; empty: all."""
+    drawings: ClassVar[dict[str, Drawing]] = {}
+    """How `python main.py history` draws its notes, by the name of the note; those under "history" need no entry."""
+    tried_with: ClassVar[dict[str, Any]] = {}
+    """Values that the contract tests set, if with its defaults it may find nothing to change in a small network that
+    has learned nothing yet."""
 
     notes: dict[str, Any]  # see `run`; neither is there until a method makes it
     memory: dict[str, torch.Tensor]
     prepared: dict[str, torch.Tensor]  # see `prepare`; not there if nobody has prepared anything
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Withdraw what is claimed of the classes that this one inherits from, unless it claims the same itself."""
+        super().__init_subclass__(**keywords)
+        for claim in CLAIMS:
+            if claim not in vars(cls):
+                setattr(cls, claim, getattr(BaseMethod, claim))
 
     def __init__(self, **overrides: Any) -> None:
         values = self.values_in_force(overrides)
@@ -97,11 +159,15 @@ class BaseMethod:
             forget_loader: what is to be forgotten.
             val_loader: images that the original was not trained on.
 
-        The return value is ignored. Only `net.state_dict()` is taken; the architecture must stay as it is. What else
-        a run has to tell (curves of its losses, a certificate) it may leave in `self.notes`, as lists, numbers and
-        strings: the grader keeps that as a JSON file of the run. Where several requests arrive one after another,
-        `run` is called for each on the model it left; tensors by name that it leaves in `self.memory` are there again
-        then (and there is no such attribute before).
+        The return value is ignored. Only `net.state_dict()` is taken; the architecture must stay as it is.
+
+        A run may leave anything else it has to tell in the dict `self.notes`, as lists, numbers and strings: the
+        grader keeps that as a JSON file of the run. `python main.py history` draws what is under "history" (lists of
+        numbers by name, one number for each epoch, say) and what `drawings` describes.
+
+        Where several requests arrive one after another, `run` is called for each on the model it left for the one
+        before. Tensors by name that it leaves in `self.memory` are there again for the next request (at the first
+        there is no such attribute).
         """
         raise NotImplementedError(f"{type(self).__name__} needs a run() method.")
 

@@ -13,7 +13,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader
 
 
 class BoundaryExpand(BaseMethod):
-    """Train forgotten images to be of a shadow class, added for the purpose, and drop that class in the end.
+    """Train forgotten images to belong to an additional shadow class, then remove that class.
 
     The last layer gets one more output, of small random weights; all weights minimise the cross-entropy of the forget
     set with the shadow class as every label; the output is removed again, so that the softmax is over the classes
@@ -23,6 +23,7 @@ class BoundaryExpand(BaseMethod):
     the shadow class in the network. The learning rate is the published one; the SalUn paper runs 5e-6.
     """
 
+    published_figures = "mean gap to retraining of four measures, 2.76 points (CIFAR-10, ResNet-18, 10 %)"
     search_space: ClassVar = {"epochs": Between(1, 20), "learning_rate": Between(1e-6, 0.1, log=True)}
 
     epochs: int = 10

@@ -14,7 +14,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 
 
 class BoundaryShrink(BaseMethod):
-    """Train forgotten images to be of the class that they are closest to being confused with.
+    """Relabel each forgotten image as the class it is most easily mistaken for, and train on these labels.
 
     y' = argmax of the original at x + bound * sign(gradient of its cross-entropy with respect to x), kept inside the
     range of pixels; then minimise the cross-entropy of the forget set with y' in place of y. Nothing is done for the
@@ -27,6 +27,7 @@ class BoundaryShrink(BaseMethod):
     SalUn paper runs 5e-6. Runs from one original differ in the order of batches only: not at all if there is one.
     """
 
+    published_figures = "mean gap to retraining of four measures, 2.67 points (CIFAR-10, ResNet-18, 10 %)"
     search_space: ClassVar = {
         "epochs": Between(1, 20),
         "learning_rate": Between(1e-6, 0.1, log=True),

@@ -31,14 +31,18 @@ class CertifiedDpSgd(BaseMethod):
     Noise can't be added afterwards: it is refused if training had too little for this epsilon, delta and k.
 
     `optimizer`, `noise_multiplier`, `epochs` and `batch_size` are the original's, from the task's recipe. Of originals
-    that were not trained by DP-SGD nothing can be certified: no certificate is given, and `notes` say why. Nor of those
-    that were fine-tuned after an earlier request, on images that are now to be forgotten: that had no noise.
+    that were not trained by DP-SGD nothing can be certified: no certificate is given, and `notes` say why. The same
+    holds for those that were fine-tuned, without noise, after an earlier request, on images that are now to be
+    forgotten.
 
     Source: the baseline of Koloskova et al., "Certified Unlearning for Neural Networks" (ICML 2025, arXiv
     2506.06985), epsilon 50. Its code leaves the factor 1 / k out ("code_compat"), which does not hold. Mironov et al.,
     "Renyi Differential Privacy of the Sampled Gaussian Mechanism" (arXiv 1908.10530), equation 6.
     """
 
+    guarantee = "(epsilon, delta), `certificate.json`, if DP-SGD trained the original"
+    published_figures = "validation 63.8, 68.8, 87.2 % after 1, 2, 50 epochs (CIFAR-10 features, epsilon 50)"
+    mechanism = "dp_sgd"
     follows_recipe = True
     recipe_is_binding = True
     certifies = True
@@ -50,7 +54,7 @@ class CertifiedDpSgd(BaseMethod):
     }
 
     epsilon: float = 50.0
-    """What is to be certified, with `delta`: exp(epsilon) bounds how much likelier any outcome can become."""
+    """What is to be certified, with `delta`: exp(epsilon) bounds how much more likely any outcome can become."""
     delta: float = 1e-5
     """Probability that is left out of this bound."""
     accounting: str = "exact"

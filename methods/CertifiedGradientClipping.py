@@ -35,6 +35,9 @@ class CertifiedGradientClipping(BaseMethod):
     5.7 times that noise; `accounting` has the paper's constant, and the code's. `notes` have the certificate.
     """
 
+    guarantee = "(epsilon, delta), `certificate.json`"
+    published_figures = "validation 70.3, 74.8, 80.3 % after 1, 2, 6 epochs (MNIST)"
+    mechanism = "gradient_clipping"
     certifies = True
     search_space: ClassVar = {
         "epochs": Between(1, 12),
@@ -45,7 +48,7 @@ class CertifiedGradientClipping(BaseMethod):
     }
 
     epsilon: float = 1.0
-    """What is to be certified, with `delta`: exp(epsilon) bounds how much likelier any outcome can become."""
+    """What is to be certified, with `delta`: exp(epsilon) bounds how much more likely any outcome can become."""
     delta: float = 1e-5
     """Probability that is left out of this bound."""
     accounting: str = "exact"

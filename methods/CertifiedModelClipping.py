@@ -36,6 +36,9 @@ class CertifiedModelClipping(BaseMethod):
     code for MNIST, which gives the noise (0.01) and finds the number of steps. `notes` have the certificate.
     """
 
+    guarantee = "(epsilon, delta), `certificate.json`"
+    published_figures = "validation 70.0, 76.6, 80.2 % after 1, 2, 6 epochs (MNIST)"
+    mechanism = "model_clipping"
     certifies = True
     search_space: ClassVar = {
         "epochs": Between(1, 12),
@@ -46,7 +49,7 @@ class CertifiedModelClipping(BaseMethod):
     }
 
     epsilon: float = 1.0
-    """What is to be certified, with `delta`: exp(epsilon) bounds how much likelier any outcome can become."""
+    """What is to be certified, with `delta`: exp(epsilon) bounds how much more likely any outcome can become."""
     delta: float = 1e-5
     """Probability that is left out of this bound."""
     initial_clip: float = 7.0

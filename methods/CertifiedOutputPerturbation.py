@@ -34,6 +34,9 @@ class CertifiedOutputPerturbation(BaseMethod):
     Mechanism" (ICML 2018, arXiv 1805.06530). `notes` have the certificate.
     """
 
+    guarantee = "(epsilon, delta), `certificate.json`"
+    published_figures = "validation 57.3, 71.7, 78.3 % after 1, 2, 6 epochs (MNIST)"
+    mechanism = "output_perturbation"
     certifies = True
     search_space: ClassVar = {
         "epochs": Between(1, 12),
@@ -44,7 +47,7 @@ class CertifiedOutputPerturbation(BaseMethod):
     }
 
     epsilon: float = 1.0
-    """What is to be certified, with `delta`: exp(epsilon) bounds how much likelier any outcome can become."""
+    """What is to be certified, with `delta`: exp(epsilon) bounds how much more likely any outcome can become."""
     delta: float = 1e-5
     """Probability that is left out of this bound."""
     accounting: str = "analytic"

@@ -24,6 +24,9 @@ class CertifiedRetrain(BaseMethod):
     2506.06985), which like its methods has the step size of one cycle, 0.1 at most. `retrain` is the task's own recipe.
     """
 
+    guarantee = "exact (epsilon = 0)"
+    published_figures = "validation 67.8, 74.1, 79.9 % after 1, 2, 6 epochs (MNIST)"
+    mechanism = "retraining"
     certifies = True
     search_space: ClassVar = {
         "epochs": Between(1, 12),

@@ -32,13 +32,14 @@ class Constrained(BaseMethod):
         unlearning  min -CE_f  subject to  r = CE_r - epsilon <= 0,  epsilon the original's retain loss
         refining    min  CE_r  subject to  r = CE_f - level    = 0,  level the validation loss after unlearning
 
-    SGD goes down the objective plus a price; an epoch has as many steps as the forget set has batches:
+    SGD minimises the objective plus a term for the constraint; an epoch has as many steps as the forget set has
+    batches:
 
         penalty             alpha max(0, r)^2; after an epoch of small gradients alpha grows (`SMALL_NORM`, `GROWTH`)
         lagrange            lambda r; after the step lambda <- max(0, lambda + dual_rate r), r measured anew
         augmented_lagrange  lambda s + alpha s^2 with s = max(r, -lambda / (2 alpha)); lambda as above, by s
 
-    An equality has s = r, and no max. What ends a phase early is asked after each epoch:
+    An equality has s = r, and no max. After each epoch, `stop` (or `refine_stop`) decides whether the phase ends early:
 
         none            nothing
         unlearning      forget loss >= validation loss
@@ -57,6 +58,7 @@ class Constrained(BaseMethod):
     lambda of 1, which learns the forget set again (`refine_multiplier`). "feasible", `slack` and `cap` are ours.
     """
 
+    published_figures = "retain 97.7, forget 68.9, validation 64.8 % top-5 (CIFAR-100, 10 %)"
     search_space: ClassVar = {
         "epochs": Between(1, 40),
         "learning_rate": Between(1e-3, 0.1, log=True),
@@ -98,7 +100,7 @@ class Constrained(BaseMethod):
     refine_multiplier: float = 0.0
     """Lambda at the beginning of refining."""
     tolerance: float = 0.1
-    """Residual that "refining" puts up with."""
+    """Residual that "refining" tolerates."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`. Raises `ValueError` for an unknown `solver`, `stop` or `refine_stop`."""

@@ -14,7 +14,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader
 
 
 class Delete(BaseMethod):
-    """Take the true class out of the original's answer on the forget set, and learn the rest (DELETE).
+    """Remove the true class from the original's prediction on the forget set, and learn the rest (DELETE).
 
     On the forget set alone, minimise KL(q || p): p is the network's softmax, q the softmax of the original's logits
     with the logit of the true class set to minus infinity. The other classes keep their proportions, which is what
@@ -24,6 +24,7 @@ class Delete(BaseMethod):
     removal of a class: on randomly chosen images a retrained model does know the true class, mostly.
     """
 
+    published_figures = "forget accuracy 0.00 % (CIFAR-10, a class)"
     search_space: ClassVar = {"epochs": Between(1, 20), "learning_rate": Between(1e-5, 0.1, log=True)}
 
     epochs: int = 20

@@ -10,9 +10,11 @@ from methods.BaseMethod import BaseMethod, Loader
 class DoNothing(BaseMethod):
     """Leave the original as it is.
 
-    All runs from one original are equal, so every forget example can be told apart from retraining: F is 0.
+    All runs from one original are equal, so every forget example distinguishes them from retrained models: F is 0.
     """
 
+    leaves_original = True
+    deterministic = True
     exempt_from_budget = True
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:

@@ -23,6 +23,10 @@ class Finetune(BaseMethod):
     batches of 32, 0.005 for three at 0.001 in batches of 64.
     """
 
+    published_figures = (
+        "0.0002 to 0.049 on Kaggle (a grid); "
+        "mean gap to retraining of four measures, 3.78 points (CIFAR-10, ResNet-18, 10 %)"
+    )
     search_space: ClassVar = {
         "epochs": Between(1, 10),
         "learning_rate": Between(1e-4, 0.3, log=True),

@@ -13,7 +13,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader
 
 
 class Fisher(BaseMethod):
-    """Add Gaussian noise to each weight, of a variance inverse to its Fisher information on the retain set.
+    """Add Gaussian noise to each weight; its variance is inverse to the Fisher information on the retain set.
 
     F = mean over retained images of sum_k p_k (d log p_k / dw)^2, in eval mode. The variance of the noise is
     alpha * min(1 / (F + 1e-8), 1e3), or 1e2 in the last layer; it is averaged over the input channels of a weight;

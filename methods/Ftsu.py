@@ -33,7 +33,7 @@ class Examples(NamedTuple):
 
 
 class Ftsu(BaseMethod):
-    """Undo a federated client by a Newton step of the linearised network on its salient weights, then repair.
+    """Remove a federated client by a Newton step of the linearised network on salient weights, then repair.
 
     The forget set is the client that leaves (or `forget_clients` of them), the retain set is the server's share and
     the clients that stay. With w0 the weights handed over and J(x) the Jacobian there, the network is taken for its
@@ -71,6 +71,8 @@ class Ftsu(BaseMethod):
     logits are those of cross-entropy besides, far from one-hot: "mse" takes a step that it does not survive.
     """
 
+    guarantee = "bound on the distance to retraining, of the linearised network only"
+    published_figures = "test 96.1 to 95.5, backdoor 94.4 to 10.1 % (MNIST)"
     search_space: ClassVar = {
         "k": Between(0.01, 1.0, log=True),
         "damping": Between(1e-2, 100, log=True),

@@ -23,6 +23,7 @@ class GradientAscent(BaseMethod):
     5 epochs at 1e-4, no stop. Deep Unlearn (arXiv 2410.01276) takes 10 epochs at 0.01.
     """
 
+    published_figures = "mean gap to retraining of four measures, 4.12 points (CIFAR-10, ResNet-18, 10 %)"
     search_space: ClassVar = {
         "epochs": Between(1, 10),
         "learning_rate": Between(1e-5, 0.1, log=True),

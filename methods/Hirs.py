@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
+from methods.BaseMethod import Bars, BaseMethod, Between, Loader, Matrix, OneOf
 
 MODES = ("normalization", "randomization", "zeroing", "naive", "none")
 
 
 class Hirs(BaseMethod):
-    """Impair by filtering the logits linearly, repair salient weights by fine-tuning on the retain set.
+    """Impair the network by a linear filter on its logits, then fine-tune salient weights on the retain set.
 
-    Impair: column c of A, `(classes, classes)`, is the mean of the logits of class c, B is the A that is wanted, and
+    Impair: column c of A, `(classes, classes)`, is the mean of the logits of class c, B is the target for A, and
     with F = I + (B - A) A^T (A A^T + ridge I)^-1 the last layer W, b becomes F W, F b. For whole classes, those of
     which nothing is retained, B is by `mode` what it is in linear filtration: columns of forgotten classes keep the
     rows of retained ones as they are ("naive"), shifted to the mean of the retained block ("normalization"), as
@@ -32,10 +32,16 @@ class Hirs(BaseMethod):
 
     Source: a research idea of a machine-unlearning starter kit, without paper or published numbers, after linear
     filtration (arXiv 2002.02730) and SalUn (arXiv 2310.12508). Without epochs it is `linear_filtration`; at mode "none"
-    and share 1, `finetune`, both bit for bit. Filtration changes no feature: what they know of a class goes, if at
-    all, with the repair. Rows of forgotten classes are ours, as in `linear_filtration`; so is the order of stops.
+    and share 1, `finetune`, both bit for bit. Filtration changes no feature: only the repair can remove what features
+    know of a class. Rows of forgotten classes are ours, as in `linear_filtration`; so is the order of stops.
     """
 
+    drawings: ClassVar = {
+        "filtration": Matrix(
+            "filtration, less the identity", rows="logit after", columns="logit before", less_identity=True
+        ),
+        "density": Bars("density: share of weights repaired", entries="parameter", limits=(0, 1)),
+    }
     search_space: ClassVar = {
         "epochs": Between(1, 10),
         "learning_rate": Between(1e-3, 0.3, log=True),

@@ -30,6 +30,7 @@ class Influence(BaseMethod):
     for. It takes the first images of the data set; we those of the shuffled loader.
     """
 
+    published_figures = "mean gap to retraining of four measures, 4.06 points (CIFAR-10, ResNet-18, 10 %)"
     search_space: ClassVar = {"alpha": Between(0.1, 100, log=True)}
 
     alpha: float = 0.2

@@ -26,6 +26,7 @@ class Kookmin(BaseMethod):
     each layer. Layers are a ResNet's convolutions; in a network without, the linear layers but the last.
     """
 
+    published_figures = "over 0.0885 on Kaggle (private, by rank)"
     search_space: ClassVar = {
         "epochs": Between(1, 6),
         "learning_rate": Between(1e-4, 0.3, log=True),

@@ -22,6 +22,7 @@ class L1Sparse(BaseMethod):
     published alpha is a matter of the data set: 1e-5, 5e-5 and 1e-4 were searched.
     """
 
+    published_figures = "mean gap to retraining of four measures, 2.26 points (CIFAR-10, ResNet-18, 10 %)"
     search_space: ClassVar = {
         "epochs": Between(1, 10),
         "learning_rate": Between(1e-4, 0.3, log=True),

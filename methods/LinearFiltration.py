@@ -12,13 +12,13 @@ from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 
 
 class LinearFiltration(BaseMethod):
-    """Filter the logits linearly, so that the forgotten classes' mean logits become what is wanted of them.
+    """Multiply the logits by a matrix that moves the mean logits of forgotten classes to chosen values.
 
-    Column c of A, `(classes, classes)`, is the mean of the logits of class c. With B the A that is wanted, F = B A^-1
-    and the last layer becomes F W, F b. There is no training. B keeps the retained classes' columns. Of a forgotten
-    class's column x, the rows of retained classes become by `mode`: "normalization", x plus the number that makes
-    their mean that of the retained block; "randomization", N(0, 1); "zeroing", 0; "naive", x. The rows of forgotten
-    classes become the smallest of the other rows: a network must keep its outputs, and none of them is then likely.
+    Column c of A, `(classes, classes)`, is the mean of the logits of class c. With B the target for A, F = B A^-1 and
+    the last layer becomes F W, F b. There is no training. B keeps the retained classes' columns. Of a forgotten class's
+    column x, the rows of retained classes become by `mode`: "normalization", x plus the number that makes their mean
+    that of the retained block; "randomization", N(0, 1); "zeroing", 0; "naive", x. The rows of forgotten classes become
+    the smallest of the other rows: a network must keep its outputs, and none of them is then likely.
 
     Source: Baumhauer et al., "Machine Unlearning: Linear Filtration for Logit-based Classifiers" (Machine Learning
     2022, arXiv 2002.02730), which drops the rows. It is for whole classes, those of which nothing is retained. A
@@ -27,6 +27,8 @@ class LinearFiltration(BaseMethod):
     features are never changed, so what they know of the forget set remains.
     """
 
+    guarantee = "exact filter of the last layer; features keep what they know"
+    deterministic = True
     search_space: ClassVar = {
         "mode": OneOf(("normalization", "randomization", "zeroing", "naive")),
         "ridge": Between(0.0, 10.0),

@@ -20,6 +20,8 @@ class MyMethod(BaseMethod):
     others are compared with, so `tune` leaves it as it is; `finetune` is the same with more to choose.
     """
 
+    published_figures = "0.046 to 0.061 on Kaggle"
+
     epochs: int = 1
     """Passes over the retain set."""
     learning_rate: float = 0.001

@@ -14,7 +14,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 
 
 class NegGrad(BaseMethod):
-    """Fine-tune on all data with the sign of the forget examples' gradients turned around.
+    """Fine-tune on all data, with the gradients of the forget examples reversed.
 
     The loss of a batch is the mean over its images of the cross-entropy, times -1 for an image to forget. Both sets
     end together: each batch of the retain set is joined by its share of the shuffled forget set.
@@ -26,6 +26,7 @@ class NegGrad(BaseMethod):
     alone while its loss is ln(classes) or more.
     """
 
+    published_figures = "0.0001 on Kaggle"
     search_space: ClassVar = {
         "epochs": Between(1, 10),
         "learning_rate": Between(1e-4, 0.1, log=True),

@@ -17,7 +17,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 
 
 class PerturbedSign(BaseMethod):
-    """Train forgotten images to be of the class that noisy sign steps find across the decision boundary.
+    """Relabel forgotten images as the class that noisy sign steps reach across the decision boundary, and train.
 
     Inner problem: with f the original, each forgotten image x of class y moves, from x' = x, for t = 1, 2, ..., T by
 
@@ -32,7 +32,7 @@ class PerturbedSign(BaseMethod):
     search_every_epoch=true other_class=false (where that is too short, y' = y) cosine=false weight_decay=0
     learning_rate=1e-5, phi from 0 to 0.1; with lambda_=0 gamma=0 retain_weight=0 too, it is `boundary_shrink`.
 
-    What is other than in both codes: they *add* lambda * (x' - x) while they climb, which drives x' away; for the
+    Where it differs from both codes: they *add* lambda * (x' - x) while they climb, which drives x' away; for the
     closeness that they mean it is to be subtracted (`published_sign` adds it). Subtracted, 0.5 holds most images of
     MNIST back. Soft labels are the softmax of the chosen logits, not logits. Gradients are of each image's own loss,
     with pixels measured in the range that their channel has in the forget set; the authors' are of the mean over a
@@ -70,7 +70,7 @@ class PerturbedSign(BaseMethod):
     step_size: float = 0.1
     """Size of the first step in every pixel, as a part of the range of pixels."""
     limit: float = 0.5
-    """How far a pixel may get from where it was, likewise."""
+    """How far a pixel may move from its value, likewise."""
     kappa: float = 0.2
     """The search for an image ends when the probability of its class is less; 0: never."""
     gamma: float = 0.01
@@ -84,11 +84,11 @@ class PerturbedSign(BaseMethod):
     published_sign: bool = False
     """Whether lambda drives the search away from the image instead."""
     search_every_epoch: bool = False
-    """Whether every epoch searches anew, with other noise."""
+    """Whether the search is repeated in every epoch, with other noise."""
     other_class: bool = True
     """Whether y' is always another class than y; else it is the best class at x'."""
     top_k: int = 1
-    """1: y' is a class; more: probabilities of so many best classes."""
+    """1: y' is a class; more: y' are the probabilities of this many best classes."""
 
     compose: bool = False
     """Whether to put the last layer of a run with phi = 0 on the features of this one, and fine-tune that on retain."""

@@ -18,7 +18,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader
 
 
 class ProgressiveSaliency(BaseMethod):
-    """Forget in rounds: choose the salient weights, move them, rehearse, look whether it is enough.
+    """Forget in rounds: choose the salient weights, change them, rehearse, and check whether it is enough.
 
     Round r of `rounds` may move a share of the weights that rises linearly from `first_share` to `last_share`:
 
@@ -32,14 +32,14 @@ class ProgressiveSaliency(BaseMethod):
     It is enough when distance = max(|A_f - A_val| / accuracy_gap, |AUC - 1/2| / attack_gap) <= 1. Of whole classes
     nothing is to be known: then distance = ln(classes) / CE_f, or 0 if A_f <= accuracy_gap, and A_val leaves them out.
     It also ends when A_val has lost more than `largest_drop`, or another round would take more than is left of
-    `seconds` (it is expected to take half what the last one took, and half what that one was expected to). What stays
-    is the round of the least distance among those that have not lost too much.
+    `seconds` (half of what the last one took plus half of what was expected of that one). What stays is the round of
+    the least distance among those that have not lost too much.
 
     Source: a research idea of a machine-unlearning starter kit, without paper or published numbers; a round is one
     epoch of SalUn (arXiv 2310.12508). The rounds, shares, rates, steps and limits are the idea's; batches, the attack
-    and what "best" means are ours. It has "random" or "uniform" for a loss, of which "random" was better on digits, and
-    "match" as an option, which forgets little and costs little. At a fixed share, `once`, with one rate and a rehearsal
-    of the whole retain set, and without `stop`, it is `salun` bit for bit.
+    and what "best" means are ours. Of its losses "random" and "uniform" the first was better on digits; its option
+    "match" forgets little and costs little. At a fixed share, `once`, with one rate and a rehearsal of the whole retain
+    set, and without `stop`, it is `salun` bit for bit.
     """
 
     search_space: ClassVar = {
@@ -77,15 +77,15 @@ class ProgressiveSaliency(BaseMethod):
     freeze_bn: bool = False
     """Whether batch normalisation keeps and uses the original's statistics."""
     stop: bool = True
-    """Whether it ends when that is enough, and the best round stays; if not, all rounds are done and the last stays."""
+    """Whether to end early as described above and keep the best round; if not, all rounds run and the last is kept."""
     accuracy_gap: float = 0.02
-    """Difference in accuracy that is put up with."""
+    """Difference in accuracy that is tolerated."""
     attack_gap: float = 0.03
-    """Distance of AUC from 1/2 that is put up with."""
+    """Distance of AUC from 1/2 that is tolerated."""
     largest_drop: float = 0.03
     """Validation accuracy that may be lost."""
     seconds: float = 0.0
-    """Time for all rounds (on a CPU, of the processor), 0 for no limit; with one, the same seed may give other bits."""
+    """Limit on the time of all rounds (processor time on a CPU); 0: none. With one, equal seeds may give other bits."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`. Raises `ValueError` if the loss is unknown."""

@@ -23,6 +23,7 @@ class RandomLabel(BaseMethod):
     `successive_random_label`. `salun` with threshold 1 is this method bit for bit.
     """
 
+    published_figures = "mean gap to retraining of four measures, 7.15 points (CIFAR-10, ResNet-18, 10 %)"
     search_space: ClassVar = {
         "epochs": Between(1, 10),
         "learning_rate": Between(1e-4, 0.3, log=True),

@@ -18,6 +18,7 @@ class Retrain(BaseMethod):
     there is one, replaces the defaults below.
     """
 
+    guarantee = "exact: the definition"
     exempt_from_budget = True
     follows_recipe = True
 

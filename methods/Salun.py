@@ -27,6 +27,7 @@ class Salun(BaseMethod):
     `random_label` bit for bit.
     """
 
+    published_figures = "mean gap to retraining of four measures, 1.15 points (CIFAR-10, ResNet-18, 10 %)"
     search_space: ClassVar = {
         "epochs": Between(1, 10),
         "learning_rate": Between(1e-3, 0.3, log=True),

@@ -29,6 +29,7 @@ class Scar(BaseMethod):
     forgotten images.
     """
 
+    published_figures = "test 72.9 %, forget 2.0 % (CIFAR-100, a class)"
     search_space: ClassVar = {
         "epochs": Between(1, 30),
         "learning_rate": Between(1e-5, 0.03, log=True),

@@ -27,6 +27,7 @@ class Scrub(BaseMethod):
     of them with a max pass, weight decay 0.1, batches of 64 and 32.
     """
 
+    published_figures = "test 77.3 %, forget 2.0 % (CIFAR-100, a class)"
     search_space: ClassVar = {
         "epochs": Between(1, 8),
         "max_epochs": Between(1, 4),

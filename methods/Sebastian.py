@@ -26,6 +26,7 @@ class Sebastian(BaseMethod):
     2410.01276, from which rate and epochs are; its pruning helper says 95 %, but is called with 99 %).
     """
 
+    published_figures = "0.0932 (public), 0.0863 (private) on Kaggle"
     search_space: ClassVar = {
         "epochs": Between(1.0, 6.0),
         "learning_rate": Between(1e-4, 0.3, log=True),

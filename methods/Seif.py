@@ -23,6 +23,7 @@ class Seif(BaseMethod):
     single images (`per_image`). Deep Unlearn has weights that balance the classes instead (`balanced`).
     """
 
+    published_figures = "0.092 (public), 0.0885 (private) on Kaggle"
     search_space: ClassVar = {
         "epochs": Between(1, 6),
         "learning_rate": Between(1e-4, 0.3, log=True),

@@ -28,6 +28,7 @@ class Ssd(BaseMethod):
     to forget the published alpha selects nothing. Runs from one original differ only in which images share a batch.
     """
 
+    tried_with: ClassVar = {"alpha": 1.0}
     search_space: ClassVar = {
         "alpha": Between(0.1, 100, log=True),
         "dampening": Between(0.01, 10, log=True),

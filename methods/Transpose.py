@@ -26,6 +26,7 @@ class Transpose(BaseMethod):
     true class), each with the most probable other class. Epochs and rate of that half are those of the other.
     """
 
+    published_figures = "0.0785 on Kaggle (private)"
     search_space: ClassVar = {
         "epochs": Between(1, 6),
         "learning_rate": Between(1e-4, 0.3, log=True),

@@ -12,7 +12,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader
 
 
 class Unsir(BaseMethod):
-    """Learn noise that is most wrong for the forgotten classes, train on it, then repair on retained images.
+    """Learn noise images of highest loss for the forgotten classes, train on them, then repair on the retain set.
 
     For each class in the forget set, noise images n minimise -cross-entropy(n, class) + penalty * |n|^2. Impair: an
     epoch over copies of the noise, labelled with its class, and a sample of the retain set. Repair: over the sample.

@@ -17,8 +17,10 @@ from data.errors import UserError
 from methods.BaseMethod import BaseMethod
 from notebooks.source import DEFINITIONS, Piece, SourceFile, make_pieces
 
-SEARCH_SPACE = "search_space"
-"""The attribute of a method that is for the kit alone."""
+FOR_THE_KIT = frozenset(
+    name for name, annotation in inspect.get_annotations(BaseMethod).items() if "ClassVar" in str(annotation)
+)
+"""The attributes of a method that tell the kit about it; a run does without them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +140,9 @@ class Travellers:
 
 
 def everything(program: Program) -> Travellers:
-    """All of the files, apart from `if __name__ == "__main__"` and the search space, which only the kit can read."""
+    """All of the files, apart from `if __name__ == "__main__"` and what only the kit has a use for."""
     found = Travellers()
+    attributes = {name for piece in _all_pieces(program) for name in piece.attributes}
     for file in program.files:
         for piece in file.pieces:
             if piece.is_main_guard:
@@ -151,9 +154,22 @@ def everything(program: Program) -> Travellers:
                 continue
             found.take(file, cls.header)
             for member in cls.members:
-                if member.binds != {SEARCH_SPACE}:
+                if not _is_for_the_kit(member, attributes):
                     found.take(file, member)
     return found
+
+
+def _all_pieces(program: Program) -> Iterator[Piece]:
+    """Every statement of the files, members of the method's classes among them, apart from what is for the kit."""
+    for file in program.files:
+        yield from (piece for piece in file.pieces if piece not in program.class_of)
+    for cls in program.classes:
+        yield from (member for member in cls.members if not _is_for_the_kit(member, attributes=()))
+
+
+def _is_for_the_kit(member: Piece, attributes: Iterable[str]) -> bool:
+    """Whether a member of a class is for the kit alone: that is, unless it is among the attributes that are in use."""
+    return bool(member.binds) and member.binds <= FOR_THE_KIT.difference(attributes)
 
 
 def needed_by(program: Program, roots: Iterable[str] = ("run",)) -> Travellers:
@@ -214,7 +230,7 @@ def _needed_members(program: Program, cls: MethodClass, attributes: set[str], fo
         if member in found.pieces:
             names |= member.needs_at_top  # `second = first + 1` in the body of the class
     for member in cls.members:
-        if member.binds == {SEARCH_SPACE} and SEARCH_SPACE not in attributes:
+        if _is_for_the_kit(member, attributes):
             continue
         special = any(name.startswith("__") and name.endswith("__") for name in member.binds)
         if all_of_them or special or member.binds & names or not member.binds:

@@ -1,9 +1,8 @@
 """One row per method, as a page: `python -m benchmarks.pages.methods_page --out docs/methods.md`.
 
-The idea, the source and what a method uses are taken from the code: the first line and the "Source:" paragraph of its
-docstring, and which of the loaders' examples a run on the digits reads. Our figure is the best score among the reports
-of `--task` with `--models` runs (see `benchmarks.pages.leaderboards`), so grade first. What stands here is what no code
-knows: what a method guarantees, and what others have published of it.
+All of a row comes from the method's file: the first line and the "Source:" paragraph of its docstring, its `guarantee`
+and `published_figures`, and which of the loaders' examples a run on the digits reads. Only our figure does not: it is
+the best score among the reports of `--task` with `--models` runs (see `benchmarks.pages.leaderboards`), so grade first.
 """
 
 from __future__ import annotations
@@ -23,53 +22,6 @@ from methods import all_method_handlers
 
 SETS = ("retain", "forget", "validation")
 
-CERTIFIED = "(epsilon, delta), `certificate.json`"
-GUARANTEES = {
-    "retrain": "exact: the definition",
-    "certified_retrain": "exact (epsilon = 0)",
-    "certified_gradient_clipping": CERTIFIED,
-    "certified_model_clipping": CERTIFIED,
-    "certified_output_perturbation": CERTIFIED,
-    "certified_dp_sgd": f"{CERTIFIED}, if DP-SGD trained the original",
-    "linear_filtration": "exact filter of the last layer; features keep what they know",
-    "ftsu": "bound on the distance to retraining, of the linearised network only",
-}
-"""What is proven of a method; nothing of the others."""
-
-GAP = "mean gap to retraining of four measures, {} points (CIFAR-10, ResNet-18, 10 %)"
-PUBLISHED = {
-    "my_method": "0.046 to 0.061 on Kaggle",
-    "fanchuan": "0.091 on Kaggle (public)",
-    "kookmin": "over 0.0885 on Kaggle (private, by rank)",
-    "seif": "0.092 (public), 0.0885 (private) on Kaggle",
-    "sebastian": "0.0932 (public), 0.0863 (private) on Kaggle",
-    "transpose": "0.0785 on Kaggle (private)",
-    "amnesiacs": "0.0838 (public), 0.0722 (private) on Kaggle",
-    "sun": "under 0.0783 on Kaggle (private, by rank)",
-    "forget": "0.0939 on Kaggle (public, mean)",
-    "finetune": f"0.0002 to 0.049 on Kaggle (a grid); {GAP.format('3.78')}",
-    "gradient_ascent": GAP.format("4.12"),
-    "neg_grad": "0.0001 on Kaggle",
-    "random_label": GAP.format("7.15"),
-    "l1_sparse": GAP.format("2.26"),
-    "salun": GAP.format("1.15"),
-    "influence": GAP.format("4.06"),
-    "boundary_expand": GAP.format("2.76"),
-    "boundary_shrink": GAP.format("2.67"),
-    "delete": "forget accuracy 0.00 % (CIFAR-10, a class)",
-    "scrub": "test 77.3 %, forget 2.0 % (CIFAR-100, a class)",
-    "scar": "test 72.9 %, forget 2.0 % (CIFAR-100, a class)",
-    "constrained": "retain 97.7, forget 68.9, validation 64.8 % top-5 (CIFAR-100, 10 %)",
-    "certified_gradient_clipping": "validation 70.3, 74.8, 80.3 % after 1, 2, 6 epochs (MNIST)",
-    "certified_model_clipping": "validation 70.0, 76.6, 80.2 % after 1, 2, 6 epochs (MNIST)",
-    "certified_output_perturbation": "validation 57.3, 71.7, 78.3 % after 1, 2, 6 epochs (MNIST)",
-    "certified_retrain": "validation 67.8, 74.1, 79.9 % after 1, 2, 6 epochs (MNIST)",
-    "certified_dp_sgd": "validation 63.8, 68.8, 87.2 % after 1, 2, 50 epochs (CIFAR-10 features, epsilon 50)",
-    "adversarial": "retain 96.7, forget 0.6, test 91.3 % (CIFAR-10, a class)",
-    "ftsu": "test 96.1 to 95.5, backdoor 94.4 to 10.1 % (MNIST)",
-}
-"""Figures of the methods' authors, or of those who compared them; `docs/methods.md` says where to be careful."""
-
 
 def main() -> None:
     """Write the page."""
@@ -86,7 +38,7 @@ def main() -> None:
     lines = [HEAD.format(task=options.task, models=options.models, out=options.out)]
     for name in all_method_handlers():
         cells = (idea(name), source(name), ", ".join(examples_used(name, task)) or "nothing")
-        figures = (GUARANTEES.get(name, "none"), PUBLISHED.get(name, "-"), best(name, reports))
+        figures = (guarantee(name), published(name), best(name, reports))
         lines.append(f"| `{name}` | {' | '.join([*cells, *figures])} |")
     options.out.write_text("\n".join(lines) + "\n")
     print(f"written to {options.out}")
@@ -122,6 +74,16 @@ def source(name: str) -> str:
     if found:
         return min(found)[1]
     return "starter notebook of the competition" if "starter notebook" in after else "-"
+
+
+def guarantee(name: str) -> str:
+    """What is proven of the method."""
+    return all_method_handlers()[name].guarantee or "none"
+
+
+def published(name: str) -> str:
+    """What others have published of it; `docs/methods.md` says where to be careful."""
+    return all_method_handlers()[name].published_figures or "-"
 
 
 class WatchedDataset(ExampleDataset):

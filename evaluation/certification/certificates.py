@@ -116,12 +116,13 @@ def _check_types(certificate: Certificate) -> None:
         if not right:
             raise UserError(f"This certificate has been edited: {what}.")
 
-    names = ", ".join(MECHANISMS)
+    known = mechanisms()
+    names = ", ".join(known)
     method = certificate.method
-    require(isinstance(method, str) and method in MECHANISMS, f"its method is {method!r}, not one of {names}")
+    require(isinstance(method, str) and method in known, f"its method is {method!r}, not one of {names}")
     require(_is_number(certificate.epsilon) and certificate.epsilon >= 0, "epsilon must be a number from 0")
     require(_is_number(certificate.delta) and 0 <= certificate.delta < 1, "delta must be a number from 0 to 1")
-    mechanism = MECHANISMS[method]
+    mechanism = known[method]
     accountings = ", ".join(mechanism.accountings)
     require(certificate.accounting in mechanism.accountings, f"accounting must be one of {accountings}")
     for name in ("constants", "conditions"):
@@ -177,7 +178,7 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class Mechanism:
-    """How a method's epsilon follows from its constants."""
+    """How the epsilon of a certificate follows from its constants."""
 
     constants: dict[str, type]
     """Names and types (float, int, or list for a list of numbers)."""
@@ -214,13 +215,13 @@ def _nothing_is_left(constants: dict[str, Any], delta: float, accounting: str) -
 _ALWAYS = ("batch_norm_statistics", "constants_chosen_on")
 
 MECHANISMS = {
-    "certified_gradient_clipping": Mechanism(
+    "gradient_clipping": Mechanism(
         {"initial_clip": float, "gradient_clip": float, "learning_rate": float, "weight_decay": float, "noise": list},
         (*CONDITIONS,),
         renyi.ACCOUNTINGS,
         _gradient_clipping,
     ),
-    "certified_model_clipping": Mechanism(
+    "model_clipping": Mechanism(
         {
             "initial_clip": float, "initial_noise": float, "model_clip": float, "gradient_clip": float,
             "learning_rate": float, "weight_decay": float, "steps": int, "noise": float,
@@ -229,18 +230,26 @@ MECHANISMS = {
         ("exact",),
         _model_clipping,
     ),
-    "certified_output_perturbation": Mechanism(
+    "output_perturbation": Mechanism(
         {"initial_clip": float, "noise": float}, ("start", *_ALWAYS), hockey_stick.ACCOUNTINGS, _output_perturbation
     ),
-    "certified_dp_sgd": Mechanism(
+    "dp_sgd": Mechanism(
         {"noise_multiplier": float, "sampling_rate": float, "steps": int, "group": int},
         _ALWAYS,
         dp_sgd.ACCOUNTINGS,
         _dp_sgd,
     ),
-    "certified_retrain": Mechanism({}, _ALWAYS, ("exact",), _nothing_is_left),
+    "retraining": Mechanism({}, _ALWAYS, ("exact",), _nothing_is_left),
 }  # fmt: skip
-"""By the name of the method."""
+"""By the name that a method has for it, as its `mechanism`."""
+
+
+def mechanisms() -> dict[str, Mechanism]:
+    """The mechanisms of the registered methods whose certificates can be recomputed, by the name of the method."""
+    from methods import all_method_handlers  # here, because that imports PyTorch
+
+    used = {name: handler.mechanism for name, handler in all_method_handlers().items()}
+    return {name: MECHANISMS[mechanism] for name, mechanism in used.items() if mechanism in MECHANISMS}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -283,7 +292,7 @@ def verify(certificate: Certificate) -> Verdict:
     Raises:
         UserError: the constants are such as no run can have; or dp-accounting is needed and not installed.
     """
-    mechanism = MECHANISMS[certificate.method]
+    mechanism = mechanisms()[certificate.method]
     constants, delta = dict(certificate.constants), certificate.delta
     most = certificate.epsilon * (1 + TOLERANCE)
     reasons = [
@@ -309,17 +318,21 @@ def verify(certificate: Certificate) -> Verdict:
     return Verdict(certificate, not reasons, epsilon, accounted, tuple(reasons))
 
 
-def collect(folder: Path) -> Path | None:
-    """Write `certificate.json` into the folder of a grading whose runs have all left the same certificate.
+def collect(folder: Path, method: str) -> Path | None:
+    """Write `certificate.json` into the folder of a grading of `method` whose runs have all left the same certificate.
 
-    None if they have left none, or not the same.
+    None if they have left none, or not the same, or one of another method: a class that inherits from a certified
+    method may do something that its certificate does not cover.
     """
     notes = [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("*.json"))]
     found = [note.get("certificate") if isinstance(note, dict) else None for note in notes]
-    if not found or not found[0] or any(other != found[0] for other in found):
+    if not found or not found[0] or any(other != found[0] for other in found) or method not in mechanisms():
+        return None
+    certificate = Certificate.from_dict(found[0])
+    if certificate.method != method:
         return None
     path = folder / "certificate.json"
-    Certificate.from_dict(found[0]).write(path)
+    certificate.write(path)
     return path
 
 

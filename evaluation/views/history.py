@@ -1,21 +1,21 @@
 """The histories that runs leave in their notes, drawn or tabulated: losses, multipliers, whatever a method notes.
 
 A run's notes are `runs/original-000-run-0000.json` in the folder of its grading. A history is what they have under
-"history": an object of series by name, each a list of numbers, one for an epoch or a step as the method likes. Two
-other notes (of hirs) are drawn beside it: "filtration", the matrix that the last layer was multiplied by, and
-"density", an object of the share of the weights that are repaired, for each parameter of the network.
+"history": an object of series by name, each a list of numbers, one for an epoch or a step as the method likes. Other
+notes are drawn beside it if the method says how: see `BaseMethod.drawings`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from data.errors import UserError
 from data.files import write_atomically
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from rich.table import Table
 
+    from methods.BaseMethod import Bars, Drawing, Matrix
+
 Histories = dict[str, list[list[float]]]
 """Series by name: a list of numbers for each run, which need not be of one length."""
 
@@ -31,7 +33,7 @@ PANELS = 3
 """Panels in a row."""
 
 MOST_NAMES = 16
-"""Of so many parameters the names can be read beside a panel; more are numbered."""
+"""The most bars in a panel whose names can be read beside it; more are numbered."""
 
 
 def read_histories(folder: Path) -> Histories:
@@ -81,8 +83,8 @@ def _is_series(values: Any) -> bool:
     return isinstance(values, list) and values != [] and all(isinstance(value, (int, float)) for value in values)
 
 
-def _is_square(values: Any) -> bool:
-    return isinstance(values, list) and values != [] and all(_is_series(v) and len(v) == len(values) for v in values)
+def _is_matrix(values: Any) -> bool:
+    return isinstance(values, list) and all(map(_is_series, values)) and len(set(map(len, values))) == 1
 
 
 def _is_object_of_numbers(values: Any) -> bool:
@@ -109,7 +111,7 @@ def summary(runs: Sequence[Sequence[float]]) -> np.ndarray:
 def draw(folder: Path, path: Path) -> None:
     """Write a PNG file with a panel for each series: the mean over the runs, and their range as a band.
 
-    And one each for "filtration" and "density", if the runs have noted them.
+    And one for each other note that the method declares how to draw, if the runs have it.
 
     Raises:
         UserError: as `read_histories` does.
@@ -118,11 +120,9 @@ def draw(folder: Path, path: Path) -> None:
 
     notes = _read_notes(folder)
     histories = _histories(notes, folder)
-    drawings = [partial(_draw_series, name=name, runs=runs) for name, runs in histories.items()]
-    filtrations = [one["filtration"] for one in notes if _is_square(one.get("filtration"))]
-    densities = [one["density"] for one in notes if _is_object_of_numbers(one.get("density"))]
-    drawings += [partial(_draw_filtration, matrices=np.array(filtrations))] if filtrations else []
-    drawings += [partial(_draw_density, runs=densities)] if densities else []
+    drawings: list[Callable[[Axes], None]] = []
+    drawings += [partial(_draw_series, name=name, runs=runs) for name, runs in histories.items()]
+    drawings += _other_drawings(notes, _declared(folder))
     rows = math.ceil(len(drawings) / PANELS)
     figure = Figure(figsize=(3.2 * PANELS, 2.3 * rows + 0.5), layout="constrained")
     figure.suptitle(f"{folder.resolve().name}: {max(map(len, histories.values()))} runs, mean and range", fontsize=10)
@@ -146,33 +146,73 @@ def _draw_series(panel: Axes, name: str, runs: Sequence[Sequence[float]]) -> Non
     panel.ticklabel_format(axis="y", useOffset=False)
 
 
-def _draw_filtration(panel: Axes, matrices: np.ndarray) -> None:
-    """What the filter F adds to each logit, F - I, as a heat map; `matrices` is F `(runs, classes, classes)`."""
-    change = matrices.mean(axis=0) - np.eye(matrices.shape[1])
-    largest = np.abs(change).max()
-    image = panel.imshow(change, cmap="RdBu_r", vmin=-largest, vmax=largest)
-    panel.set_title("filtration, less the identity", fontsize=9)
-    panel.set_xlabel("logit before", fontsize=8)
-    panel.set_ylabel("logit after", fontsize=8)
+def _declared(folder: Path) -> Mapping[str, Drawing]:
+    """How the method of a grading has its notes drawn, by their name; nothing if there is no such method any more."""
+    from methods import all_method_handlers  # here, because that imports PyTorch
+
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    method = config.get("method") if isinstance(config, dict) else None
+    handler = all_method_handlers().get(str(method))
+    return handler.drawings if handler else {}
+
+
+def _other_drawings(
+    notes: Sequence[Mapping[str, Any]], declared: Mapping[str, Drawing]
+) -> Iterator[Callable[[Axes], None]]:
+    """What draws the notes that are not series; notes that are not what has been declared are passed over."""
+    from methods.BaseMethod import Matrix
+
+    for name, drawing in declared.items():
+        values = [one[name] for one in notes if name in one and can_be_drawn(one[name], drawing)]
+        if not values:
+            continue
+        if isinstance(drawing, Matrix):
+            alike = [value for value in values if np.shape(value) == np.shape(values[0])]
+            yield partial(_draw_matrix, drawing=drawing, matrices=np.array(alike))
+        else:
+            alike = [value for value in values if list(value) == list(values[0])]
+            yield partial(_draw_bars, drawing=drawing, runs=alike)
+
+
+def can_be_drawn(note: Any, drawing: Drawing) -> bool:
+    """Whether a note is of the kind that its drawing is for."""
+    from methods.BaseMethod import Matrix
+
+    return _is_matrix(note) if isinstance(drawing, Matrix) else _is_object_of_numbers(note)
+
+
+def _draw_matrix(panel: Axes, drawing: Matrix, matrices: np.ndarray) -> None:
+    """The mean of matrices, `(runs, rows, columns)`, as a heat map in which 0 is white."""
+    mean = matrices.mean(axis=0)
+    shown = mean - np.eye(*mean.shape) if drawing.less_identity else mean
+    largest = np.abs(shown).max()
+    image = panel.imshow(shown, cmap="RdBu_r", vmin=-largest, vmax=largest)
+    panel.set_title(drawing.title, fontsize=9)
+    panel.set_xlabel(drawing.columns, fontsize=8)
+    panel.set_ylabel(drawing.rows, fontsize=8)
     panel.locator_params(integer=True)
     bar = panel.figure.colorbar(image, ax=panel)
     bar.ax.tick_params(labelsize=7)
 
 
-def _draw_density(panel: Axes, runs: Sequence[Mapping[str, float]]) -> None:
-    """The share of each parameter's weights that are repaired, the first on top; lines are the range of the runs."""
-    shares = np.array([list(run.values()) for run in runs])  # (runs, parameters)
-    mean = shares.mean(axis=0)
+def _draw_bars(panel: Axes, drawing: Bars, runs: Sequence[Mapping[str, float]]) -> None:
+    """A bar for each entry of the runs' objects, the first on top; lines are the range of the runs."""
+    values = np.array([list(run.values()) for run in runs])  # (runs, entries)
+    mean = values.mean(axis=0)
     places = np.arange(1, len(mean) + 1)
     panel.barh(places, mean, alpha=0.6)
-    panel.hlines(places, shares.min(axis=0), shares.max(axis=0), color="black", linewidth=1)
-    panel.set_title("density: share of weights repaired", fontsize=9)
-    panel.set_xlim(0, 1)
+    panel.hlines(places, values.min(axis=0), values.max(axis=0), color="black", linewidth=1)
+    panel.set_title(drawing.title, fontsize=9)
+    if drawing.limits:
+        panel.set_xlim(*drawing.limits)
     panel.invert_yaxis()
     if len(places) <= MOST_NAMES:
         panel.set_yticks(places, list(runs[0]))
     else:
-        panel.set_ylabel("parameter", fontsize=8)
+        panel.set_ylabel(drawing.entries, fontsize=8)
 
 
 def as_table(folder: Path) -> Table:

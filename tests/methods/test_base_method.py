@@ -67,6 +67,54 @@ def test_hyper_parameters_are_inherited() -> None:
     assert Example().settings()["steps"] == 3
 
 
+class Certain(Example):
+    """A method that claims all there is to claim."""
+
+    guarantee = "exact"
+    published_figures = "1.0"
+    leaves_original = True
+    deterministic = True
+    mechanism = "retraining"
+    certifies = True
+    exempt_from_budget = True
+    tried_with: ClassVar = {"steps": 1}
+
+
+class HeirOfCertain(Certain):
+    """Claims one of these again."""
+
+    guarantee = "nearly exact"
+
+
+def test_claims_are_not_inherited() -> None:
+    """Not by a grandchild, either. Restrictions are: `tune` must not look at the forget set for a certified `run`."""
+
+    class Grandchild(HeirOfCertain):
+        mechanism = "retraining"
+
+    assert Certain.guarantee == "exact"
+    assert Certain.deterministic
+    assert (HeirOfCertain.guarantee, HeirOfCertain.published_figures, HeirOfCertain.mechanism) == (
+        "nearly exact",
+        "",
+        "",
+    )
+    assert not HeirOfCertain.leaves_original
+    assert not HeirOfCertain.deterministic
+    assert (Grandchild.guarantee, Grandchild.mechanism) == ("", "retraining")
+    assert Grandchild.certifies
+    assert Grandchild.exempt_from_budget
+    assert Grandchild.tried_with == {"steps": 1}
+
+
+def test_facts_are_no_hyper_parameters() -> None:
+    """They are in no report, and can't be set."""
+    assert Certain.hyper_parameters().keys() == Example.hyper_parameters().keys()
+    assert Certain().settings() == Example().settings()
+    with pytest.raises(ValueError, match="no hyper-parameter 'guarantee'"):
+        Certain(guarantee="all")
+
+
 def test_a_file_may_be_edited_while_its_method_runs(tmp_path: Path) -> None:
     """The class has the hyper-parameters that it was imported with. Catches a name from the file that it lacks."""
     file = tmp_path / "edited_method.py"

@@ -22,17 +22,16 @@ from checkpoints.workers import seed_everything
 from data import Recipe, Split, Task, TaskSpec, load
 from data.loaders import TensorLoader, run_loaders
 from data.task import Request
+from evaluation.certification.certificates import MECHANISMS
 from evaluation.runs.contract import fresh_network
+from evaluation.views.history import can_be_drawn
 from methods import all_method_handlers
-from methods.BaseMethod import BaseMethod, Between
+from methods.BaseMethod import CLAIMS, BaseMethod, Between
 
 METHODS = all_method_handlers()
-LEAVES_WEIGHTS = {"do_nothing"}
-"""Methods that are to change nothing."""
-WITHOUT_CHANCE = LEAVES_WEIGHTS | {"ssd", "linear_filtration"}
-"""Methods in which nothing is random, not even the order of batches: all their runs are equal, and F is 0."""
-EAGER = {"ssd": {"alpha": 1.0}}
-"""Settings with which a method finds something to change in a network that has learned nothing yet."""
+FACTS = {name for name, kind in inspect.get_annotations(BaseMethod).items() if "ClassVar" in str(kind)}
+"""The attributes of a method that are no hyper-parameters."""
+KIT = Path(inspect.getfile(BaseMethod)).parent.parent
 
 every_method = pytest.mark.parametrize("name", METHODS)
 
@@ -68,10 +67,9 @@ def test_hyper_parameters_are_typed_and_explained(name: str) -> None:
     for parameter in parameters.values():
         assert type(parameter.default) is parameter.type, parameter
         assert parameter.explanation.endswith("."), parameter
-    flags = {"exempt_from_budget", "follows_recipe", "recipe_is_binding", "certifies", "search_space", "prepares_with"}
     for attribute, value in vars(handler).items():
         if not attribute.startswith("_") and not callable(value) and not isinstance(value, (staticmethod, classmethod)):
-            assert attribute in parameters.keys() | flags, f"{attribute} needs a type, to be a hyper-parameter"
+            assert attribute in parameters.keys() | FACTS, f"{attribute} needs a type, to be a hyper-parameter"
 
 
 @every_method
@@ -88,6 +86,56 @@ def test_search_space_is_of_hyper_parameters(name: str) -> None:
         else:
             assert parameter.default in space.choices
             assert {type(choice) for choice in space.choices} == {parameter.type}
+
+
+@every_method
+def test_what_is_claimed_fits_together(name: str) -> None:
+    """Texts are cells of a table. What is certified is guaranteed, and can be recomputed."""
+    handler = METHODS[name]
+    for text in (handler.guarantee, handler.published_figures):
+        assert text == text.strip()
+        assert not set(text) & set("|\n")
+    assert handler.mechanism in {"", *MECHANISMS}
+    if handler.mechanism:
+        assert handler.certifies
+        assert handler.guarantee
+    if "certifies" in vars(handler) and handler.certifies:
+        assert handler.mechanism, "name a mechanism, or nobody can recompute its certificates"
+    assert handler.deterministic or not handler.leaves_original
+
+
+@every_method
+def test_what_inherits_claims_nothing(name: str) -> None:
+    """Another `run` may do anything: a claim has to be made again. What restricts the kit is inherited."""
+    parent = METHODS[name]
+    heir = type("Heir", (parent,), {"run": BaseMethod.run})
+    assert [getattr(heir, claim) for claim in CLAIMS] == [getattr(BaseMethod, claim) for claim in CLAIMS]
+    for fact in FACTS.difference(CLAIMS):
+        assert getattr(heir, fact) == getattr(parent, fact)
+
+
+@every_method
+def test_facts_are_of_their_type(name: str) -> None:
+    """Of that of the default in `BaseMethod`; what is named in them exists."""
+    handler = METHODS[name]
+    for fact in FACTS:
+        assert type(getattr(handler, fact)) is type(getattr(BaseMethod, fact)), fact
+    assert set(handler.prepares_with) <= set(handler.hyper_parameters())
+    assert handler.values_in_force(handler.tried_with).items() >= handler.tried_with.items()
+    assert "history" not in handler.drawings, "series are drawn anyway"
+
+
+@pytest.mark.parametrize(
+    "folder", ["data", "checkpoints", "evaluation", "notebooks", "notebook_utils.py", "benchmarks/pages"]
+)
+def test_facts_about_methods_stand_in_their_class(folder: str) -> None:
+    """Catches a dict or a set elsewhere in the kit that holds facts by name of a method ("forget" is a split, too)."""
+    path = KIT / folder
+    for file in [path] if path.is_file() else path.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            entries = node.keys if isinstance(node, ast.Dict) else node.elts if isinstance(node, ast.Set) else []
+            names = {entry.value for entry in entries if isinstance(entry, ast.Constant)}
+            assert not names & (METHODS.keys() - {"forget"}), f"{file}, line {node.lineno}"  # type: ignore[attr-defined]
 
 
 @every_method
@@ -170,7 +218,7 @@ def a_resnet_that_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def quick(name: str, **settings: Any) -> BaseMethod:
     """The method with a single epoch, if it has epochs."""
     handler = METHODS[name]
-    return handler(**{"epochs": 1} if "epochs" in handler.hyper_parameters() else {}, **EAGER.get(name, {}), **settings)
+    return handler(**{"epochs": 1} if "epochs" in handler.hyper_parameters() else {}, **handler.tried_with, **settings)
 
 
 def unlearn(name: str, task: Task, seed: int = 1, batch_size: int = 16, **settings: Any) -> nn.Module:
@@ -272,7 +320,7 @@ def test_works_with_every_network(name: str, network: str, channels: int, size: 
     left = unlearn(name, task)
     fresh_network(task, left, name)
     assert not any(module.training for module in left.modules())
-    assert bool(differing(before, left.state_dict())) == (name not in LEAVES_WEIGHTS)
+    assert bool(differing(before, left.state_dict())) != METHODS[name].leaves_original
 
 
 @every_method
@@ -309,7 +357,7 @@ def test_a_run_is_a_function_of_its_seed(name: str, network: str) -> None:
     task = make_task(network, train=280, forget=range(140))
     first, again, other = (unlearn(name, task, seed).state_dict() for seed in (1, 1, 2))
     assert differing(first, again) == []
-    if name not in WITHOUT_CHANCE:
+    if not METHODS[name].deterministic:
         assert differing(first, other)
 
 
@@ -326,6 +374,16 @@ def test_batch_normalisation_can_be_frozen(name: str) -> None:
     assert frozen
     assert not statistics & set(frozen)
     assert statistics <= set(free)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].drawings])
+def test_notes_can_be_drawn_as_declared(name: str) -> None:
+    """Catches a misspelt name, which would leave the panel out, and a note of another kind."""
+    task = make_task()
+    method = quick(name)
+    run(method, build_network(task, seed=0).eval(), run_loaders(task, 1))
+    for note, drawing in method.drawings.items():
+        assert can_be_drawn(method.notes[note], drawing), note
 
 
 @every_method

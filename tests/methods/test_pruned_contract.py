@@ -16,7 +16,7 @@ from evaluation.runs.one import unlearn_once
 from evaluation.runs.resolve import settings_in_force
 from evaluation.runs.settings import RunSettings
 from methods import all_method_handlers
-from tests.methods.test_contract import EAGER, LEAVES_WEIGHTS, make_task
+from tests.methods.test_contract import make_task
 
 SMALL = {"epochs": 2, "warm_up_steps": 1}
 """Values with which methods that have these hyper-parameters are quick; two epochs, so that momentum has an effect."""
@@ -35,13 +35,13 @@ def test_every_method_keeps_the_mask(name: str) -> None:
     mask = prune_smallest(original, 0.5)
     handler = all_method_handlers()[name]
     known = {key: value for key, value in SMALL.items() if key in handler.hyper_parameters()}
-    settings = {**known, **EAGER.get(name, {})}
+    settings = {**known, **handler.tried_with}
     before = {key: value.clone() for key, value in original.state_dict().items()}
     left = unlearn_once(RunSettings(TaskSpec(), "cpu", name, settings, 0, Path()), task, before, seed=1).net
     state = fresh_network(task, left, name).state_dict()
     assert all(bool((state[key][pruned] == 0).all()) for key, pruned in mask.items())
     changed = [key for key, value in before.items() if not torch.equal(value, state[key])]
-    assert bool(changed) == (name not in LEAVES_WEIGHTS)
+    assert bool(changed) != handler.leaves_original
     if any(key in mask for key in changed):
         revived = sum(int((state[key][~pruned] != 0).sum()) for key, pruned in mask.items())
         assert revived > 0.5 * sum(int((~pruned).sum()) for pruned in mask.values())

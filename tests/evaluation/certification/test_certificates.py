@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+import methods
 from data.errors import UserError
-from evaluation.certification.certificates import CONDITIONS, MECHANISMS, Certificate, certify, verify
+from evaluation.certification.certificates import CONDITIONS, Certificate, certify, collect, mechanisms, verify
 from evaluation.certification.dp_sgd import dp_sgd_epsilon
 from evaluation.certification.hockey_stick import gaussian_noise, model_clipping_noise
 from evaluation.certification.renyi import clipping_noise
@@ -28,7 +29,7 @@ GOOD: dict[str, float | int | str] = {
 
 def certificate(method: str, accounting: str, constants: dict[str, Any], epsilon: float = 1.0) -> Certificate:
     """One at delta = 1e-5 whose run did nothing wrong."""
-    conditions = {name: GOOD[name] for name in MECHANISMS[method].conditions}
+    conditions = {name: GOOD[name] for name in mechanisms()[method].conditions}
     return Certificate(method, epsilon, 1e-5, accounting, constants, conditions, ("The seed is secret.",))
 
 
@@ -173,6 +174,54 @@ def test_notes_of_a_run_can_be_certified(tmp_path: Path) -> None:
     path = tmp_path / "original-000-run-0000.json"
     path.write_text(json.dumps({"certificate": gradient_clipping().to_dict(), "history": {}}))
     assert certify(path).holds
+
+
+def write_runs(folder: Path, *notes: Any) -> Path:
+    """A folder of a grading whose runs have left these notes."""
+    (folder / "runs").mkdir(parents=True)
+    for run, note in enumerate(notes):
+        (folder / "runs" / f"original-000-run-{run:04d}.json").write_text(json.dumps(note))
+    return folder
+
+
+def test_a_grading_keeps_the_certificate_of_its_runs(tmp_path: Path) -> None:
+    """If all have left the same."""
+    notes = {"certificate": gradient_clipping().to_dict(), "history": {}}
+    name = "certified_gradient_clipping"
+    path = collect(write_runs(tmp_path / "same", notes, notes), name)
+    assert path == tmp_path / "same" / "certificate.json"
+    assert certify(path).holds
+    other = {"certificate": replace(gradient_clipping(), delta=1e-6).to_dict()}
+    for number, some in enumerate([(), (notes, {}), (notes, other), ({"certificate": None},), ([],)]):
+        folder = write_runs(tmp_path / str(number), *some)
+        assert collect(folder, name) is None
+        assert not (folder / "certificate.json").exists()
+
+
+def test_a_certificate_is_not_inherited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What inherits from a certified method leaves its certificate, too, and may have done something else.
+
+    It counts if the class names a mechanism, and the certificate the class; a misspelt mechanism is none.
+    """
+    known = methods.all_method_handlers()
+    parent = known["certified_gradient_clipping"]
+    heirs = {
+        "heir": type("Heir", (parent,), {}),
+        "own": type("Own", (parent,), {"mechanism": "gradient_clipping"}),
+        "misspelt": type("Misspelt", (parent,), {"mechanism": "gradient_cliping"}),
+    }
+    monkeypatch.setattr(methods, "all_method_handlers", lambda: known | heirs)
+    made = gradient_clipping()
+    inherited = {"certificate": made.to_dict()}
+    for name in heirs:
+        assert collect(write_runs(tmp_path / "inherited" / name, inherited), name) is None
+        folder = write_runs(tmp_path / "anew" / name, {"certificate": replace(made, method=name).to_dict()})
+        path = collect(folder, name)
+        assert (path is not None) == (name == "own")
+        if path is not None:
+            assert certify(path).holds
+    with pytest.raises(UserError, match=r"its method is 'heir', not one of certified_gradient_clipping, .*, own"):
+        Certificate.from_dict(replace(made, method="heir").to_dict())
 
 
 # ----------------------------------------------------------------------------------------------------------------------

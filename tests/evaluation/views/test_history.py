@@ -16,13 +16,15 @@ from data import UserError
 from evaluation.runs.settings import run_path
 from evaluation.views.history import (
     MOST_NAMES,
-    _draw_density,
-    _draw_filtration,
+    _draw_bars,
+    _draw_matrix,
     as_table,
     draw,
     read_histories,
     summary,
 )
+from methods.BaseMethod import Bars, Matrix
+from methods.Hirs import Hirs
 
 NAN = float("nan")
 
@@ -88,31 +90,49 @@ def test_drawing(tmp_path: Path) -> None:
     assert not np.array_equal(few, other)
 
 
-def test_filtration_is_a_heat_map() -> None:
-    """Of the mean over runs, less the identity; rows are logits after. White is 0. Catches a transposed matrix."""
+def test_a_matrix_is_a_heat_map() -> None:
+    """Of the mean over runs, of hirs less the identity; rows are logits after. White is 0. Catches a transposed one."""
     panel: Any = Figure().subplots()
-    _draw_filtration(panel, np.array([[[1.0, 0.4], [0.0, 0.9]], [[1.0, 0.2], [0.0, 0.9]]]))
+    matrices = np.array([[[1.0, 0.4], [0.0, 0.9]], [[1.0, 0.2], [0.0, 0.9]]])
+    filtration, _ = Hirs.drawings.values()
+    assert isinstance(filtration, Matrix)
+    _draw_matrix(panel, filtration, matrices)
     (image,) = panel.images
     np.testing.assert_allclose(image.get_array(), [[0, 0.3], [0, -0.1]], atol=1e-12)
     assert image.get_clim() == pytest.approx((-0.3, 0.3))
     assert (panel.get_xlabel(), panel.get_ylabel()) == ("logit before", "logit after")
+    assert panel.get_title() == "filtration, less the identity"
     assert len(panel.figure.axes) == 2, "no colour bar"
+    panel = Figure().subplots()
+    _draw_matrix(panel, Matrix("as it is", "layer", "epoch"), matrices[:, :1])  # (runs, 1, 2)
+    np.testing.assert_allclose(panel.images[0].get_array(), [[1.0, 0.3]], atol=1e-12)
 
 
-def test_density_is_a_bar_for_each_parameter() -> None:
-    """The mean over runs, first parameter on top; by name as long as they can be read."""
+def test_an_object_of_numbers_is_a_bar_for_each() -> None:
+    """The mean over runs, first entry on top; by name as long as they can be read."""
     panel: Any = Figure().subplots()
-    _draw_density(panel, [{"0.weight": 0.2, "0.bias": 0.0}, {"0.weight": 0.4, "0.bias": 1.0}])
+    _, density = Hirs.drawings.values()
+    assert isinstance(density, Bars)
+    _draw_bars(panel, density, [{"0.weight": 0.2, "0.bias": 0.0}, {"0.weight": 0.4, "0.bias": 1.0}])
     assert [bar.get_width() for bar in panel.patches] == pytest.approx([0.3, 0.5])
     assert [label.get_text() for label in panel.get_yticklabels()] == ["0.weight", "0.bias"]
     assert panel.yaxis_inverted()
+    assert panel.get_title() == "density: share of weights repaired"
+    assert panel.get_xlim() == (0, 1)
     panel = Figure().subplots()
-    _draw_density(panel, [{f"{number}.weight": 0.5 for number in range(MOST_NAMES + 1)}])
+    _draw_bars(panel, density, [{f"{number}.weight": 0.5 for number in range(MOST_NAMES + 1)}])
     assert panel.get_ylabel() == "parameter"
+    panel = Figure().subplots()
+    _draw_bars(panel, Bars("seconds", "layer"), [{"0": 7.0}])
+    assert panel.get_xlim()[1] > 7
 
 
-def test_filtration_and_density_get_panels(tmp_path: Path) -> None:
-    """Beside the series, of the runs that have them; notes of those names about other things are passed over."""
+@pytest.mark.parametrize("config", ["method: hirs", "method: gone", "method: finetune", "method: [hirs]", "[", None])
+def test_declared_notes_get_panels(tmp_path: Path, config: str | None) -> None:
+    """Beside the series, of the runs that have them; notes of those names about other things are passed over.
+
+    Without a registered method that declares them only the series are drawn, whatever the notes are.
+    """
     history = {"history": {name: [1.0, 2.0] for name in "abc"}}  # a full row
     noted = {
         "none": history,
@@ -124,10 +144,22 @@ def test_filtration_and_density_get_panels(tmp_path: Path) -> None:
     for name, notes in noted.items():
         folder = tmp_path / name
         folder.mkdir()
+        if config is not None:
+            (folder / "config.yaml").write_text(config)
         write_notes(folder, notes, history)
         draw(folder, folder / "history.png")
         heights[name] = imread(folder / "history.png").shape[0]
-    assert heights["none"] == heights["odd"] == heights["off"] < heights["both"]
+    assert heights["none"] == heights["odd"] == heights["off"]
+    assert (heights["none"] < heights["both"]) == (config == "method: hirs")
+
+
+def test_runs_whose_notes_differ_in_form(tmp_path: Path) -> None:
+    """Those that are like the first are drawn. Catches a mean over matrices of different sizes."""
+    history = {"history": {"loss": [1.0]}}
+    of_two = history | {"filtration": [[1.0, 0.1], [0.0, 1.0]], "density": {"0.weight": 0.3}}
+    write_notes(tmp_path, of_two, history | {"filtration": [[1.0]], "density": {"1.weight": 0.3, "1.bias": 1}}, of_two)
+    (tmp_path / "config.yaml").write_text("method: hirs")
+    draw(tmp_path, tmp_path / "history.png")
 
 
 def test_table(tmp_path: Path) -> None:
