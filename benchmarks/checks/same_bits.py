@@ -53,7 +53,7 @@ METHODS = (
     "retrain",  # exempt from the budget
 )
 MODELS = 8
-SIZE = ("--task", "digits", "--train-size", "60", "--test-size", "100", "--recipe", "epochs=3")
+SIZE = ("--task", "digits", "--train-size", "60", "--test-size", "100", "--recipe", "epochs=40")
 """A small task. Its forget request is `FORGET`, but for the sequence."""
 FORGET = ("--forget", "random:12")
 GRADING = ("--models", str(MODELS), "--budget-seconds", "60")
@@ -67,7 +67,7 @@ SWEEP = {
         "train_size": 60,
         "test_size": 100,
         "forget": "random:12",
-        "recipe": {"epochs": 3},
+        "recipe": {"epochs": 40},
     },
     "curves": [
         {"name": "fine-tuning", "method": "finetune", "grid": {"learning_rate": [0.01, 0.1]}},

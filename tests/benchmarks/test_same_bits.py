@@ -57,9 +57,9 @@ def test_reports_of_this_tree_have_every_fact_in_one_place(make_report: Callable
 @pytest.mark.parametrize(
     ("array", "other"),
     [
-        (np.float32([0.0]), np.float32([-0.0])),
-        (np.float32([1.0]), np.float32([np.nextafter(np.float32(1), np.float32(2))])),
-        (np.float32([1.0]), np.float64([1.0])),
+        (np.array([0.0]), np.array([-0.0])),
+        (np.array([1.0]), np.array([np.nextafter(1.0, 2.0)])),
+        (np.array([1.0]), np.array([1.0], dtype=np.float32)),
         (np.zeros((1, 2)), np.zeros((2, 1))),
         (np.zeros(2), np.zeros(3)),
     ],
