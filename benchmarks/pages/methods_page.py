@@ -1,9 +1,9 @@
 """One row per method, as a page: `python -m benchmarks.pages.methods_page --out docs/methods.md`.
 
-The idea, the source and what a method uses are taken from the code: the first line and the "Source:" paragraph of its
-docstring, and which of the loaders' examples a run on the digits reads. Our figure is the best score among the reports
-of `--task` with `--models` runs (see `benchmarks.pages.leaderboards`), so grade first. What stands here is what no code
-knows: what a method guarantees, and what others have published of it.
+Idea and source are the first line and the "Source:" paragraph of a method's docstring. What a method uses is observed:
+which of the loaders' examples a run on the digits reads. Our figure is the best score among the reports of `--task`
+with `--models` runs (see `benchmarks.pages.leaderboards`), so grade first. What can't be derived stands here: what a
+method guarantees, and what has been published about it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GUARANTEES = {
     "linear_filtration": "exact filter of the last layer; features keep what they know",
     "ftsu": "bound on the distance to retraining, of the linearised network only",
 }
-"""What is proven of a method; nothing of the others."""
+"""What is proven about a method; nothing is proven about the others."""
 
 GAP = "mean gap to retraining of four measures, {} points (CIFAR-10, ResNet-18, 10 %)"
 PUBLISHED = {
@@ -68,7 +68,7 @@ PUBLISHED = {
     "adversarial": "retain 96.7, forget 0.6, test 91.3 % (CIFAR-10, a class)",
     "ftsu": "test 96.1 to 95.5, backdoor 94.4 to 10.1 % (MNIST)",
 }
-"""Figures of the methods' authors, or of those who compared them; `docs/methods.md` says where to be careful."""
+"""Figures of the methods' authors, or of papers that compare them; `docs/methods.md` says how to read them."""
 
 
 def main() -> None:
@@ -92,11 +92,15 @@ def main() -> None:
 
 HEAD = """# The methods
 
-Made by `python -m benchmarks.pages.methods_page --task {task} --models {models} --out {out}`. Idea and source
-are those of the file; what it uses is what a run has been seen to read (the validation set often only to tell when to
-stop, or for its notes). "Here" is the best score on {task}, N = {models}, as a share of the ceiling, with published or
-tuned values: see the leaderboard for intervals. Published figures are of other data and of several protocols: those on
-Kaggle are scores as ours, on hidden data; a gap to retraining can't be compared with them.
+Made by `python -m benchmarks.pages.methods_page --task {task} --models {models} --out {out}`.
+
+- **idea**, **source**: from the docstring of the method's file.
+- **uses**: the sets whose images a run was observed to read. (Many methods read the validation set only to decide when
+  to stop, or for their notes.)
+- **published**: figures of the authors or of papers that compare methods, on other data and by several protocols.
+  Figures "on Kaggle" are scores like ours, on hidden data; a gap to retraining can't be compared with them.
+- **here**: the best score on {task}, N = {models}, and its share of the ceiling, with published or tuned values. The
+  leaderboard has the intervals.
 
 | method | idea | source | uses | guarantee | published | here |
 |---|---|---|---|---|---|---|"""

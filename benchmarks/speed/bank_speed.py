@@ -1,11 +1,11 @@
-"""How many models a second does the bank train, against an ordinary loop? `python -m benchmarks.speed.bank_speed`
+"""How many models a second does the bank train, compared with an ordinary loop? `python -m benchmarks.speed.bank_speed`
 
-Side by side on the `digits` task, with its own recipe:
+Side by side on the task `digits`, with its own recipe:
 
 - plain loop: one model after another, `DataLoader(dataset, batch_size=64, shuffle=True)` over an ordinary map-style
-  data set, in one process with all cores. What a competitor's script does.
-- plain loop, a process a core: the same, as many at once as there are cores, one thread each.
-- the bank: groups of 16 as one network (`checkpoints/grouped.py`), a process a core.
+  data set, in one process with all cores. This is what a competitor's script does.
+- plain loop, one process per core: the same, with as many models at once as there are cores, one thread each.
+- the bank: groups of 16 models as one network (`checkpoints/grouped.py`), one process per core.
 """
 
 from __future__ import annotations

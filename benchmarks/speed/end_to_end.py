@@ -1,7 +1,7 @@
-"""How long is the wait? `python -m benchmarks.speed.end_to_end` runs the main job as a user would, and times it.
+"""How long does a user wait? `python -m benchmarks.speed.end_to_end` runs the main job as a user would, and times it.
 
-From an empty cache, then again with another method on the bank that is there, in a temporary folder. The overhead is
-what the second job took beyond the runs themselves, which the workers share.
+First from an empty cache, then with another method and the bank cached; all in a temporary folder. The overhead is the
+time that the second job took beyond the runs themselves, which the workers share.
 """
 
 from __future__ import annotations
