@@ -10,6 +10,7 @@ Side by side on the task `digits`, with its own recipe:
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 import time
@@ -54,6 +55,7 @@ def job(spec: TaskSpec, seed: int) -> None:
 
 def main() -> None:
     """Print a table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     spec = TaskSpec("digits")
     task = load(spec)
     cores = default_workers("cpu")
@@ -82,10 +84,10 @@ def main() -> None:
     print(f"digits: {len(task.retain_indices)} images, {task.recipe.epochs} epochs, {cores} cores")
     for name, rate in (
         ("plain DataLoader loop", plain),
-        ("plain loop, a process a core", parallel),
+        ("plain loop, one process per core", parallel),
         ("the bank, outputs recorded, files written", trained / seconds),
     ):
-        print(f"{name:<42} {rate:6.2f} models/s  {1 / rate:6.2f} s a model  {rate / plain:5.1f} x")
+        print(f"{name:<42} {rate:6.2f} models/s  {1 / rate:6.2f} s per model  {rate / plain:5.1f} x")
 
 
 if __name__ == "__main__":

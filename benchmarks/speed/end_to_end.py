@@ -6,6 +6,7 @@ time that the second job took beyond the runs themselves, which the workers shar
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -31,6 +32,7 @@ def grade(method: str, folder: str) -> tuple[float, dict[str, Any]]:
 
 def main() -> None:
     """Print a table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         first, report = grade("my_method", folder)
         second, other = grade("noisy_finetune", folder)
