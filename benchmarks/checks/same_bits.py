@@ -150,8 +150,7 @@ def with_noise(state: Mapping[str, torch.Tensor], seed: int) -> dict[str, torch.
 
 def tune(tree: Tree) -> None:
     """Search for hyper-parameters; the values found are not used by later jobs."""
-    search = ("-m", "noisy_finetune", "--trials", "4", *SIZE, *FORGET, *GRADING, "-q")
-    tree.run("tune", "tune", *search)
+    tree.run("tune", "tune", "-m", "ssd,noisy_finetune", "--trials", "3", *SIZE, *FORGET, *GRADING, "-q")
 
 
 def sweep(tree: Tree) -> None:

@@ -137,7 +137,7 @@ def _curves(entry: Any, task: Any, overrides: Mapping[str, Any], x: str) -> Iter
     """The curve of an entry; or several, one for each value of `for_each`."""
     known = ("name", "method", "x", "settings", "grid", "for_each", "task", "published")
     values = _mapping(entry, "a curve", known, required=("name", "method"))
-    (method,) = choose_methods(str(values["method"]))[:1]
+    method = _one_method(values["method"])
     spec = _task({**_joined(task, values.get("task", {})), **overrides})
     grids = values.get("grid", {})
     points = [point for grid in (grids if isinstance(grids, list) else [grids]) for point in _product(grid, "grid")]
@@ -150,6 +150,15 @@ def _curves(entry: Any, task: Any, overrides: Mapping[str, Any], x: str) -> Iter
         name = _filled_in(str(values["name"]), one)
         configurations = tuple(_settings({**fixed, **one, **point}) for point in points)
         yield Curve(name, method, spec, along, configurations, published.get(name, published.get("", {})))
+
+
+def _one_method(value: Any) -> str:
+    """The registered method that an entry names."""
+    name = value.strip() if isinstance(value, str) else ""
+    if name in ("", "all") or "," in name:
+        raise UserError(f"A curve has one method, not {value!r}: write a curve for each method.")
+    (method,) = choose_methods(name)
+    return method
 
 
 def _filled_in(name: str, values: Mapping[str, Any]) -> str:

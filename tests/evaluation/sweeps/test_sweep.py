@@ -32,7 +32,7 @@ from tests.test_main import command
 if TYPE_CHECKING:
     from tests.conftest import Kit
 
-SHIPPED = sorted((Path(__file__).parents[2] / "benchmarks" / "sweeps").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[3] / "benchmarks" / "sweeps").glob("*.yaml"))
 
 TASK: dict[str, Any] = {
     "name": "digits",
@@ -128,6 +128,11 @@ def test_seeds_are_four_unless_said(write: Write) -> None:
     assert read_sweep(path, {"name": "folder", "data_dir": "here"}).curves[3].task.name == "folder"
 
 
+def test_there_are_shipped_sweeps() -> None:
+    """Catches a folder that was moved: the tests below would pass without a file."""
+    assert "mnist-course" in [path.stem for path in SHIPPED]
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_files_can_be_read(path: Path) -> None:
     """And their hyper-parameters exist; what adds noise has an amount of it for every setting of its grid.
@@ -221,6 +226,30 @@ def test_mistakes_are_told_in_a_sentence(changes: dict[str, Any], sentence: str,
     assert answer.stderr.startswith("error: ")
     assert answer.stderr.count("\n") == 1
     assert not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("retrain,certified_retrain", "retrain,", ",retrain", "retrain , certified_retrain", ",", "all", " all ", " "),
+        *("", ["retrain", "certified_retrain"], ["retrain"], None, 3, True, {"name": "retrain"}),
+    ],
+    ids=repr,
+)
+def test_a_curve_has_one_method(method: object, write: Write) -> None:
+    """Catches a second method that is dropped without a word, and "all" that becomes the first of them."""
+    with pytest.raises(UserError) as error:
+        read_sweep(write(curves=[{"name": "a", "method": method}]))
+    said = f"A curve has one method, not {method!r}: write a curve for each method."
+    assert str(error.value).endswith(f"sweep.yaml: {said}")
+
+
+def test_names_of_methods_are_not_guessed(write: Write) -> None:
+    """Blanks around a name don't count; between two names they make one that nobody knows."""
+    (curve,) = read_sweep(write(curves=[{"name": "a", "method": " retrain  ", "x": "epochs"}])).curves
+    assert curve.method == "retrain"
+    with pytest.raises(UserError, match="There is no method 'retrain certified_retrain'"):
+        read_sweep(write(curves=[{"name": "a", "method": "retrain certified_retrain"}]))
 
 
 @pytest.mark.parametrize("content", ["curves: [", "- a\n- b", "\0", ""])
