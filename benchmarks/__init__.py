@@ -1,1 +1,4 @@
-"""Side-by-side timings and published figures, run by hand. (A package: Opacus installs one of the same name.)"""
+"""Timings, published figures, pages and checks. Run by hand; see README.md.
+
+(This is a package because Opacus installs a package of the same name.)
+"""

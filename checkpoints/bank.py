@@ -38,7 +38,7 @@ class Bank:
     """Seconds that one retrained model takes on this device, alone, in an ordinary training loop."""
 
     def fingerprint(self, originals: int, retrained: int) -> str:
-        """Hash of the weights of the first so many models."""
+        """Hash of the weights of the first models of each pool, as many as are named."""
         digest = hashlib.sha256()
         for pool, models in ((self.originals, originals), (self.retrained, retrained)):
             manifest = pool.manifest()
@@ -68,7 +68,7 @@ def ensure(
     tell: Tell = lambda text: None,
     on_progress: Callable[[float, int], None] = lambda done, total: None,
 ) -> Bank:
-    """The bank of `task` with at least so many models, trained now as far as they are missing or damaged.
+    """The bank of `task` with at least this many models; those that are missing or damaged are trained now.
 
     Args:
         originals: models on all training data, K.

@@ -38,12 +38,12 @@ ORDERS = (*range(2, 64), *(2**power for power in range(6, 13)))
 
 
 def steps_per_epoch(recipe: Recipe, examples: int) -> int:
-    """Steps that count as a pass over so many images; 1 over it is the sampling rate."""
+    """Steps that count as a pass over this many images; 1 over it is the sampling rate."""
     return math.ceil(examples / recipe.batch_size)
 
 
 def accounting(recipe: Recipe, examples: int) -> dict[str, float]:
-    """What training on so many images may tell of a single one of them: epsilon at `DELTA`, and what it follows from.
+    """What training on this many images may reveal about one of them: epsilon at `DELTA`, and what it follows from.
 
     By Google's dp-accounting, from the Renyi divergence of the Gaussian mechanism with Poisson sampling.
     """

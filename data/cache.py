@@ -116,7 +116,7 @@ def _read(path: Path, key: str, warn: bool = False) -> RawData | None:
                 content_sha256=str(stored["content_sha256"]),
                 columns={name: stored[f"column_{i}"] for i, name in enumerate(names)},
             )
-    # A damaged file can fail in as many ways as zip and npy have fields; the mend is always the same.
+    # A damaged file can fail in as many ways as zip and npy have fields; the remedy is always the same.
     except Exception as error:
         if warn:
             _log.warning("The cache file %s is damaged (%s): it is built again.", path, error)

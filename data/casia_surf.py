@@ -148,7 +148,7 @@ def _resize(file: Path) -> np.ndarray:
             small = image.convert("RGB").resize((_PIXELS, _PIXELS), Image.Resampling.BILINEAR)
     # Pillow's decoders raise these for files that are no images, are cut short, or are absurdly large.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} cannot be read as an image ({error}): mend it or take it away.") from error
+        raise UserError(f"{file} cannot be read as an image ({error}): repair or remove it.") from error
     return np.asarray(small).transpose(2, 0, 1)
 
 

@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can fix this"."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: `main.py` prints the message, without a traceback, and exits with 2.
+    """A mistake that the user can fix: `main.py` prints the message, without a traceback, and exits with 2.
 
     The message is a sentence that says what is wrong and what to do about it. Every other exception is
     our bug and keeps its traceback.

@@ -71,7 +71,7 @@ def read_faces(size: FacesSize, data_dir: str | None = None, progress: bool = Tr
     Raises `UserError` when given a `data_dir`: there are no files to read.
     """
     if data_dir is not None:
-        raise UserError("The task faces has no files of its own: leave the data directory away.")
+        raise UserError("The task faces has no files of its own: omit the data directory.")
     return read_kaggle(str(faces_folder(size, progress)), progress)
 
 

@@ -91,7 +91,7 @@ def _read(folder: Path, count: int) -> np.ndarray:
         try:
             with np.load(path, allow_pickle=False) as chunk:
                 features[chunk["rows"]] = chunk["features"]
-        except Exception as error:  # as in data/cache.py: there are many ways to be damaged, and one mend
+        except Exception as error:  # as in data/cache.py: there are many kinds of damage, and one remedy
             _log.warning("The cache file %s is damaged (%s): its features are computed again.", path, error)
             path.unlink()
     return features
@@ -151,8 +151,8 @@ def _pretrained_weights() -> Path | None:
             try:
                 _download(url, path)
             except OSError as error:
-                text = f"{path.name} could not be had ({error}). Put it into {path.parent}, or delete {_settled()} "
-                text += "to have another try at the download.\n"
+                text = f"{path.name} could not be downloaded ({error}). Put it into {path.parent}, or delete "
+                text += f"{_settled()} to try the download again.\n"
                 write_atomically(_settled(), lambda beside: beside.write_text(text))
     return path if path.is_file() else None
 

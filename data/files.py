@@ -31,7 +31,7 @@ def generated_folder(variable: str) -> Path:
 
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
-    """Inside, an `OSError` (no permission, no room, a file where a folder should be) is the user's to mend.
+    """Inside, an `OSError` (no permission, no room, a file where a folder should be) is for the user to fix.
 
     Raises:
         UserError: it names the file, and the variable that moves the folder it is in.
@@ -42,8 +42,8 @@ def writing_to(path: Path) -> Iterator[None]:
         variables = [name for name in _GENERATED if path.is_relative_to(generated_folder(name))]
         elsewhere = f"set the environment variable {variables[0]} to" if variables else "name"
         raise UserError(
-            f"{path} can't be written ({error.strerror or error}): mend that, or {elsewhere} a folder with room that "
-            "you may write to."
+            f"{path} can't be written ({error.strerror or error}): fix that, or {elsewhere} a folder with enough space "
+            "that you may write to."
         ) from error
 
 

@@ -165,5 +165,5 @@ def _decode(file: str) -> np.ndarray:
             mode = image.mode
     # Pillow's decoders raise these for files that are no images, are cut short, or are absurdly large.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"{file} cannot be read as an image ({error}): mend it or take it away.") from error
+        raise UserError(f"{file} cannot be read as an image ({error}): repair or remove it.") from error
     raise UserError(f"{file} has pixels of the kind {mode}: save it as an 8-bit grey or colour image.")

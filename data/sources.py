@@ -24,7 +24,7 @@ def read_digits(data_dir: str | None = None, progress: bool = True) -> RawData:
     Raises `UserError` when given a `data_dir`: there are no files to read.
     """
     if data_dir is not None:
-        raise UserError("The task digits has no files of its own: leave the data directory away.")
+        raise UserError("The task digits has no files of its own: omit the data directory.")
     return cached("digits", "digits of scikit-learn", _build_digits)
 
 
@@ -99,7 +99,7 @@ def read_download(download: Download, data_dir: str | None = None, progress: boo
 
     With a `data_dir`, its files (or archives, which are unpacked there) are used and nothing is downloaded.
     Without, they are downloaded into the cache folder on first use. torchvision shows its own progress bars.
-    Raises `UserError`, which says where to put which files, when they are not to be had.
+    Raises `UserError`, which says where to put which files, when they can't be obtained.
     """
     root = Path(data_dir).expanduser() if data_dir is not None else cache_dir() / download.name
     may_download = data_dir is None
@@ -139,7 +139,7 @@ def _open_parts(download: Download, root: Path, may_download: bool) -> tuple[Any
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":. ")
         raise UserError(
-            f"The files of {download.name} could not be {'had' if fetch else 'read'} ({reason}): put "
+            f"The files of {download.name} could not be {'obtained' if fetch else 'read'} ({reason}): put "
             f"{', '.join(download.archives)} into {(root / download.archive_folder).resolve()}."
         ) from error
 

@@ -74,7 +74,7 @@ class Recipe:
     def _check_dp_sgd(self) -> None:
         if self.optimizer != "dp_sgd":
             if self.noise_multiplier != 0:
-                raise UserError("recipe: noise_multiplier is for optimizer=dp_sgd; add that, or leave it away.")
+                raise UserError("recipe: noise_multiplier is for optimizer=dp_sgd; add that, or omit it.")
             return
         for name in ("noise_multiplier", "record_clip"):
             if not getattr(self, name) > 0:

@@ -200,7 +200,7 @@ def task_info(spec: TaskSpec) -> TaskInfo:
     if spec.size is None:
         return info
     if info.size is None:
-        raise UserError(f"The task {spec.name} comes in one size: leave --size away.")
+        raise UserError(f"The task {spec.name} comes in one size: omit --size.")
     sizes = {one.size: one for one in (info, *info.other_sizes) if one.size is not None}
     if spec.size not in sizes:
         raise unknown_name(f"size of the task {spec.name}", spec.size, sizes)

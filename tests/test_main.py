@@ -339,7 +339,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(
     (line,) = answer.stderr.splitlines()
     assert answer.code == 2
     assert line.startswith(f"error: {tmp_path}/file/folder/")
-    assert f"can't be written (Not a directory): mend that, or set the environment variable {variable} to" in line
+    assert f"can't be written (Not a directory): fix that, or set the environment variable {variable} to" in line
 
 
 def test_json_of_a_method_that_failed(results: Path) -> None:

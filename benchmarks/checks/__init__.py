@@ -1,1 +1,1 @@
-"""Checks of the kit itself that take long or need two versions of it: run by hand."""
+"""Checks of the kit itself that take long, or that need two versions of it. Run by hand."""

@@ -1,16 +1,16 @@
-"""Measure how often the 95 % confidence intervals hold the truth, on simulated gradings.
+"""Measure how often the 95 % confidence intervals cover the true value, on simulated gradings.
 
     python -m benchmarks.checks.interval_coverage
 
-In each setting many gradings are simulated: K originals, N unlearned models of each, N retrained models, all
-new. The truth is the mean of F over the gradings. The table shows for each N the share of gradings whose
-interval holds it, and the mean width of the intervals relative to F. "+-" is one standard error of a coverage
-near 95 %. A fifth of the variance of the confidences is shared by all examples of a model, because examples
-share models and are not independent. Where originals differ, the unlearned confidences of an original are
-moved by a random amount in all examples together, and by another in each example.
+In each setting many gradings are simulated: K originals, N unlearned models of each, N retrained models, all drawn
+anew. The true value is the mean of F over the gradings. For each N, the table shows the fraction of gradings whose
+interval covers it, and the mean width of the intervals relative to F. "+-" is one standard error of a coverage near
+95 %. A fifth of the variance of the confidences is common to all examples of a model, because examples share models and
+are not independent. Where originals differ, the unlearned confidences of an original are shifted by one random amount
+in all examples, and by another in each example.
 
-"ceiling" is retrained against retrained. The last row shows what no interval can do: know from one original
-how others would differ.
+"ceiling" is retrained against retrained. The last row shows what no interval can do: infer from one original how others
+would differ.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from evaluation.metrics.official import forgetting_quality
 
 Floats = NDArray[np.float64]
 SPREAD = 1.3  # standard deviation of a confidence over models, as on the digits
-SHARED = 0.2  # share of its variance that the examples of a model have in common
+SHARED = 0.2  # fraction of its variance that is common to all examples of a model
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def measure(setting: Setting, models: int, gradings: int, examples: int, replicates: int) -> tuple[float, float]:
-    """Return the share of intervals that hold the truth, and their mean width as a share of it."""
+    """Return the fraction of intervals that cover the true value, and their mean width relative to it."""
     rng = np.random.default_rng(0)
     estimates = [simulate(setting, rng, models, examples, replicates) for _ in range(gradings)]
     truth = np.mean([estimate.value for estimate in estimates])

@@ -1,1 +1,1 @@
-"""Scripts that make pages of docs/: run by hand."""
+"""Scripts that generate pages of docs/. Run by hand."""

@@ -1,7 +1,7 @@
 """The leaderboard of a task, as a page: `python -m benchmarks.pages.leaderboards --out docs/leaderboard-digits.md`.
 
-Grades every registered method with tuned values where `methods/tuned/` has some (see `python main.py tune`), and, in
-the first table, with published ones beside them; writes the tables as Markdown. Interrupted, it goes on where it was.
+Grades every registered method, with tuned values where `methods/tuned/` has them (see `python main.py tune`), and in
+the first table with published values, too. Writes the tables as Markdown. If interrupted, the same command continues.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
             results = list(grade_methods(specs, workers, Console()))
             reports = [result for result in results if isinstance(result, Report)]
             parts += [as_markdown(rank(reports)), duration(reports)]
-            # Where the log lies on this machine is nobody else's business.
+            # The path of the log on this machine does not belong on the page.
             failures = [f"- {str(result).split(' Its log:')[0]}" for result in results if isinstance(result, UserError)]
             if failures:
                 parts.append("\n".join(["Not graded:", "", *failures]))
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def entries(methods: str, spec: GradingSpec, published_too: bool) -> list[GradingSpec]:
-    """Each method with its tuned values; with its published ones if it has no others, or these are wanted, too."""
+    """Each method with its tuned values; with its published values if it has no others, or if `published_too`."""
     found = []
     for name in choose_methods(methods):
         tuned = find_tuned(spec.task, name)
@@ -66,7 +66,7 @@ def entries(methods: str, spec: GradingSpec, published_too: bool) -> list[Gradin
 
 
 def duration(reports: list[Report]) -> str:
-    """How long the runs took, all workers being at them."""
+    """How long the runs took, with all workers busy."""
 
     def minutes(some: list[Report]) -> float:
         seconds = [
@@ -76,7 +76,7 @@ def duration(reports: list[Report]) -> str:
         return sum(seconds) / 60
 
     exempt = [report for report in reports if report.cost.budget_seconds is None]
-    return f"The runs took {minutes(reports):.1f} minutes, {minutes(exempt):.1f} of them those of exempt methods."
+    return f"The runs took {minutes(reports):.1f} minutes, of which exempt methods took {minutes(exempt):.1f}."
 
 
 def made_by(options: argparse.Namespace) -> str:
@@ -85,9 +85,9 @@ def made_by(options: argparse.Namespace) -> str:
     given = f"--task {options.task} --models {models} --originals {options.originals} --out {options.out}"
     command = f"python -m benchmarks.pages.leaderboards {given}"
     return (
-        f"Made by `{command}`. Scores with 95 % confidence intervals; `=` marks a tie with the row above; budget used "
-        "is a share of the time that retraining takes (0.2 is allowed). In the first table, methods that "
-        "were tuned are there with published values, too."
+        f"Made by `{command}`. Scores have 95 % confidence intervals; `=` marks a tie with the row above. "
+        '"Budget used" is the time of a run as a fraction of the time of retraining (allowed: 0.2). '
+        "The first table lists tuned methods also with their published values."
     )
 
 

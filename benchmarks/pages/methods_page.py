@@ -46,11 +46,15 @@ def main() -> None:
 
 HEAD = """# The methods
 
-Made by `python -m benchmarks.pages.methods_page --task {task} --models {models} --out {out}`. Idea and source
-are those of the file; what it uses is what a run has been seen to read (the validation set often only to tell when to
-stop, or for its notes). "Here" is the best score on {task}, N = {models}, as a share of the ceiling, with published or
-tuned values: see the leaderboard for intervals. Published figures are of other data and of several protocols: those on
-Kaggle are scores as ours, on hidden data; a gap to retraining can't be compared with them.
+Made by `python -m benchmarks.pages.methods_page --task {task} --models {models} --out {out}`.
+
+- **idea**, **source**: from the docstring of the method's file.
+- **uses**: the sets whose images a run was observed to read. (Many methods read the validation set only to decide when
+  to stop, or for their notes.)
+- **published**: figures of the authors or of papers that compare methods, on other data and by several protocols.
+  Figures "on Kaggle" are scores like ours, on hidden data; a gap to retraining can't be compared with them.
+- **here**: the best score on {task}, N = {models}, and its share of the ceiling, with published or tuned values. The
+  leaderboard has the intervals.
 
 | method | idea | source | uses | guarantee | published | here |
 |---|---|---|---|---|---|---|"""

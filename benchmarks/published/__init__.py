@@ -1,1 +1,1 @@
-"""Published figures and comparisons, made again: run by hand."""
+"""Published figures and comparisons, reproduced. Run by hand."""

@@ -1,14 +1,14 @@
 """Adversarial unlearning of a class on dense and pruned networks: `python -m benchmarks.published.adversarial_class`.
 
-Discriminative adversarial unlearning (Sharma et al., arXiv 2402.06864) should leave a network that gets less than 5 %
-of the forgotten class right, at a test accuracy at most 4 points below the original's over the classes that stay, dense
-or pruned; and where images are forgotten at random, its attacker should fall to chance. One row per network and model:
-percentages, means over runs. "time" is a share of retraining's.
+The target for discriminative adversarial unlearning (Sharma et al., arXiv 2402.06864), on dense and on pruned networks:
+less than 5 % accuracy on the forgotten class, with a test accuracy on the remaining classes at most 4 points below the
+original's. Where images are forgotten at random, the attacker should fall to chance. One row per network and model:
+percentages, means over runs. "time" is relative to the time of retraining.
 
-    --task folder --data-dir DIR       images of your own, `train/<class>/` and `test/<class>/`, instead of `mnist`
-    --forget class:3                   or random:0.1, where the attacker has to tell like from like
-    --sparsity 0 0.9                   shares of weights that `--pruning` sets to 0; 0 is the dense network
-    --set name=value                   hyper-parameters of `adversarial` other than those found good here
+    --task folder --data-dir DIR       your own images, `train/<class>/` and `test/<class>/`, instead of `mnist`
+    --forget class:3                   or random:0.1, where forgotten and unseen images are of the same kind
+    --sparsity 0 0.9                   fraction of the weights that `--pruning` sets to 0; 0 is the dense network
+    --set name=value                   hyper-parameters of `adversarial` that replace those chosen here
 """
 
 from __future__ import annotations

@@ -2,18 +2,19 @@
 
 Run it with `python -m benchmarks.published.constrained_proxy`.
 
-Constraint-based unlearning wants a retain accuracy as the original has it, and a forget accuracy like that on unseen
-images. Two gaps, in points, say how far it is from that: |retain - the original's retain| and |forget - validation|.
+Constraint-based unlearning aims at the retain accuracy of the original, and at a forget accuracy equal to that on
+unseen images. Two gaps, in points, measure the distance: |retain - the original's retain| and |forget - validation|.
 
     random:0.1     a tenth of the training images
-    confuse:0.1    a tenth of each class, mislabelled as the next class from the beginning
+    confuse:0.1    a tenth of each class, mislabelled as the next class before the training
 
-Mislabelled images are called by their wrong labels most of the time by the original, and hardly ever by retrained
-models, while validation labels are right: there the accuracy that should be like validation's is the one on the images'
-own labels, and that is what "forget" means here. "given" is the accuracy on the labels they were trained with.
+The original predicts the wrong labels of mislabelled images most of the time; retrained models hardly ever do.
+Validation labels are correct. So for mislabelled images, the accuracy to be compared with validation is the accuracy on
+their true labels: that is "forget" here. "given" is the accuracy on the labels that they were trained with.
 
-Each method gets the same search: its published values, then values drawn at random from its `search_space`, a few runs
-each from an original that judges nothing afterwards. The best has the smallest larger gap, and stays within the budget.
+Each method is tuned in the same way: its published values, then values drawn at random from its `search_space`, with a
+few runs each from an original that is not used afterwards. The candidate whose larger gap is smallest wins, among those
+that stay within the budget.
 
     --data-dir DIR    images in DIR/train/CLASS/* and DIR/test/CLASS/*; default: MNIST, 12 MB to download
     --models, --originals, --trials    runs per original and retrained models; originals; candidates per method

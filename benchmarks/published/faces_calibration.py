@@ -1,12 +1,13 @@
-"""How well does `faces` stand in for the hidden data? `python -m benchmarks.published.faces_calibration [--size mini]`.
+"""How well does `faces` represent the hidden data? `python -m benchmarks.published.faces_calibration [--size mini]`.
 
-Prints what is known of the competition's models and scores beside what the simulator gives, and Spearman's correlation
-between the two scores of every entry of which both are known: the number that says how well a local score predicts the
-hidden one. Bank and results are kept where `main.py` keeps them, so a second call is quick.
+Prints what is known of the competition's models and scores beside the simulator's figures. Spearman's correlation
+between the two scores, over all entries of which both are known, says how well a local score predicts the hidden one.
+Bank and results are kept where `main.py` keeps them, so a second call is quick.
 
-Few models flatter a method that misses the retrained ones by some of their spread (at a shift of one standard deviation
-F is 0.06 with 32 models and 0.016 with Kaggle's 512), so each score is shown as of 512 models, too: as many are drawn
-from normal distributions with the mean and spread that each forget example's confidence has over the models.
+With few models, the score is too high for a method whose confidences are shifted by a part of the retrained models'
+spread (at a shift of one standard deviation F is 0.06 with 32 models and 0.016 with Kaggle's 512). So each score is
+also shown as of 512 models: that many are drawn from normal distributions with the mean and spread that each forget
+example's confidence has over the models.
 
 `forget` resets 30 % of the layers in a cycle, see `benchmarks.published.published_orders`, whose ablations are among
 the entries.

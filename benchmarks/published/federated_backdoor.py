@@ -2,20 +2,20 @@
 
 Run it with `python -m benchmarks.published.federated_backdoor`.
 
-One of five clients labels all of its images as zeros and draws a white square of 5x5 pixels into each. The server has a
-tenth of the images and trains a network of 784-100-50-10 on it; the clients train its linearisation, by federated
-averaging; then the server removes the client. All of that from the training on is the code of `methods/Ftsu.py`.
+One of five clients labels all of its images as zeros and draws a white square of 5x5 pixels into each. The server
+trains a 784-100-50-10 network on a tenth of the images. The clients train its linearisation by federated averaging.
+Then the server removes the client. Training and removal are the code of `methods/Ftsu.py`.
 
     --data-dir DIR    images in DIR/train/CLASS/* and DIR/test/CLASS/*; default: MNIST, 12 MB to download
     --rounds N M      rounds of federated averaging, the latter at a tenth of the rate
 
-Accuracies are those of the linear model, as published; a backdoor succeeds when an image of the client that leaves is
-called a zero (of which a tenth of them are). Source: the notebook for MNIST in github.com/Nanboy-Ronan/
+Accuracies are those of the linear model, as published. The backdoor succeeds when an image of the removed client is
+classified as a zero (a tenth of them are zeros). Source: the notebook for MNIST in github.com/Nanboy-Ronan/
 2F2L-Federated-Unlearning, of Jin et al. (arXiv 2306.02216): 400 rounds, batches of 32, Adam at 1e-4, damping 0.01.
-Larger batches at a larger rate, then a smaller one, come to the same accuracies. There the removal is 3,200 steps of
-Adam, whose result swings between 77 and 95 % and of which the best is taken; here it is conjugate gradients, which
-converge to a backdoor of 47 % at that damping, and to less, at some cost of test accuracy, at a smaller one.
-"retrained" is the federation without the client, from the server's network on.
+Larger batches with a larger rate, then a smaller one, reach the same accuracies. The published removal takes the best
+of 3,200 steps of Adam, whose result varies between 77 and 95 %. Here it is conjugate gradients, which converge to a
+backdoor of 47 % with that damping, and to less with a smaller one, at some cost of test accuracy. "retrained" is the
+federation without the client, starting from the server's network.
 """
 
 from __future__ import annotations

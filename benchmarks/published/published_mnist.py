@@ -1,12 +1,12 @@
-"""MNIST as the published experiment on certified unlearning saw it.
+"""MNIST, prepared as in the published experiment on certified unlearning.
 
     python -m benchmarks.published.published_mnist --out DIR [--task folder --data-dir MNIST]
     python main.py sweep benchmarks/sweeps/mnist-course.yaml --data-dir DIR
 
-The published code (Koloskova et al., arXiv 2506.06985) flips digits at random, as if they were photographs, and turns
-them by up to 10 degrees: 784-5-10 then gets 80 %, not 87 %. Here each training image, of which a tenth become the
-validation set, is flipped or turned once, not anew in each epoch; test images stay as they are. The files are in
-MNIST's own format, so that `--task mnist` takes them for it.
+The published code (Koloskova et al., arXiv 2506.06985) flips digits at random, as one does with photographs, and
+rotates them by up to 10 degrees: 784-5-10 then reaches 80 % instead of 87 %. Here each training image is flipped or
+rotated once, not again in each epoch (a tenth of the training images become the validation set); test images are not
+changed. The files are in MNIST's own format, so that `--task mnist` reads them.
 """
 
 from __future__ import annotations

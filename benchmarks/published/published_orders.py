@@ -1,12 +1,13 @@
-"""Do the competition's published comparisons come out the same here? `python -m benchmarks.published.published_orders`.
+"""Can the competition's published comparisons be reproduced here? `python -m benchmarks.published.published_orders`.
 
-Each row is a comparison that its authors published: two settings of one method, and which of them scored more on the
-hidden data. Here both are graded with otherwise published values, and the row says whether our order agrees; where the
-intervals of the two overlap, it is a tie, and says nothing. `--out` writes the table as Markdown.
+Each row is a published comparison: two settings, and which of them scored higher on the hidden data. Here both are
+graded, with published values for everything else, and the row says whether our order agrees. Where the two intervals
+overlap it is a tie, which is not significant. `--out` writes the table as Markdown.
 
-`forget` resets some 30 % of a ResNet-18's layers in a cycle, so here it resets 30 % of the layers that the network has:
-six draws, as published, would leave a network of three layers nothing that it has learned. An epoch there had some 370
-steps; one of `digits` has six, in which the published rates change little: `--rate-factor 60` makes up for that.
+`forget` resets about 30 % of a ResNet-18's layers in a cycle, so here it resets 30 % of the network's layers: six
+draws, as published, would reset everything that a network of three layers has learned. An epoch there had about 370
+steps. An epoch of `digits` has six, in which the published rates change little: `--rate-factor 60` compensates for
+that.
 
 Sources: JB, project page of the team Forget (ablations on the public leaderboard); LP, submissions of the team Air
 Liquide (luispintoc/machine-unlearning), a grid of plain fine-tuning.
@@ -200,9 +201,9 @@ def grading_spec(method: str, settings: Settings, task: TaskSpec, options: argpa
 
 
 def to_scale(method: str, settings: dict[str, str], task: Task) -> dict[str, str]:
-    """What published settings come to in a small network, and with small batches.
+    """Published settings, scaled to a small network and small batches.
 
-    Batch sizes go with those of the loaders, 64 on Kaggle. `forget` resets the same share of the layers that have
+    Batch sizes are scaled with those of the loaders, 64 on Kaggle. `forget` resets the same share of the layers with
     weights, apart from the last and projection shortcuts: 30 %, or what its `layers` says, like "20%".
     """
     if method == "forget":

@@ -1,1 +1,1 @@
-"""Timings, side by side with the ordinary way: run by hand."""
+"""Timings, side by side with the usual way to do it. Run by hand."""

@@ -1,15 +1,16 @@
-"""How many models a second does the bank train, against an ordinary loop? `python -m benchmarks.speed.bank_speed`
+"""How many models a second does the bank train, compared with an ordinary loop? `python -m benchmarks.speed.bank_speed`
 
-Side by side on the `digits` task, with its own recipe:
+Side by side on the task `digits`, with its own recipe:
 
 - plain loop: one model after another, `DataLoader(dataset, batch_size=64, shuffle=True)` over an ordinary map-style
-  data set, in one process with all cores. What a competitor's script does.
-- plain loop, a process a core: the same, as many at once as there are cores, one thread each.
-- the bank: groups of 16 as one network (`checkpoints/grouped.py`), a process a core.
+  data set, in one process with all cores. This is what a competitor's script does.
+- plain loop, one process per core: the same, with as many models at once as there are cores, one thread each.
+- the bank: groups of 16 models as one network (`checkpoints/grouped.py`), one process per core.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import tempfile
 import time
@@ -54,6 +55,7 @@ def job(spec: TaskSpec, seed: int) -> None:
 
 def main() -> None:
     """Print a table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     spec = TaskSpec("digits")
     task = load(spec)
     cores = default_workers("cpu")
@@ -82,10 +84,10 @@ def main() -> None:
     print(f"digits: {len(task.retain_indices)} images, {task.recipe.epochs} epochs, {cores} cores")
     for name, rate in (
         ("plain DataLoader loop", plain),
-        ("plain loop, a process a core", parallel),
+        ("plain loop, one process per core", parallel),
         ("the bank, outputs recorded, files written", trained / seconds),
     ):
-        print(f"{name:<42} {rate:6.2f} models/s  {1 / rate:6.2f} s a model  {rate / plain:5.1f} x")
+        print(f"{name:<42} {rate:6.2f} models/s  {1 / rate:6.2f} s per model  {rate / plain:5.1f} x")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""How long is the wait? `python -m benchmarks.speed.end_to_end` runs the main job as a user would, and times it.
+"""How long does a user wait? `python -m benchmarks.speed.end_to_end` runs the main job as a user would, and times it.
 
-From an empty cache, then again with another method on the bank that is there, in a temporary folder. The overhead is
-what the second job took beyond the runs themselves, which the workers share.
+First from an empty cache, then with another method and the bank cached; all in a temporary folder. The overhead is the
+time that the second job took beyond the runs themselves, which the workers share.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -31,6 +32,7 @@ def grade(method: str, folder: str) -> tuple[float, dict[str, Any]]:
 
 def main() -> None:
     """Print a table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         first, report = grade("my_method", folder)
         second, other = grade("noisy_finetune", folder)

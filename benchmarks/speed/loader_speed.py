@@ -2,11 +2,11 @@
 
     python -m benchmarks.speed.loader_speed [--task digits] [--batch-size 64] [--epochs 20] [--device cpu]
 
-An epoch takes every batch to the device and does nothing with it. Three loaders take turns:
+An epoch moves every batch to the device and does nothing else. Three loaders take turns:
 
 - plain: a `DataLoader` over an ordinary data set, one dict per example in memory, as in the competition's notebook;
-- ours, re-wrapped: a plain `DataLoader` over `loader.dataset`, as methods make one to change the batch size;
-- ours: the `TensorLoader` that a method is handed.
+- ours, re-wrapped: a plain `DataLoader` over `loader.dataset`, as methods make it to change the batch size;
+- ours: the `TensorLoader` that a method is given.
 """
 
 from __future__ import annotations

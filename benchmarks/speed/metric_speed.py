@@ -1,12 +1,12 @@
-"""Time the metric against an evaluation of all thresholds in the way of the published code.
+"""Time the metric against an evaluation of all thresholds as in the published code.
 
     python -m benchmarks.speed.metric_speed
 
 "published way" is a dense evaluation in torch, one example at a time: each of the 160,000 windows is tiled
 over all models and compared with every confidence, in the steps of
 github.com/google-deepmind/unlearning_evaluation, on the processor. (It takes about 4 GB at N = 512.)
-"lean dense" is the slow reference of the tests, which compares the same pairs in pieces that stay in the
-processor's cache. All three run in this process, on the same confidences, and must agree.
+"lean dense" is the slow reference of the tests, which compares the same pairs in pieces that fit into the
+processor's cache. All three run in this process, on the same confidences, and must give the same results.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def _points(
 
 
 def _mean_after(passes: int, runs: Sequence[Result]) -> Mean:
-    """The validation accuracy after so many passes over the retain set."""
+    """The validation accuracy after this many passes over the retain set."""
     return Mean.of([run["history"][SERIES][passes] for run in runs])
 
 

@@ -18,8 +18,8 @@ from methods import all_method_handlers
 from methods.BaseMethod import PLAIN_TYPES
 
 FIGURES = ("budget", "course", "convergence")
-"""What is drawn over x: the accuracy after a run with this x; that after so many passes of a run of a given length, the
-best settings at each place; or the whole course of the longest run, with the settings that are best in the end."""
+"""What is drawn over x: the accuracy after a run with this x; that after x passes of a run of a given length, with the
+best settings for each x; or the whole course of the longest run, with the settings that are best in the end."""
 
 Settings = tuple[tuple[str, Any], ...]
 """Hyper-parameters and their values."""
@@ -112,12 +112,12 @@ def _sweep(described: Any, task: Mapping[str, Any], seeds: int | None) -> Sweep:
         raise UserError(f"figure is one of {', '.join(FIGURES)}, not {top['figure']!r}.")
     values = _list(top["values"], "values")
     if not all(_is_number(value) for value in values) or sorted(set(values)) != values:
-        raise UserError("values must be numbers that rise, like [1, 2, 3].")
+        raise UserError("values must be increasing numbers, like [1, 2, 3].")
     length = top.get("length")
     if (length is not None) != (top["figure"] == "course"):
-        raise UserError("length is that of the runs of a course: such a figure has one, others have not.")
+        raise UserError("length is the number of passes of each run of a course: only that figure needs it.")
     if length is not None and not all(_is_whole(one) and 0 <= one <= length for one in (length, *values)):
-        raise UserError("values and length of a course are whole numbers of passes, and no value is above the length.")
+        raise UserError("values and length of a course are whole numbers of passes, and no value may exceed length.")
     count = top.get("seeds", 4) if seeds is None else seeds
     if not _is_whole(count) or count < 1:
         raise UserError(f"seeds must be a whole number from 1, not {count!r}.")
@@ -129,7 +129,7 @@ def _sweep(described: Any, task: Mapping[str, Any], seeds: int | None) -> Sweep:
     names = [curve.name for curve in curves]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"Two curves are called {name!r}: give each a name of its own.")
+            raise UserError(f"Two curves are called {name!r}: give each its own name.")
     return Sweep(str(top["title"]), top["figure"], tuple(values), count, tuple(curves), length)
 
 
@@ -137,19 +137,28 @@ def _curves(entry: Any, task: Any, overrides: Mapping[str, Any], x: str) -> Iter
     """The curve of an entry; or several, one for each value of `for_each`."""
     known = ("name", "method", "x", "settings", "grid", "for_each", "task", "published")
     values = _mapping(entry, "a curve", known, required=("name", "method"))
-    (method,) = choose_methods(str(values["method"]))[:1]
+    method = _one_method(values["method"])
     spec = _task({**_joined(task, values.get("task", {})), **overrides})
     grids = values.get("grid", {})
     points = [point for grid in (grids if isinstance(grids, list) else [grids]) for point in _product(grid, "grid")]
     fixed = _mapping(values.get("settings", {}), "settings")
     along = str(values.get("x", x))
     if along not in all_method_handlers()[method].hyper_parameters():
-        raise UserError(f"{method} has no hyper-parameter {along!r} to go along x: say which one with x.")
+        raise UserError(f"{method} has no hyper-parameter {along!r} for the x axis: name one with x.")
     published = {} if values.get("published") is None else _published(values["published"], bool(values.get("for_each")))
     for one in _product(values.get("for_each", {}), "for_each"):
         name = _filled_in(str(values["name"]), one)
         configurations = tuple(_settings({**fixed, **one, **point}) for point in points)
         yield Curve(name, method, spec, along, configurations, published.get(name, published.get("", {})))
+
+
+def _one_method(value: Any) -> str:
+    """The registered method that an entry names."""
+    name = value.strip() if isinstance(value, str) else ""
+    if name in ("", "all") or "," in name:
+        raise UserError(f"A curve has one method, not {value!r}: write a curve for each method.")
+    (method,) = choose_methods(name)
+    return method
 
 
 def _filled_in(name: str, values: Mapping[str, Any]) -> str:

@@ -168,9 +168,9 @@ def test_sizes_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
     assert mini.recipe.class_weights
     with pytest.raises(UserError, match="no size of the task faces 'huge'"):
         task_info(TaskSpec("faces", size="huge"))
-    with pytest.raises(UserError, match="leave --size away"):
+    with pytest.raises(UserError, match="omit --size"):
         data.load(TaskSpec("digits", size="mini"))
-    with pytest.raises(UserError, match="leave the data directory away"):
+    with pytest.raises(UserError, match="omit the data directory"):
         data.load(TaskSpec("faces", data_dir="."))
 
 

@@ -34,7 +34,7 @@ def test_what_cannot_be_written_names_the_variable(
 
 def test_elsewhere_another_name_helps(tmp_path: Path) -> None:
     """As of a picture's --out; a folder of that name is in the way here."""
-    with pytest.raises(UserError, match=r"can't be written \(Is a directory\): mend that, or name a folder"):
+    with pytest.raises(UserError, match=r"can't be written \(Is a directory\): fix that, or name a folder"):
         write_atomically(tmp_path, Path.touch)
 
 

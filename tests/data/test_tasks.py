@@ -288,7 +288,7 @@ def test_mistakes_in_a_spec_are_refused() -> None:
         data.load(TaskSpec("cifar"))
     with pytest.raises(UserError, match="less than one image a class"):
         load_digits(train_size=9)
-    with pytest.raises(UserError, match="leave the data directory away"):
+    with pytest.raises(UserError, match="omit the data directory"):
         load_digits(data_dir="somewhere")
     with pytest.raises(UserError, match="Forget request 'class:10'"):
         load_digits(forget=("class:10",))

@@ -32,7 +32,7 @@ from tests.test_main import command
 if TYPE_CHECKING:
     from tests.conftest import Kit
 
-SHIPPED = sorted((Path(__file__).parents[2] / "benchmarks" / "sweeps").glob("*.yaml"))
+SHIPPED = sorted((Path(__file__).parents[3] / "benchmarks" / "sweeps").glob("*.yaml"))
 
 TASK: dict[str, Any] = {
     "name": "digits",
@@ -128,6 +128,11 @@ def test_seeds_are_four_unless_said(write: Write) -> None:
     assert read_sweep(path, {"name": "folder", "data_dir": "here"}).curves[3].task.name == "folder"
 
 
+def test_there_are_shipped_sweeps() -> None:
+    """Catches a folder that was moved: the tests below would pass without a file."""
+    assert "mnist-course" in [path.stem for path in SHIPPED]
+
+
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_shipped_files_can_be_read(path: Path) -> None:
     """And their hyper-parameters exist; what adds noise has an amount of it for every setting of its grid.
@@ -179,15 +184,15 @@ def test_noise_of_dp_sgd_is_enough(stem: str, images: int, forgotten: int) -> No
     [
         ({"figur": "budget"}, "no key of a sweep 'figur': did you mean figure"),
         ({"figure": "pie"}, "figure is one of budget, course, convergence, not 'pie'"),
-        ({"figure": "course"}, "length is that of the runs of a course"),
-        ({"length": 3}, "length is that of the runs of a course"),
-        ({"figure": "course", "length": 2}, "no value is above the length"),
+        ({"figure": "course"}, "length is the number of passes of each run of a course"),
+        ({"length": 3}, "length is the number of passes of each run of a course"),
+        ({"figure": "course", "length": 2}, "no value may exceed length"),
         ({"figure": "course", "length": 2.5, "values": [1]}, "whole numbers of passes"),
         ({"figure": "course", "length": 3, "values": [0.5]}, "whole numbers of passes"),
         ({"figure": "course", "length": 3, "values": [-1]}, "whole numbers of passes"),
         ({"values": []}, "values must be a list"),
-        ({"values": [3, 1]}, "numbers that rise"),
-        ({"values": ["one"]}, "numbers that rise"),
+        ({"values": [3, 1]}, "increasing numbers"),
+        ({"values": ["one"]}, "increasing numbers"),
         ({"seeds": 0}, "seeds must be a whole number from 1"),
         ({"curves": {}}, "curves must be a list"),
         ({"curves": [{"name": "a"}]}, "a curve needs the key method"),
@@ -198,7 +203,7 @@ def test_noise_of_dp_sgd_is_enough(stem: str, images: int, forgotten: int) -> No
         ({"curves": [{"name": "a", "method": "retrain", "gird": {}}]}, "no key of a curve 'gird': did you mean grid"),
         ({"curves": [{"name": "a", "method": "retrain", "grid": {"epochs": 3}}]}, "grid: epochs must be a list"),
         ({"curves": [{"name": "a", "method": "retrain", "settings": {"epochs": [3]}}]}, "epochs must be a number"),
-        ({"curves": [{"name": "a", "method": "ssd"}]}, "ssd has no hyper-parameter 'epochs' to go along x"),
+        ({"curves": [{"name": "a", "method": "ssd"}]}, "ssd has no hyper-parameter 'epochs' for the x axis"),
         ({"curves": [{"name": "{b}", "method": "retrain"}]}, "refers to something that for_each does not have"),
         ({"curves": [{"name": "a", "method": "retrain"}] * 2}, "Two curves are called 'a'"),
         ({"curves": [{"name": "a", "method": "retrain", "published": [1]}]}, "published must be a mapping"),
@@ -221,6 +226,30 @@ def test_mistakes_are_told_in_a_sentence(changes: dict[str, Any], sentence: str,
     assert answer.stderr.startswith("error: ")
     assert answer.stderr.count("\n") == 1
     assert not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *("retrain,certified_retrain", "retrain,", ",retrain", "retrain , certified_retrain", ",", "all", " all ", " "),
+        *("", ["retrain", "certified_retrain"], ["retrain"], None, 3, True, {"name": "retrain"}),
+    ],
+    ids=repr,
+)
+def test_a_curve_has_one_method(method: object, write: Write) -> None:
+    """Catches a second method that is dropped without a word, and "all" that becomes the first of them."""
+    with pytest.raises(UserError) as error:
+        read_sweep(write(curves=[{"name": "a", "method": method}]))
+    said = f"A curve has one method, not {method!r}: write a curve for each method."
+    assert str(error.value).endswith(f"sweep.yaml: {said}")
+
+
+def test_names_of_methods_are_not_guessed(write: Write) -> None:
+    """Blanks around a name don't count; between two names they make one that nobody knows."""
+    (curve,) = read_sweep(write(curves=[{"name": "a", "method": " retrain  ", "x": "epochs"}])).curves
+    assert curve.method == "retrain"
+    with pytest.raises(UserError, match="There is no method 'retrain certified_retrain'"):
+        read_sweep(write(curves=[{"name": "a", "method": "retrain certified_retrain"}]))
 
 
 @pytest.mark.parametrize("content", ["curves: [", "- a\n- b", "\0", ""])
