@@ -17,7 +17,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 
 
 class PerturbedSign(BaseMethod):
-    """Relabel forgotten images as the class that noisy sign steps reach across the decision boundary, and train.
+    """Relabel forgotten images as the class that noisy sign steps reach across the boundary, and train.
 
     Inner problem: with f the original, each forgotten image x of class y moves, from x' = x, for t = 1, 2, ..., T by
 

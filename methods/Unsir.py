@@ -12,7 +12,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader
 
 
 class Unsir(BaseMethod):
-    """Learn noise images of highest loss for the forgotten classes, train on them, then repair on the retain set.
+    """Learn noise images of highest loss for the forgotten classes, train on them, then repair the network.
 
     For each class in the forget set, noise images n minimise -cross-entropy(n, class) + penalty * |n|^2. Impair: an
     epoch over copies of the noise, labelled with its class, and a sample of the retain set. Repair: over the sample.

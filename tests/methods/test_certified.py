@@ -449,9 +449,9 @@ def certifying() -> list[str]:
     return [name for name, handler in all_method_handlers().items() if handler.certifies]
 
 
-def test_all_certified_methods_are_tested_here() -> None:
+def test_the_certified_methods_certify() -> None:
     """Catches a `certifies` that is lost, with which the next test would pass over the method."""
-    assert {all_method_handlers()[name] for name in certifying()} == {*CERTIFIED, CertifiedDpSgd}
+    assert {all_method_handlers()[name] for name in certifying()} >= {*CERTIFIED, CertifiedDpSgd}
 
 
 @pytest.mark.parametrize("name", certifying())
