@@ -19,7 +19,7 @@ import torch
 from evaluation.report import Reference, Report
 
 REPOSITORY = Path(__file__).parent.parent
-PACKAGES = ("data", "checkpoints", "evaluation", "methods", "notebooks")
+PACKAGES = ("commands", "data", "checkpoints", "evaluation", "methods", "notebooks")
 GENERATED = shutil.ignore_patterns("__pycache__", "cache", "bank", "results", "submissions", "tuned")
 
 # The same examples whenever the tests run; `pytest --hypothesis-profile=default` looks for others.
