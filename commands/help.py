@@ -85,8 +85,9 @@ def _names(entry: HelpEntry) -> tuple[str, ...]:
 
 
 def _text(description: Any) -> str:
-    plain = getattr(description, "plain", None) or getattr(getattr(description, "primary_renderable", None), "plain", None)
-    return " ".join(str(plain if plain is not None else description or "").split())
+    """The text of what cyclopts has wrapped up for rich."""
+    text = getattr(description, "primary_renderable", description)
+    return " ".join(str(text or "").split())
 
 
 def _print(console: Console, text: str) -> None:

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING
 
 from commands.notebook import make_notebooks
 from commands.options import (
-    NOTEBOOK,
-    OPTIONS,
-    RUN,
+    ConfigOptions,
     GradingOptions,
     JsonOptions,
-    NotebookOptions,
-    RunOptions,
+    PhaseOptions,
     TaskOptions,
     ValuesOptions,
     changed,
@@ -29,30 +24,6 @@ from data.errors import UserError
 
 if TYPE_CHECKING:
     from evaluation.spec import GradingSpec
-
-
-@OPTIONS
-@dataclass(frozen=True, kw_only=True)
-class Phase:
-    """Whether to grade here, or to make a notebook."""
-
-    phase: Annotated[str, NOTEBOOK, Parameter(name=("--phase", "-p"))] = "dev"
-    """dev: grade here. test: make the submission notebook."""
-
-
-@OPTIONS
-@dataclass(frozen=True, kw_only=True)
-class PhaseOptions(NotebookOptions, Phase):
-    """Whether to grade here, or to make a notebook, and which."""
-
-
-@OPTIONS
-@dataclass(frozen=True, kw_only=True)
-class ConfigOptions(RunOptions):
-    """Where the work is done, and which grading is repeated."""
-
-    config: Annotated[Path | None, RUN] = None
-    """Repeat the grading of this config.yaml; other options change it."""
 
 
 def command(
@@ -69,7 +40,8 @@ def command(
     if values.method is None and config is not None:
         values = replace(values, method=config.method)
     if values.method is None:
-        return show_help()
+        show_help()
+        return None
     if phase.phase not in ("dev", "test"):
         raise UserError(f"-p is dev or test, not {phase.phase!r}.")
     if phase.phase == "test":

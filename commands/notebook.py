@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from commands.options import NOTEBOOK, OPTIONS, WHOLE, MethodOptions, NotebookOptions, TaskOptions, ValuesOptions
+from commands.options import ExecutionOptions, MethodOptions, NotebookOptions, TaskOptions, ValuesOptions
 
 if TYPE_CHECKING:
     from evaluation.spec import GradingSpec
 
 
-@OPTIONS
-@dataclass(frozen=True, kw_only=True)
-class ExecutionOptions(NotebookOptions):
-    """How a notebook is made and executed."""
-
-    checkpoints: Annotated[int, NOTEBOOK, WHOLE] = 2
-    """How many checkpoints the execution makes."""
-    allow_unchanged: Annotated[bool, NOTEBOOK] = False
-    """Accept a method that changes nothing."""
-    no_run: Annotated[bool, NOTEBOOK] = False
-    """Write the notebook without executing it."""
-
-
-def command(
-    *, method: MethodOptions = MethodOptions(), notebook: ExecutionOptions = ExecutionOptions()
-) -> None:
+def command(*, method: MethodOptions = MethodOptions(), notebook: ExecutionOptions = ExecutionOptions()) -> None:
     """Make the Kaggle notebook of a method, and execute it before you hand it in.
 
     The hyper-parameters are the published ones and those of --set;

@@ -2,7 +2,8 @@
 
 A group is a frozen dataclass; a command takes it as a keyword-only parameter. The docstring of a field is its help. A
 field that is None, empty or False was not given: the value is then that of the `GradingSpec` that is changed, which is
-the command's own or that of `--config`. Groups inherit from smaller ones, for commands that need only a few options.
+the command's own or that of `--config`. Groups inherit from smaller ones, for commands that need only a few options;
+all groups stand in this file, because cyclopts looks up the annotations of inherited fields here.
 """
 
 from __future__ import annotations
@@ -330,6 +331,15 @@ class RunOptions(QuietOptions):
 
 @OPTIONS
 @dataclass(frozen=True, kw_only=True)
+class ConfigOptions(RunOptions):
+    """Where the work is done, and which grading is repeated."""
+
+    config: Annotated[Path | None, RUN] = None
+    """Repeat the grading of this config.yaml; other options change it."""
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
 class JsonOptions:
     """In which form the result is printed."""
 
@@ -360,3 +370,31 @@ class NotebookOptions:
     """Your name on Kaggle, as in kaggle.com/NAME."""
     whole_module: Annotated[bool, NOTEBOOK] = False
     """Send the method's whole file."""
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
+class ExecutionOptions(NotebookOptions):
+    """How a notebook is made and executed."""
+
+    checkpoints: Annotated[int, NOTEBOOK, WHOLE] = 2
+    """How many checkpoints the execution makes."""
+    allow_unchanged: Annotated[bool, NOTEBOOK] = False
+    """Accept a method that changes nothing."""
+    no_run: Annotated[bool, NOTEBOOK] = False
+    """Write the notebook without executing it."""
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """Whether to grade here, or to make a notebook."""
+
+    phase: Annotated[str, NOTEBOOK, Parameter(name=("--phase", "-p"))] = "dev"
+    """dev: grade here. test: make the submission notebook."""
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
+class PhaseOptions(NotebookOptions, Phase):
+    """Whether to grade here, or to make a notebook, and which."""
