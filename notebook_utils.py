@@ -19,9 +19,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError, unknown_name
 
@@ -242,39 +240,7 @@ def submit(
     print(submission.push_command)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The command line
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def command_line(
-    method: Annotated[str, typer.Option("-m", "--method", help="Registered name of the method.")],
-    set_: Annotated[list[str] | None, typer.Option("--set", help="A hyper-parameter: learning_rate=0.01.")] = None,
-    owner: Annotated[str | None, typer.Option(help="Your name on Kaggle, as in kaggle.com/NAME.")] = None,
-    whole_module: Annotated[bool, typer.Option("--whole-module", help="Send the method's whole file.")] = False,
-    checkpoints: Annotated[int, typer.Option(help="How many checkpoints the execution makes.")] = 2,
-    allow_unchanged: Annotated[
-        bool, typer.Option("--allow-unchanged", help="A method that changes nothing is no error.")
-    ] = False,
-    no_run: Annotated[bool, typer.Option("--no-run", help="Only write the notebook.")] = False,
-) -> None:
-    """Make the Kaggle notebook of a method, and execute it before you hand it in."""
-    from evaluation.spec import pairs
-
-    try:
-        submit(
-            method,
-            dict(pairs("--set", set_)),
-            owner,
-            whole_module,
-            checkpoints,
-            run=not no_run,
-            allow_unchanged=allow_unchanged,
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-
-
 if __name__ == "__main__":
-    typer.run(command_line)
+    from commands import start
+
+    sys.exit(start(["notebook", *sys.argv[1:]]))

@@ -10,15 +10,14 @@ forget set all training images of the first 15 persons. The ids of images are ou
 
 from __future__ import annotations
 
+import argparse
 import random
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-import typer
 
 from data.errors import UserError
 from data.kaggle import CLASSES, write_layout
@@ -152,21 +151,23 @@ def _resize(file: Path) -> np.ndarray:
     return np.asarray(small).transpose(2, 0, 1)
 
 
-def main(
-    labels: Annotated[Path, typer.Option(help="Age_Gender.txt: a line 'id age gender' for each person.")],
-    images: Annotated[Path, typer.Option(help="The folder that contains WBackground.")],
-    out: Annotated[Path, typer.Option(help="Where to write the layout.")],
-    seed: Annotated[int, typer.Option(help="Seed of the split.")] = SPLIT_SEED,
-) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Turn the original CASIA-SURF files into a folder in the competition's layout."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--labels", type=Path, required=True, help="Age_Gender.txt: a line 'id age gender' per person")
+    parser.add_argument("--images", type=Path, required=True, help="the folder that contains WBackground")
+    parser.add_argument("--out", type=Path, required=True, help="where to write the layout")
+    parser.add_argument("--seed", type=int, default=SPLIT_SEED, help="seed of the split (default: %(default)s)")
+    given = parser.parse_args(arguments)
     try:
-        counts = convert(labels, images, out, seed)
+        counts = convert(given.labels, given.images, given.out, given.seed)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(2) from error
-    print(f"{out}: " + ", ".join(f"{count} {part}" for part, count in counts.items()))
-    print(f"python main.py -m my_method --task kaggle --data-dir {out}")
+        return 2
+    print(f"{given.out}: " + ", ".join(f"{count} {part}" for part, count in counts.items()))
+    print(f"python main.py -m my_method --task kaggle --data-dir {given.out}")
+    return 0
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    sys.exit(main())

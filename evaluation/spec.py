@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -89,22 +88,6 @@ class GradingSpec:
         values["tuned"] = self.tuned and self.tuned.to_dict()
         values["task"] = {**asdict(self.task), "recipe": dict(self.task.recipe), "forget": list(self.task.forget)}
         return yaml.safe_dump(values, sort_keys=False)
-
-    def as_options(self) -> dict[str, Any]:
-        """As values of the command line's options, by the name of the parameter."""
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        del options["submission"]  # no option: a zip is graded by a command of its own
-        task = options.pop("task")
-        options["set_"] = [f"{name}={value}" for name, value in options.pop("settings")]
-        options["recipe"] = [f"{name}={value}" for name, value in task.recipe]
-        options["forget"] = list(task.forget)
-        options["published"] = self.tuned is None
-        options["tuned"] = self.tuned and json.dumps(self.tuned.to_dict())
-        options |= {
-            name: getattr(task, name)
-            for name in ("data_dir", "size", "train_size", "test_size", "network", "features", "at_once")
-        }
-        return {**options, "task": task.name}
 
     @staticmethod
     def read(path: Path) -> GradingSpec:

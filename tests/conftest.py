@@ -23,7 +23,7 @@ from evaluation.report import FORMAT, Cost, GradingRecord, MethodRecord, Provena
 from evaluation.runs.settings import Limits
 
 REPOSITORY = Path(__file__).parent.parent
-PACKAGES = ("data", "checkpoints", "evaluation", "methods", "notebooks")
+PACKAGES = ("commands", "data", "checkpoints", "evaluation", "methods", "notebooks")
 GENERATED = shutil.ignore_patterns("__pycache__", "cache", "bank", "results", "submissions", "tuned")
 
 # The same examples whenever the tests run; `pytest --hypothesis-profile=default` looks for others.

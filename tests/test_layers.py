@@ -1,4 +1,4 @@
-"""Imports point one way: main, commands, evaluation, checkpoints, data; and inside evaluation from views down to runs."""
+"""Imports point one way: main, commands, evaluation, checkpoints, data; in evaluation from views down to metrics."""
 
 from __future__ import annotations
 

@@ -18,14 +18,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from typer.testing import CliRunner
 
-import main
 from data import all_tasks
 from evaluation.report import Report, read_report
 from evaluation.spec import GradingSpec
 from evaluation.views.leaderboard import WHY_NO_RANK
 from methods import all_method_handlers
+from tests.command_line import command
 
 if TYPE_CHECKING:
     from tests.conftest import Answer, Kit
@@ -34,16 +33,6 @@ TASK = ["--train-size", "60", "--recipe", "epochs=3", "--forget", "random:12"]
 TINY = [*TASK, "--originals", "1", "--budget-seconds", "60"]
 FEW, ENOUGH = ["--models", "6"], ["--models", "32"]
 """32 models are enough for a rank."""
-
-
-def command(*arguments: str) -> Answer:
-    """`python main.py ...` in this process, which saves the seconds that it takes to start one."""
-    from tests.conftest import Answer
-
-    result = CliRunner().invoke(main.app, list(arguments))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return Answer(result.exit_code, result.stdout, result.stderr)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

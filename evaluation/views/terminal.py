@@ -10,6 +10,7 @@ from rich.console import Console as Screen
 from rich.table import Table
 
 from data import all_tasks
+from evaluation.audits import AUDITS
 from evaluation.metrics.intervals import Estimate
 from evaluation.metrics.score import Reference
 from evaluation.report import Report, results_folder
@@ -170,11 +171,12 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def print_registries() -> None:
-    """Methods and tasks, one line each."""
+    """Methods, tasks and audits, one line each."""
     screen = _screen()
     for title, rows in (
         ("methods", {name: _first_line(handler) for name, handler in all_method_handlers().items()}),
         ("tasks", {name: info.summary for name, info in all_tasks().items()}),
+        ("audits", {name: audit.summary for name, audit in AUDITS.items()}),
     ):
         screen.print(title)
         table = Table(box=None, show_header=False)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import random
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from PIL import Image
-from typer.testing import CliRunner
 
 import data
 from data import TaskSpec, UserError
@@ -70,10 +70,9 @@ def test_layout(tree: Path) -> None:
 
 def run(*arguments: str) -> tuple[int, str]:
     """The exit code of the command line, and all that it printed."""
-    app = typer.Typer()
-    app.command()(main)
-    answer = CliRunner().invoke(app, list(arguments))
-    return answer.exit_code, answer.output
+    with redirect_stdout(io.StringIO()) as printed, redirect_stderr(printed):
+        code = main(arguments)
+    return code, printed.getvalue()
 
 
 def test_split_is_the_published_one(tree: Path) -> None:

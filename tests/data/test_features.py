@@ -17,6 +17,7 @@ from torchvision.transforms import functional
 import data
 from checkpoints.networks import build_network
 from checkpoints.workers import seed_everything
+from commands.main_job import read_config
 from data import Task, TaskSpec, UserError, features
 from data.folder import read_folder
 from data.loaders import run_loaders
@@ -217,11 +218,12 @@ def test_methods_work_on_features(hub: Path, make_folder: Callable[..., Path], n
     assert any(not torch.equal(value, before[key]) for key, value in after.items())
 
 
-def test_a_config_remembers_features() -> None:
+def test_a_config_remembers_features(tmp_path: Path) -> None:
     """`--config config.yaml` repeats the grading. Catches an option that is lost on the way to the command line."""
     spec = GradingSpec("my_method", TaskSpec("digits", features="resnet18"))
-    assert spec.as_options()["features"] == "resnet18"
     assert "features: resnet18" in spec.to_yaml()
+    (tmp_path / "config.yaml").write_text(spec.to_yaml())
+    assert read_config(tmp_path / "config.yaml") == spec
 
 
 # ----------------------------------------------------------------------------------------------------------------------

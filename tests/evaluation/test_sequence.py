@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-import main
 from checkpoints.pool import Pool
 from data import TaskSpec, UserError, load
 from evaluation.metrics import METRICS
+from tests.command_line import command
 
 if TYPE_CHECKING:
     from tests.conftest import Kit
@@ -172,8 +171,8 @@ def test_nothing_is_left_over_and_everything_can_be_made_again(watched: Graded, 
 
 def test_the_table_has_a_row_for_each_request(results: Path) -> None:
     """On a terminal: the three requests in order, then all at once."""
-    answer = CliRunner().invoke(main.app, ["-m", "do_nothing", *[flag for flag in FLAGS if flag != "--json"]])
-    assert answer.exit_code == 0, answer.stderr
+    answer = command("-m", "do_nothing", *[flag for flag in FLAGS if flag != "--json"])
+    assert answer.code == 0, answer.stderr
     lines = [line for line in answer.stdout.splitlines() if "%" in line]
     assert [line.split("  ")[0].strip() for line in lines] == [
         *(f"{number}. {request}" for number, request in enumerate(REQUESTS, start=1)),
@@ -185,9 +184,9 @@ def test_what_needs_one_request_says_so(results: Path, tmp_path: Path) -> None:
     """Tuning and zips are about one request; `--at-once` makes one of several."""
     requests = ["--forget", "class:3", "--forget", "class:5"]
     (tmp_path / "a.zip").write_bytes(b"")
-    for command in (["tune", "-m", "finetune"], ["grade", str(tmp_path / "a.zip"), "--task", "digits"]):
-        answer = CliRunner().invoke(main.app, [*command, *requests])
-        assert answer.exit_code == 2
+    for arguments in (["tune", "-m", "finetune"], ["grade", str(tmp_path / "a.zip"), "--task", "digits"]):
+        answer = command(*arguments, *requests)
+        assert answer.code == 2
         assert "--at-once" in answer.stderr
     with pytest.raises(UserError, match="must not overlap"):
         load(TaskSpec("digits", forget=("class:3", "class:3"), at_once=True))

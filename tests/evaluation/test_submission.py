@@ -24,6 +24,7 @@ from evaluation.runs.one import unlearn_once
 from evaluation.runs.settings import RunSettings, run_seed
 from evaluation.spec import GradingSpec
 from evaluation.submission import CheckpointJob, check_all, evaluate, largest_checkpoint, look_over
+from tests.command_line import command
 
 if TYPE_CHECKING:
     from tests.conftest import Answer
@@ -31,13 +32,6 @@ if TYPE_CHECKING:
 N = 6
 SPEC = TaskSpec(forget=("random:12",), train_size=60, test_size=50, recipe=(("epochs", 3),))
 FLAGS = ["--task", "digits", "--train-size", "60", "--test-size", "50", "--recipe", "epochs=3", "--forget", "random:12"]
-
-
-def command(*arguments: str) -> Answer:
-    """`python main.py ...` in this process."""
-    from tests.test_main import command as run
-
-    return run(*arguments)
 
 
 State = dict[str, torch.Tensor]

@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
-import main
 import notebook_utils
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers
@@ -29,6 +27,7 @@ from evaluation.runs.many import GradingFailedError
 from evaluation.spec import GradingSpec
 from evaluation.tuned import Tuned, find_tuned, tuned_path, write_tuned
 from evaluation.tuning import TuningResult, tune
+from tests.command_line import command
 
 if TYPE_CHECKING:
     from tests.conftest import Kit
@@ -64,14 +63,6 @@ def grade_one(spec: GradingSpec, workers: Workers) -> Report:
     if isinstance(report, GradingFailedError):
         raise report
     return report
-
-
-def command(*arguments: str) -> Any:
-    """`python main.py ...` in this process, which saves the seconds that it takes to start one."""
-    result = CliRunner().invoke(main.app, list(arguments))
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
 
 
 def trials_of(results: Path) -> list[dict[str, Any]]:
@@ -213,7 +204,7 @@ def test_a_grading_uses_what_was_found(results: Path, tuned_folder: Path) -> Non
 
     def settings_of(*more: str) -> dict[str, Any]:
         answer = command(*more)
-        assert answer.exit_code == 0, answer.stderr
+        assert answer.code == 0, answer.stderr
         return dict(json.loads(answer.stdout))
 
     tuned = settings_of(*flags)
@@ -309,5 +300,5 @@ def test_mistakes_are_explained() -> None:
         (["-m", "noisy_finetune", "--models", "3"], "at least 6 models, not 3"),
     ):
         answer = command("tune", *flags)
-        assert answer.exit_code == 2
+        assert answer.code == 2
         assert said in answer.stderr

@@ -14,14 +14,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from typer.testing import CliRunner
 
-import main
 from data import Task, TaskSpec, load
 from data.loaders import run_loaders
 from methods.Ams import Ams, _chance_above, _saliency
 from methods.BaseMethod import BaseMethod
 from methods.Salun import Salun
+from tests.command_line import command
 from tests.methods.trained_digits import accuracy, gradients, loss, part, same, unlearn
 
 REQUESTS = TaskSpec("digits", train_size=200, forget=("random:15", "class:3:6", "random:0.1"))
@@ -350,8 +349,8 @@ def graded(method: str, requests: int, results: Path, **settings: Any) -> dict[s
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNLEARNING_RESULTS", str(results))
         arguments = ["-m", method, *asked, *flags, *chosen, "--budget-seconds", "60", "--workers", "1", "--json"]
-        answer = CliRunner().invoke(main.app, arguments)
-    assert answer.exit_code == 0, answer.stderr
+        answer = command(*arguments)
+    assert answer.code == 0, answer.stderr
     return dict(json.loads(answer.stdout))
 
 

@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import typer
-from typer.testing import CliRunner
 
 import notebook_utils
 from data import all_tasks
@@ -18,6 +16,7 @@ from data.errors import UserError
 from methods import all_method_handlers
 from notebook_utils import export, settings_in_force
 from notebooks import assembly
+from tests.command_line import command
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -107,26 +106,18 @@ def test_what_travels_can_be_changed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
 
 
-@pytest.fixture
-def app() -> typer.Typer:
-    """The command line of notebook_utils."""
-    app = typer.Typer()
-    app.command()(notebook_utils.command_line)
-    return app
-
-
-def test_the_command_line_without_execution(app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_line_without_execution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--no-run writes, and prints the command of Kaggle's client; the owner may come from its own variable."""
     monkeypatch.setattr(assembly, "submissions_folder", lambda: tmp_path)
     monkeypatch.delenv("KAGGLE_USERNAME", raising=False)
     arguments = ["-m", "my_method", "--set", "epochs=3", "--whole-module", "--no-run"]
-    answer = CliRunner().invoke(app, arguments)
-    assert answer.exit_code == 0
+    answer = command("notebook", *arguments)
+    assert answer.code == 0
     assert answer.stdout.splitlines()[-1] == f"kaggle kernels push -p {tmp_path / 'my_method'}"
     assert "--owner YOUR_KAGGLE_NAME" in answer.stdout
     assert "epochs: int = 3" in (tmp_path / "my_method.ipynb").read_text()
     monkeypatch.setenv("KAGGLE_USERNAME", "somebody")
-    answer = CliRunner().invoke(app, arguments)
+    answer = command("notebook", *arguments)
     assert "--owner" not in answer.stdout
     assert '"somebody/unlearning-my-method"' in (tmp_path / "my_method" / "kernel-metadata.json").read_text()
 
@@ -141,12 +132,12 @@ def test_the_command_line_without_execution(app: typer.Typer, tmp_path: Path, mo
     ],
 )
 def test_mistakes_are_one_sentence_and_exit_code_2(
-    app: typer.Typer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
 ) -> None:
     """Without a traceback."""
     monkeypatch.setattr(assembly, "submissions_folder", lambda: tmp_path)
-    answer = CliRunner().invoke(app, arguments)
-    assert answer.exit_code == 2
+    answer = command("notebook", *arguments)
+    assert answer.code == 2
     assert answer.stderr.startswith(f"error: {sentence}")
     assert len(answer.stderr.splitlines()) == 1
 

@@ -27,7 +27,7 @@ from evaluation.sweeps.outcome import Mean, as_csv, as_json, as_markdown, summar
 from evaluation.sweeps.plan import Run, Sweep, read_sweep
 from evaluation.sweeps.running import Results
 from methods import all_method_handlers
-from tests.test_main import command
+from tests.command_line import command
 
 if TYPE_CHECKING:
     from tests.conftest import Kit

@@ -1,0 +1,61 @@
+"""`python main.py audit membership -m my_method`: put another question to what a grading has stored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from commands.options import AUDIT, AttackOptions, JsonOptions, RunOptions, TaskOptions, ValuesOptions, attacked
+
+
+def command(
+    audit: Annotated[str, Parameter(help="Name of an audit; python main.py list shows them.")],
+    /,
+    *,
+    values: ValuesOptions = ValuesOptions(),
+    task: TaskOptions = TaskOptions(),
+    grading: AttackOptions = AttackOptions(),
+    option: Annotated[tuple[str, ...], AUDIT] = (),
+    run: RunOptions = RunOptions(),
+    output: JsonOptions = JsonOptions(),
+) -> None:
+    """Put another question to what a grading has stored. A method that is not graded yet is run first.
+
+    Args:
+        option: Option of the audit, like runs=8. Repeatable.
+    """
+    from evaluation.spec import pairs
+
+    examine(audit, dict(pairs("--option", option)), values, task, grading, run, output)
+
+
+def examine(
+    name: str,
+    options: dict[str, Any],
+    values: ValuesOptions,
+    task: TaskOptions,
+    grading: AttackOptions,
+    run: RunOptions,
+    output: JsonOptions,
+) -> None:
+    """Put the audit `name` to the grading that the other options choose, and print its table or its JSON."""
+    from checkpoints.workers import start_server
+
+    start_server()
+    from rich.console import Console as Screen
+
+    from data.errors import unknown_name
+    from evaluation.audits import AUDITS, examination
+
+    if name not in AUDITS:
+        raise unknown_name("audit", name, AUDITS, shown_by="python main.py list")
+    place = run.place()
+    spec = attacked(values, task, grading)
+    with run.pool(place) as pool:
+        result, path = examination.examine(AUDITS[name], spec, options, pool, run.console())
+    if output.json:
+        print(path.read_text(), end="")
+        return
+    Screen(highlight=False).print(result.as_table())
+    print(path)

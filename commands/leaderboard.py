@@ -1,0 +1,39 @@
+"""`python main.py leaderboard`: what has been graded."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from commands.options import OUTPUT, TaskName
+from data.errors import UserError, unknown_name
+
+
+def command(
+    *, only: TaskName = TaskName(), csv: Annotated[bool, OUTPUT] = False, markdown: Annotated[bool, OUTPUT] = False
+) -> None:
+    """Rank the graded methods of all tasks, or of the one named; one table for each set of comparable conditions.
+
+    Args:
+        csv: Print comma-separated values, unrounded.
+        markdown: Print Markdown tables.
+    """
+    from data import all_tasks
+    from evaluation.report import results_folder
+    from evaluation.views import leaderboard as board
+    from evaluation.views.terminal import print_table
+
+    task = only.task
+    if task is not None and task not in all_tasks():
+        raise unknown_name("task", task, all_tasks())
+    reports = [report for report in board.read_reports(results_folder()) if task in (None, report.grading.task)]
+    if not reports:
+        flag = "" if task is None else f" --task {task}"
+        raise UserError(f"Nothing has been graded yet: python main.py -m my_method{flag} does it.")
+    tables = board.tables(reports)
+    if csv:
+        print(board.as_csv(tables), end="")
+    elif markdown:
+        print("\n\n".join(board.as_markdown(rows) for rows in tables))
+    else:
+        for rows in tables:
+            print_table(rows)

@@ -1,0 +1,121 @@
+"""`python main.py -m my_method`: grade methods."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from commands.notebook import make_notebooks
+from commands.options import (
+    ConfigOptions,
+    GradingOptions,
+    JsonOptions,
+    PhaseOptions,
+    TaskOptions,
+    ValuesOptions,
+    changed,
+    usual_grading,
+)
+from commands.output import print_json
+from data.errors import UserError
+
+if TYPE_CHECKING:
+    from evaluation.spec import GradingSpec
+
+
+def command(
+    *,
+    values: ValuesOptions = ValuesOptions(),
+    task: TaskOptions = TaskOptions(),
+    grading: GradingOptions = GradingOptions(),
+    run: ConfigOptions = ConfigOptions(),
+    output: JsonOptions = JsonOptions(),
+    phase: PhaseOptions = PhaseOptions(),
+) -> int | None:
+    """Grade unlearning methods as the NeurIPS 2023 machine-unlearning competition did, on your own machine."""
+    config = None if run.config is None else read_config(run.config)
+    if values.method is None and config is not None:
+        values = replace(values, method=config.method)
+    if values.method is None:
+        show_help()
+        return None
+    if phase.phase not in ("dev", "test"):
+        raise UserError(f"-p is dev or test, not {phase.phase!r}.")
+    if phase.phase == "test":
+        make_notebooks(values, task, phase, config)
+        return None
+    return grade(values, task, grading, run, output, config)
+
+
+def read_config(path: Path) -> GradingSpec:
+    """The grading of a `config.yaml`. Raises `UserError` if it is none, or that of a zip."""
+    from evaluation.spec import GradingSpec
+
+    spec = GradingSpec.read(path)
+    if spec.submission is not None:
+        raise UserError(f"{path} is that of a graded zip: {spec.command(path)} grades it again.")
+    # A trial of a search, or a later request, is repeated as a grading of its own.
+    return replace(spec, task=replace(spec.task, role="grading", step=0))
+
+
+def show_help() -> None:
+    """Print what `python main.py --help` prints."""
+    from commands import make_app
+
+    make_app().help_print([])
+
+
+def grade(
+    values: ValuesOptions,
+    task: TaskOptions,
+    grading: GradingOptions,
+    run: ConfigOptions,
+    output: JsonOptions,
+    config: GradingSpec | None,
+) -> int:
+    """Grade the methods and show each report as it is there; the exit code is 2 if a method failed."""
+    from checkpoints.workers import start_server
+
+    start_server()
+    from evaluation.grading import grade_methods
+    from evaluation.sequence import grade_sequences
+    from evaluation.views.terminal import show_result
+
+    names = values.names()
+    place = run.place()
+    specs = grading_specs(names, values, task, grading, config)
+    in_turn = len(specs[0].task.forget) > 1 and not specs[0].task.at_once
+    reports, failures = [], 0
+    with run.pool(place) as pool:
+        for result in (grade_sequences if in_turn else grade_methods)(specs, pool, run.console()):
+            if isinstance(result, UserError):
+                failures += 1
+                print(f"error: {result}", file=sys.stderr)
+                continue
+            reports.append(result)
+            if not output.json:
+                show_result(result)
+    if output.json and (reports or len(specs) > 1):  # of one method that failed there is nothing to print
+        print_json(reports, one=len(specs) == 1)
+    return 2 if failures else 0
+
+
+def grading_specs(
+    names: Sequence[str],
+    values: ValuesOptions,
+    task: TaskOptions,
+    grading: GradingOptions,
+    config: GradingSpec | None,
+) -> list[GradingSpec]:
+    """The grading of each method: that of `config`, else the usual one of the task, with what was given changed."""
+    if config is None:
+        from data import TaskSpec
+
+        start = usual_grading(task.changed(TaskSpec()))
+    else:
+        start = config
+    spec = changed(start, task, grading, values)
+    return [replace(spec, method=name, tuned=values.tuned(spec.task, name, config)) for name in names]

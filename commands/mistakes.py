@@ -1,0 +1,45 @@
+"""What cyclopts finds wrong with a command line, as one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from difflib import get_close_matches
+
+from cyclopts import CycloptsError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
+
+from data.errors import unknown_name
+
+
+def sentence(error: CycloptsError, commands: Collection[str]) -> str:
+    """The mistake, and what to do about it."""
+    typed = " ".join(("python main.py", *(error.command_chain or ())))
+    if isinstance(error, UnknownOptionError):
+        flag = (error.token.keyword or error.token.value).partition("=")[0]
+        known = [name for argument in error.argument_collection for name in argument.names if name.startswith("--")]
+        return str(unknown_name("option", flag, known, shown_by=f"{typed} --help"))
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        return _missing(error, typed)
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return _unused(error.unused_tokens[0], error.command_chain, typed, commands)
+    error.verbose = False
+    text = " ".join(str(error).split())
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
+def _missing(error: MissingArgumentError, typed: str) -> str:
+    assert error.argument is not None
+    flag = error.keyword or next((token.keyword for token in error.argument.tokens if token.keyword), None)
+    flag = flag or error.argument.name
+    if flag.startswith("-") and not error.argument.field_info.is_positional_only:
+        return f"{flag} needs a value: {typed} --help shows which."
+    return f"{typed} needs a {flag.lstrip('-').upper()}: {typed} --help explains it."
+
+
+def _unused(token: str, chain: Collection[str] | None, typed: str, commands: Collection[str]) -> str:
+    if chain:
+        return f"{typed} does not take {token!r}: {typed} --help shows what it takes."
+    if token in commands:
+        return f"The command comes first: python main.py {token}, then its options."
+    if near := get_close_matches(token, commands, n=1, cutoff=0.5):
+        return f"There is no command {token!r}: did you mean {near[0]}?"
+    return f"{token!r} is neither an option nor a command: python main.py --help shows them."

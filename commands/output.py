@@ -1,0 +1,27 @@
+"""What several commands print."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evaluation.report import Report
+    from evaluation.sequence import SequenceReport
+
+
+def print_json(reports: Sequence[Report | SequenceReport], one: bool) -> None:
+    """Print reports as JSON: an object if `one` was asked for, else a list."""
+    objects = [report.to_dict() for report in reports]
+    print(json.dumps(objects[0] if one else objects, indent=1))
+
+
+def show_or_print(report: Report, as_json: bool) -> None:
+    """Show a report as a table, or print it as JSON."""
+    from evaluation.views.terminal import show_report
+
+    if as_json:
+        print_json([report], one=True)
+    else:
+        show_report(report)

@@ -1,0 +1,12 @@
+"""`python main.py schema`: the JSON schema of reports."""
+
+from __future__ import annotations
+
+
+def command() -> None:
+    """Print the JSON schema of what --json prints and report.json holds, with an explanation of every field."""
+    import json
+
+    from evaluation.views.schema import report_schema
+
+    print(json.dumps(report_schema(), indent=1, ensure_ascii=False))

@@ -1,0 +1,48 @@
+"""`python main.py tune -m my_method`: search for hyper-parameters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated
+
+from commands.options import (
+    GRADING,
+    WHOLE,
+    MethodOptions,
+    RunOptions,
+    SearchOptions,
+    TaskOptions,
+    changed,
+)
+
+
+def command(
+    *,
+    method: MethodOptions = MethodOptions(),
+    task: TaskOptions = TaskOptions(),
+    grading: SearchOptions = SearchOptions(),
+    trials: Annotated[int, GRADING, WHOLE] = 30,
+    run: RunOptions = RunOptions(),
+) -> None:
+    """Search for the best hyper-parameters of methods.
+
+    It uses models and seeds that no grading uses; hopeless trials are stopped after a few runs.
+
+    Args:
+        trials: Settings to try, including those of earlier calls.
+    """
+    from checkpoints.workers import start_server
+
+    start_server()
+    from evaluation import tuning
+    from evaluation.spec import GradingSpec
+    from evaluation.views.terminal import show_outcomes
+
+    names = method.names()
+    if method.method == "all":
+        names = [name for name in names if tuning.can_be_tuned(name)]
+    place = run.place()
+    spec = changed(GradingSpec("", originals=1, models=32), task, grading, method)
+    with run.pool(place) as pool:
+        outcomes = [tuning.tune(replace(spec, method=name), trials, pool, run.console()) for name in names]
+    show_outcomes(outcomes)
