@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -70,6 +71,9 @@ def start(arguments: Sequence[str]) -> int:
         from commands.mistakes import sentence
 
         message = sentence(error, COMMANDS)
+    except BrokenPipeError:  # whoever reads our output, like `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         saved = "Every finished model and run is saved: type the same command again to go on."
         print(f"\nInterrupted. {saved}", file=sys.stderr)

@@ -32,7 +32,7 @@ def _missing(error: MissingArgumentError, typed: str) -> str:
     flag = flag or error.argument.name
     if flag.startswith("-") and not error.argument.field_info.is_positional_only:
         return f"{flag} needs a value: {typed} --help shows which."
-    return f"{typed} needs a {flag.lstrip('-').upper()}: {typed} --help explains it."
+    return f"{flag.lstrip('-').upper()} is missing: {typed} --help explains it."
 
 
 def _unused(token: str, chain: Collection[str] | None, typed: str, commands: Collection[str]) -> str:

@@ -6,8 +6,8 @@ hyper-parameters, a sweep, two requests one after another. Then all that does no
 weights and outputs of the bank, the outputs of the runs, the facts in the reports, the notes of the runs, the trials of
 the search, the table of the sweep. Exit code 1 if anything differs. About four minutes on two cores.
 
-Folders are matched by job, task and method, because the hash in their names changes with a method's source. Facts of a
-report are found by name, wherever they lie; for a report that calls them otherwise, add to `OTHER_NAMES`.
+Folders are matched by job, task and method, because the hash in their names changes with a method's source. Reports of
+earlier formats are read as this version reads them, and compared record by record.
 
 Each tree decodes the digits before anything else: up to release 3c5b284, the process that did so got them with other
 strides than all later ones, and so other bits.
@@ -37,6 +37,7 @@ from rich.console import Console as Screen
 from rich.table import Table
 
 from evaluation.console import Console
+from evaluation.report import Report
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -175,37 +176,8 @@ JOBS: tuple[Callable[[Tree], None], ...] = (decode, grade, grade_prepared, grade
 ARRAYS = ("forget", "validation", "test", "retain_accuracy", "drift")
 """Of outputs.npz. Its seconds and memory differ from run to run; other arrays are younger than the other revision."""
 
-REFERENCE = (
-    "score",
-    "score_interval",
-    "forgetting_quality",
-    "forgetting_quality_interval",
-    "retain_ratio",
-    "test_ratio",
-)
-SPLITS = ("retain", "test", "validation", "forget")
-
-FACTS = (
-    *("method", "settings", "changed", "tuned_trials", "exempt_from_budget", "task", "forget", "requests"),
-    *("forget_examples", "train_examples", "network", "recipe", "task_fingerprint", "bank_fingerprint"),
-    *("models", "originals", "protocol", "metric", "seed", "budget_seconds", "drift"),
-    *(*REFERENCE, "share_of_ceiling", "score_by_original", "forgetting_quality_by_original", "epsilons"),
-    *(f"{reference}.{name}" for reference in ("floor", "ceiling") for name in REFERENCE),
-    *(f"{split}_accuracy{ending}" for ending in ("", "_retrained") for split in SPLITS),
-    *("forget_indices", "forgetting_quality_by_request"),
-    *("forget_accuracy_by_request", "forget_accuracy_by_request_retrained"),
-    *("accuracy_by_class", "accuracy_by_class_retrained", "top5_accuracy", "top5_accuracy_retrained"),
-)
-"""What is compared of a report, by the names in a flat one: keys from the outside in, with dots between them."""
-
-OTHER_NAMES: dict[str, tuple[str, ...]] = {}
-"""What some facts are called in reports of another format, as `{"test_ratio": ("ratios.test",)}`."""
-
-APART = (
-    *("floor", "ceiling", "retrained", "settings", "changed", "recipe"),
-    *("accuracy_by_class", "accuracy_by_class_retrained", "top5_accuracy", "top5_accuracy_retrained"),
-)
-"""Parts of a report that repeat names of others: a fact is looked for in them only if its name says so."""
+OF_THE_CLOCK = ("cost", "provenance")
+"""Records of a report that differ from run to run."""
 
 CLOCK = re.compile(r"seconds|datetime|created|worker_id")
 """Keys in notes and trials whose values differ from run to run."""
@@ -246,7 +218,7 @@ def in_gradings(tree: Tree) -> Iterator[tuple[str, str, str]]:
             task, method = folder.parent.name, HASH.sub("", folder.name)
             for array, value in arrays_in(folder / "outputs.npz").items():
                 yield f"{job}: {method}, outputs", f"{task} {array}", value
-            for name, value in facts_of(json.loads(path.read_text())).items():
+            for name, value in facts_of(path.read_text()).items():
                 yield f"{job}: {method}, report", f"{task} {name}", value
             for notes in sorted({*folder.glob("runs/*.json"), *folder.glob("certificate*.json")}):
                 name = str(notes.relative_to(folder))
@@ -310,28 +282,14 @@ def leaves(document: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
             yield from leaves(value, (*keys, str(key)))
 
 
-def facts_of(report: Any) -> dict[str, str]:
-    """The values of `FACTS` in a report of any format, as JSON."""
-    return {name: fact(report, (name, *OTHER_NAMES.get(name, ()))) for name in FACTS}
-
-
-def fact(report: Any, names: Sequence[str]) -> str:
-    """The value, as JSON, of the only place whose keys end with one of these names; else what is wrong.
-
-    `{"scores": {"score": 1, "floor": {"score": 0}}}` has 1 for "score" and 0 for "floor.score".
-    """
-    places = {}
-    for name in names:
-        wanted = tuple(name.split("."))
-        apart = set(APART) - set(wanted)
-        for keys, value in leaves(report):
-            if keys[-len(wanted) :] == wanted and not apart & set(keys[:-1]):
-                places[keys] = value
-        if places:
-            break
-    if len(places) == 1:
-        return json.dumps(next(iter(places.values())), sort_keys=True)
-    return f"in {len(places)} places: {', '.join('.'.join(keys) for keys in places)}" if places else "nowhere"
+def facts_of(text: str) -> dict[str, str]:
+    """What a report holds, by the keys that lead there in a report of this version, which reads all formats."""
+    records = {name: value for name, value in Report.from_json(text).to_dict().items() if name not in OF_THE_CLOCK}
+    return {
+        ".".join(keys): json.dumps(value, sort_keys=True)
+        for keys, value in leaves(records)
+        if not isinstance(value, Mapping)
+    }
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -355,14 +313,9 @@ def compare(this: Found, that: Found) -> list[Row]:
     for what in dict.fromkeys([*this, *that]):
         here, there = this.get(what, {}), that.get(what, {})
         names = list(dict.fromkeys([*here, *there]))
-        different = tuple(name for name in names if here.get(name) != there.get(name) or unclear(here[name]))
+        different = tuple(name for name in names if here.get(name) != there.get(name))
         rows.append(Row(what, len(names), different))
     return rows
-
-
-def unclear(value: str) -> bool:
-    """Whether `fact` did not find what it was asked for: then nothing was compared."""
-    return value == "nowhere" or value.startswith("in ")
 
 
 def as_table(rows: Sequence[Row], revision: str) -> Table:

@@ -33,8 +33,8 @@ def declared() -> dict[str, list[tuple[str, Any]]]:
             parameter = argument.parameter
             if not argument.show or argument.field_info.is_positional_only:
                 continue
-            group = parameter.group[0].name
-            about = (argument.hint, parameter.help, parameter.converter, group, argument.field_info.default)
+            (group,) = parameter.group  # type: ignore[misc,union-attr]
+            about = (argument.hint, parameter.help, parameter.converter, str(group), argument.field_info.default)
             for flag in argument.names:
                 found.setdefault(flag, []).append((name, about))
     return found
@@ -119,8 +119,8 @@ REFUSED = [
     ("-m my_method leaderboard", "The command comes first: python main.py leaderboard"),
     ("-m my_method --forget class:3 class:5", "'class:5' is neither an option nor a command"),
     ("list my_method do_nothing", "python main.py list does not take 'do_nothing'"),
-    ("score", "python main.py score needs a DIRECTORY"),
-    ("sweep", "python main.py sweep needs a FILE"),
+    ("score", "DIRECTORY is missing: python main.py score --help explains it."),
+    ("sweep", "FILE is missing: python main.py sweep --help explains it."),
     ("-m", "-m needs a value: python main.py --help shows which."),
     ("-m --json", "-m needs a value"),
     ("tune -m my_method --trials", "--trials needs a value: python main.py tune --help shows which."),
