@@ -625,7 +625,12 @@ def leave_quickly() -> None:
         gc.freeze()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Start the command line: `python main.py`, and the command `unlearning-kit` of an installed kit."""
     gc.set_threshold(100_000)  # importing PyTorch makes half a million objects, and all of them stay
     atexit.register(leave_quickly)
     app()
+
+
+if __name__ == "__main__":
+    main()
