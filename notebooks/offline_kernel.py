@@ -47,7 +47,11 @@ def hide_the_kit() -> None:
     kit = Path(__file__).resolve().parent.parent
     others = [entry for entry in sys.path[1:] if Path(entry).resolve() != kit]
     sys.path[:] = ["", *others]  # the first was this file's folder; a notebook sees its working folder instead
-    sys.meta_path[:] = [finder for finder in sys.meta_path if not finder.__module__.startswith("__editable__")]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not _is_editable(finder)]
+
+
+def _is_editable(finder: object) -> bool:
+    return getattr(finder, "__module__", "").startswith("__editable__")
 
 
 if __name__ == "__main__":
