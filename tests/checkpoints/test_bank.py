@@ -410,6 +410,7 @@ def living_processes(group: int) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.slow
 def test_kill_9_and_resume(whole_long: Path, tmp_path: Path) -> None:
     """Killed in the middle of a group, resumed with another number of workers: the bits of a build in one go.
 
@@ -438,6 +439,7 @@ def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_two_processes_build_the_bank_once(whole_long: Path, tmp_path: Path) -> None:
     """One trains, the other waits, says so, and uses the same models."""
     bank, ledger = tmp_path / "bank", tmp_path / "ledger"
@@ -450,6 +452,7 @@ def test_two_processes_build_the_bank_once(whole_long: Path, tmp_path: Path) -> 
     assert digests(bank) == digests(whole_long)
 
 
+@pytest.mark.slow
 def test_all_workers_time_retraining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them, at once: the budget is a share of what retraining takes where the others are busy, too.
 

@@ -1,8 +1,8 @@
-"""Shared by the tests of `data/`: a cache of their own, and small folders of images."""
+"""Shared by the tests of `data/`: an empty cache, and small folders of images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,6 @@ import pytest
 from PIL import Image
 
 MakeFolder = Callable[..., Path]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Nothing here reads or writes the cache of the repository."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNLEARNING_CACHE", str(folder))
-        yield folder
 
 
 @pytest.fixture
