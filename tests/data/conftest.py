@@ -1,8 +1,8 @@
-"""Shared by the tests of `data/`: an empty cache, and small folders of images."""
+"""Shared by the tests of `data/`: caches of their own, and small folders of images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,14 @@ import pytest
 from PIL import Image
 
 MakeFolder = Callable[..., Path]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache that no other process of the tests shares: what is looked at here is when something is built."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARNING_CACHE", str(tmp_path_factory.getbasetemp() / "data-cache"))
+        yield
 
 
 @pytest.fixture
