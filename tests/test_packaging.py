@@ -52,7 +52,7 @@ def test_the_command_is_main(pyproject: dict[str, Any]) -> None:
     assert callable(main.main)
 
 
-@pytest.mark.parametrize("path", sorted(REPOSITORY.glob(".github/**/*.yml")) + [REPOSITORY / ".pre-commit-config.yaml"])
+@pytest.mark.parametrize("path", [*sorted(REPOSITORY.glob(".github/**/*.yml")), REPOSITORY / ".pre-commit-config.yaml"])
 def test_configuration_can_be_read(path: Path) -> None:
     """GitHub and pre-commit say nothing of a file that they can't read, until somebody needs it."""
     assert isinstance(yaml.safe_load(path.read_text()), dict)
