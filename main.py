@@ -17,7 +17,7 @@ def leave_quickly() -> None:
 
 
 def main() -> int:
-    """Run the command line of this process; the exit code."""
+    """Run `python main.py`, or `unlearning-kit` of an installed kit; the exit code."""
     gc.set_threshold(100_000)  # importing PyTorch makes half a million objects, and all of them stay
     atexit.register(leave_quickly)
     from commands import start

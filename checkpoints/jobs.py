@@ -29,7 +29,9 @@ SNAPSHOT_SECONDS = 30.0
 """How much training an interruption may cost at most."""
 
 
-def train_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) -> dict[str, Any]:
+def train_group(
+    spec: TaskSpec, device: str, kind: str, start: int, stop: int, snapshot_seconds: float = SNAPSHOT_SECONDS
+) -> dict[str, Any]:
     """Train models `[start, stop)` of a pool, save weights and outputs, and return their manifest records."""
     task = load_task(spec, device)
     pool = Pool(task, kind)
@@ -41,7 +43,7 @@ def train_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) -
     while not trainer.finished:
         trainer.train_epoch()
         add_progress((stop - start) / epochs)
-        if time.monotonic() - saved > SNAPSHOT_SECONDS and not trainer.finished:
+        if time.monotonic() - saved > snapshot_seconds and not trainer.finished:
             saved = time.monotonic()
             snapshot = {"seconds": seconds + saved - began, **trainer.snapshot()}
             write_tensors(pool.snapshot_path(start), snapshot)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import sys
+from pathlib import Path
 from typing import Any
 
 NETWORK_EVENTS = {"socket.connect": 1, "socket.sendto": 1, "socket.sendmsg": 1, "socket.getaddrinfo": 0}
@@ -38,9 +39,24 @@ def _is_local(host: object, is_address: bool) -> bool:
         return False
 
 
+def hide_the_kit() -> None:
+    """Let no import find the kit: neither beside this file nor, as after `pip install -e .`, where it is installed.
+
+    Packages that are installed from a folder of their own are what Kaggle lacks, so that all of them are hidden.
+    """
+    kit = Path(__file__).resolve().parent.parent
+    others = [entry for entry in sys.path[1:] if Path(entry).resolve() != kit]
+    sys.path[:] = ["", *others]  # the first was this file's folder; a notebook sees its working folder instead
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not _is_editable(finder)]
+
+
+def _is_editable(finder: object) -> bool:
+    return getattr(finder, "__module__", "").startswith("__editable__")
+
+
 if __name__ == "__main__":
     sys.addaudithook(refuse_network)
-    sys.path[0] = ""  # it was the kit's folder; a notebook sees its working folder instead
+    hide_the_kit()
     from ipykernel import kernelapp
 
     kernelapp.launch_new_instance()

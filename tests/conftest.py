@@ -116,11 +116,17 @@ def interruptible() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the bank, the results and the cache of all tests are, here and in subprocesses: never the user's."""
+    """Where the bank, the results and the cache of all tests are, here and in subprocesses: never the user's.
+
+    The processes of pytest-xdist share the cache alone: what is in it does not depend on who made it.
+    """
     folder = tmp_path_factory.mktemp("generated")
+    root = tmp_path_factory.getbasetemp()
+    shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("bank", "results", "cache", "tuned"):
+        for name in ("bank", "results", "tuned"):
             patch.setenv(f"UNLEARNING_{name.upper()}", str(folder / name))
+        patch.setenv("UNLEARNING_CACHE", str(shared / "cache"))
         yield folder
 
 

@@ -102,6 +102,7 @@ def test_what_it_leaves(graded: tuple[Answer, Path]) -> None:
     assert list((folder / "runs").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_json_is_the_report_and_nothing_else(graded: tuple[Answer, Path], kit: Kit) -> None:
     """Standard output is one JSON object, equal to `report.json`; with --quiet nothing at all is on standard error."""
     _, folder = graded
@@ -131,6 +132,7 @@ def test_a_config_repeats_the_grading(graded: tuple[Answer, Path]) -> None:
     assert changed["grading"]["seed"] == before.grading.seed
 
 
+@pytest.mark.slow
 def test_all_methods_and_no_ranks_for_few_models(graded: tuple[Answer, Path]) -> None:
     """`-m all` grades every registered method; below 32 models there is no rank, and the reason is said."""
     answer = command("-m", "all", *TINY, *FEW)
@@ -375,6 +377,7 @@ def test_what_cannot_be_parsed_is_named(arguments: str) -> None:
     assert arguments.split()[0].lstrip("-") in answer.stderr or arguments.split()[1] in answer.stderr
 
 
+@pytest.mark.slow
 def test_a_mistake_leaves_no_traceback_in_a_real_process(kit: Kit, results: Path) -> None:
     """The exit code and the sentence come through; the pool of workers goes quietly."""
     answer = kit.run("-m", "my_method", "--network", "smal_cnn")
@@ -414,6 +417,7 @@ def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_going_on(kit: Kit, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what is saved and how to go on, exits with 130, and going on does only what is missing.
 
@@ -442,6 +446,7 @@ def test_ctrl_c_and_going_on(kit: Kit, results: Path, tmp_path: Path, monkeypatc
     assert ledger.read_text().count("run") - before == 1 + 6 - kept  # the first call in a process is a rehearsal
 
 
+@pytest.mark.slow
 def test_ctrl_c_while_the_workers_start(kit: Kit, results: Path, tmp_path: Path) -> None:
     """In the seconds in which they import PyTorch: one sentence, and no traceback from any process."""
     process = kit.start("-m", "my_method", *TINY, *FEW, UNLEARNING_BANK=str(tmp_path / "bank"))

@@ -7,12 +7,14 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ import torch
 
 import checkpoints.jobs
 from checkpoints.bank import Bank, ensure
+from checkpoints.jobs import SNAPSHOT_SECONDS
 from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.pool import Pool, group_bounds
@@ -27,18 +30,17 @@ from checkpoints.training import GroupTrainer
 from checkpoints.workers import Workers
 from data import TaskSpec, load
 from data.files import sha256_of
-
-if TYPE_CHECKING:
-    from tests.conftest import Kit
+from tests.checkpoints.noting import LONG, MODELS, ORIGINALS, build_long
 
 TINY = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", 3),))
-ORIGINALS, MODELS = 1, 8  # in groups of 2, and 2, 2 and 4
+REPOSITORY = Path(__file__).parent.parent.parent
 
 
 class InThisProcess(Workers):
     """Does each job at once where it is submitted, and remembers it: tests need no processes to see what is done."""
 
-    def __init__(self) -> None:
+    def __init__(self, snapshot_seconds: float = SNAPSHOT_SECONDS) -> None:
+        self.snapshot_seconds = snapshot_seconds
         self.count = 1
         self.device = "cpu"
         self.jobs: list[tuple[str, str, int, int]] = []
@@ -48,6 +50,8 @@ class InThisProcess(Workers):
         if job.__name__ in ("train_group", "record_group"):
             kind, start, stop = args[2:]
             self.jobs.append((job.__name__, str(kind), int(str(start)), int(str(stop))))
+        if job.__name__ == "train_group":
+            job = partial(job, snapshot_seconds=self.snapshot_seconds)
         future: Future[Any] = Future()
         future.set_result(job(*args))
         return future
@@ -59,10 +63,14 @@ class InThisProcess(Workers):
 
 
 def build(
-    folder: Path, spec: TaskSpec = TINY, originals: int = ORIGINALS, models: int = MODELS
+    folder: Path,
+    spec: TaskSpec = TINY,
+    originals: int = ORIGINALS,
+    models: int = MODELS,
+    snapshot_seconds: float = SNAPSHOT_SECONDS,
 ) -> tuple[Bank, InThisProcess, list[str]]:
     """The bank of `spec` in `folder`; the jobs it took are in the workers; and what was told on the way."""
-    workers, told = InThisProcess(), list[str]()
+    workers, told = InThisProcess(snapshot_seconds), list[str]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("UNLEARNING_BANK", str(folder))
         bank = ensure(load(spec), originals, models, workers, told.append)
@@ -336,10 +344,9 @@ def interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, 
                 raise Interruption
             train_epoch(self)
 
-        patch.setattr(checkpoints.jobs, "SNAPSHOT_SECONDS", -1.0)
         patch.setattr(GroupTrainer, "train_epoch", stopped)
         with pytest.raises(Interruption):
-            build(tmp_path)
+            build(tmp_path, snapshot_seconds=-1.0)
 
     def noted(self: GroupTrainer) -> None:
         epochs.append(self.epoch)
@@ -371,12 +378,6 @@ def test_a_damaged_snapshot_is_not_used(
     assert digests(folder) == digests(whole)
 
 
-# Enough epochs for a process to be killed in the middle.
-LONG = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", 60),))
-LONG_JOB = ("-m", "do_nothing", "--train-size", "60", "--forget", "random:12", "--recipe", "epochs=60")
-NUMBERS = ("--models", str(MODELS), "--originals", str(ORIGINALS))
-
-
 @pytest.fixture(scope="module")
 def whole_long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bank of the longer recipe, made in one go."""
@@ -385,15 +386,14 @@ def whole_long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def noting_kit(make_kit: Callable[[], Kit]) -> Kit:
-    """A kit that takes a snapshot after each epoch, and notes each group that it begins in the file $LEDGER."""
-    kit = make_kit()
-    kit.edit("checkpoints/jobs.py", "SNAPSHOT_SECONDS = 30.0", "SNAPSHOT_SECONDS = -1.0")
-    line = "    trainer = _make_trainer("
-    note = '    import os; print(kind, start, file=open(os.environ["LEDGER"], "a"))\n'
-    kit.edit("checkpoints/jobs.py", line, note + line)
-    return kit
+def start(workers: int, bank: Path, ledger: Path) -> subprocess.Popen[str]:
+    """Start a process, in a group of its own, that builds the bank of `LONG` with so many workers."""
+    command = [sys.executable, "-m", "tests.checkpoints.noting", str(workers), str(ledger)]
+    environment = {**os.environ, "UNLEARNING_BANK": str(bank), "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
 
 
 def living_processes(group: int) -> list[str]:
@@ -410,27 +410,24 @@ def living_processes(group: int) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-def test_kill_9_and_resume(noting_kit: Kit, whole_long: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_kill_9_and_resume(whole_long: Path, tmp_path: Path) -> None:
     """Killed in the middle of a group, resumed with another number of workers: the bits of a build in one go.
 
     And the workers of the killed process end, instead of training to the end for nobody.
     """
-    bank = tmp_path / "bank"
-    environment = {
-        "UNLEARNING_BANK": str(bank),
-        "UNLEARNING_RESULTS": str(tmp_path / "results"),
-        "LEDGER": str(tmp_path / "ledger"),
-    }
-    process = noting_kit.start(*LONG_JOB, *NUMBERS, "--workers", "1", **environment)
+    bank, ledger = tmp_path / "bank", tmp_path / "ledger"
+    process = start(1, bank, ledger)
     wait_until(lambda: any(bank.glob("*/model-*.pt")) and any(bank.glob("*/snapshot*")))
     os.kill(process.pid, signal.SIGKILL)
-    noting_kit.finish(process)
+    process.communicate(timeout=120)
     wait_until(lambda: living_processes(process.pid) == [])
     assert digests(bank) != digests(whole_long), "it was killed too late for this test to show anything"
 
-    answer = noting_kit.run(*LONG_JOB, *NUMBERS, "--workers", "2", **environment)
-    assert answer.code == 0, answer.stderr
-    assert "damaged" not in answer.stderr
+    process = start(2, bank, ledger)
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert "damaged" not in stderr
     assert digests(bank) == digests(whole_long)
 
 
@@ -442,37 +439,32 @@ def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
         time.sleep(0.005)
 
 
-def test_two_processes_build_the_bank_once(noting_kit: Kit, whole_long: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_processes_build_the_bank_once(whole_long: Path, tmp_path: Path) -> None:
     """One trains, the other waits, says so, and uses the same models."""
     bank, ledger = tmp_path / "bank", tmp_path / "ledger"
-    environment = {"UNLEARNING_BANK": str(bank), "LEDGER": str(ledger)}
-    processes = [
-        noting_kit.start(*LONG_JOB, *NUMBERS, "--workers", "1", UNLEARNING_RESULTS=str(tmp_path / name), **environment)
-        for name in ("one", "other")
-    ]
-    answers = [noting_kit.finish(process) for process in processes]
-    assert [answer.code for answer in answers] == [0, 0], answers
-    assert sorted(ledger.read_text().split("\n")[:-1]) == ["original 0", "retrained 0", "retrained 2", "retrained 4"]
-    assert sum("waiting for it" in answer.stderr for answer in answers) == 1
+    processes = [start(1, bank, ledger) for _ in range(2)]
+    told = [process.communicate(timeout=300)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], told
+    groups = [line for line in ledger.read_text().splitlines() if "timed" not in line]
+    assert sorted(groups) == ["original 0", "retrained 0", "retrained 2", "retrained 4"]
+    assert sum("waiting for it" in text for text in told) == 1
     assert digests(bank) == digests(whole_long)
 
 
-def test_all_workers_time_retraining(make_kit: Callable[[], Kit], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_all_workers_time_retraining(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of them, at once: the budget is a share of what retraining takes where the others are busy, too.
 
     Catches a measurement by one worker alone, and one of all by the same worker.
     """
-    kit = make_kit()
-    line = "    warm_up, limit ="
-    note = '    import os; print("timed by", os.getpid(), file=open(os.environ["LEDGER"], "a"))\n'
-    kit.edit("checkpoints/jobs.py", line, note + line)
+    monkeypatch.setenv("UNLEARNING_BANK", str(tmp_path / "bank"))
     ledger = tmp_path / "ledger"
-    folders = {f"UNLEARNING_{name}": str(tmp_path / name) for name in ("BANK", "RESULTS")}
     for _ in range(2):  # the second time, it is known
-        answer = kit.run(*LONG_JOB, *NUMBERS, "--workers", "2", LEDGER=str(ledger), **folders)
-        assert answer.code == 0, answer.stderr
-        assert len(set(ledger.read_text().splitlines())) == 2
-        assert len(ledger.read_text().splitlines()) == 2
+        build_long(2, ledger)
+        timed_by = [line for line in ledger.read_text().splitlines() if line.startswith("timed by")]
+        assert len(timed_by) == 2
+        assert len(set(timed_by)) == 2
 
 
 def test_outputs_survive_saving(tmp_path: Path) -> None:

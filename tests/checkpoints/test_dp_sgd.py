@@ -201,10 +201,9 @@ def test_the_bank_goes_on_after_an_interruption(tmp_path: Path, monkeypatch: pyt
         epochs += 1
         train_epoch(self)
 
-    monkeypatch.setattr(checkpoints.jobs, "SNAPSHOT_SECONDS", 0.0)
     monkeypatch.setattr(PrivateTrainer, "train_epoch", stopping)
     with pytest.raises(KeyboardInterrupt):
-        build(tmp_path / "stopped", TINY, 1, 2)
+        build(tmp_path / "stopped", TINY, 1, 2, snapshot_seconds=0.0)
     assert len(list((tmp_path / "stopped").glob("*/snapshot-*.pt"))) == 1
     epochs = -100
     build(tmp_path / "stopped", TINY, 1, 2)

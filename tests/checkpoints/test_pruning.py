@@ -330,10 +330,9 @@ def test_a_group_of_the_bank_is_pruned(kind: str, tmp_path: Path, monkeypatch: p
         monkeypatch.setenv("UNLEARNING_BANK", str(tmp_path / folder))
         if interrupted:
             with monkeypatch.context() as patch:
-                patch.setattr(checkpoints.jobs, "SNAPSHOT_SECONDS", 0.0)
                 patch.setattr(GroupTrainer, "train_epoch", interrupt_after(GroupTrainer.train_epoch, 2))
                 with pytest.raises(KeyboardInterrupt):
-                    train_group(spec, "cpu", "retrained", 0, 2)
+                    train_group(spec, "cpu", "retrained", 0, 2, snapshot_seconds=0.0)
             assert list((tmp_path / folder).glob("*/snapshot-*.pt"))
         records = train_group(spec, "cpu", "retrained", 0, 2)
         digests.append({name: record["sha256"] for name, record in records.items()})

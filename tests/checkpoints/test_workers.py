@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parent.parent.parent
 LEAVES_AT_ONCE = """
 from checkpoints.workers import Workers
@@ -17,6 +19,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_leaving_while_workers_start_is_silent(tmp_path: Path) -> None:
     """The first of twelve workers has answered; the others are still starting when the pool goes.
 

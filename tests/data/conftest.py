@@ -1,4 +1,4 @@
-"""Shared by the tests of `data/`: a cache of their own, and small folders of images."""
+"""Shared by the tests of `data/`: caches of their own, and small folders of images."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from PIL import Image
 MakeFolder = Callable[..., Path]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Nothing here reads or writes the cache of the repository."""
-    folder = tmp_path_factory.mktemp("cache")
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache that no other process of the tests shares: what is looked at here is when something is built."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNLEARNING_CACHE", str(folder))
-        yield folder
+        patch.setenv("UNLEARNING_CACHE", str(tmp_path_factory.getbasetemp() / "data-cache"))
+        yield
 
 
 @pytest.fixture

@@ -161,6 +161,7 @@ def test_more_digits_for_training_come_from_the_test_set() -> None:
         data.load(TaskSpec("digits", train_size=1298))
 
 
+@pytest.mark.slow
 def test_cached_digits_need_no_scikit_learn() -> None:
     """Worker processes load the default task without heavy imports; and `import data` does not import PyTorch."""
     data.load(TaskSpec("digits"))

@@ -312,6 +312,7 @@ def test_what_a_method_prints_goes_to_its_log(behaved: Gradings) -> None:
     assert list((behaved.folder("my_method")).glob("runs/*.log")) == []
 
 
+@pytest.mark.slow
 def test_methods_that_hang_are_killed(kit: Kit, tmp_path: Path) -> None:
     """Whether they sleep, compute, hold Python's lock, or let others compute; with the budget in the message."""
     gradings = run(kit, tmp_path, list(HANGING), "--budget-seconds", "0.5")
@@ -323,6 +324,7 @@ def test_methods_that_hang_are_killed(kit: Kit, tmp_path: Path) -> None:
         assert gradings.complaint(method).endswith("The 2 runs that finished are kept.")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_too_slow_is_tried_again(kit: Kit, behaved: Gradings, tmp_path: Path) -> None:
     """The machine may have been busy. The report is that of a run that never was: the same scores, nothing failed.
 
@@ -361,6 +363,7 @@ def test_notes_are_kept(behaved: Gradings) -> None:
     assert list(behaved.folder("my_method").glob("runs/*.json")) == []
 
 
+@pytest.mark.slow
 def test_finished_runs_are_kept_and_an_edited_method_is_another(
     kit: Kit, failed: Gradings, behaved: Gradings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -388,6 +391,7 @@ def test_finished_runs_are_kept_and_an_edited_method_is_another(
     assert one.unlearned.test != other.unlearned.test
 
 
+@pytest.mark.slow
 def test_kill_9_and_resume(kit: Kit, behaved: Gradings, tmp_path: Path) -> None:
     """Killed between two runs and resumed, a grading gives the report of one that was left in peace."""
     flags = ("-m", "is_slow", *FLAGS, "--workers", "1", "--budget-seconds", "60")
@@ -473,6 +477,7 @@ def test_growing_reuses_the_runs(workers: CountingWorkers, results: Path, monkey
     assert len(workers.runs) == 8
 
 
+@pytest.mark.slow
 def test_growing_takes_the_notes_along(kit: Kit, tmp_path: Path) -> None:
     """A larger grading that takes over runs of a smaller one has their notes, too."""
     run(kit, tmp_path, ["notes_twice"], "--budget-seconds", "60")
@@ -500,6 +505,7 @@ def test_hyper_parameters_and_seed_make_another_grading(workers: CountingWorkers
         assert report.scores.epsilons != first.scores.epsilons or report.unlearned.test != first.unlearned.test
 
 
+@pytest.mark.slow
 def test_a_run_over_the_budget_is_killed(workers: CountingWorkers, results: Path) -> None:
     """Also when an earlier grading had a larger budget: what it allowed does not count any more."""
     grade_one(TINY, workers)
@@ -555,6 +561,7 @@ def test_protocol_full_runs_each_of_n_originals_once(workers: CountingWorkers, r
     assert np.shape(report.scores.epsilons) == (1, 12)
 
 
+@pytest.mark.slow
 def test_retrain_is_what_it_is_measured_against(workers: CountingWorkers, results: Path) -> None:
     """The oracle's runs have the distribution of the bank's retrained models: mean confidence over the forget set.
 
@@ -584,6 +591,7 @@ def test_retrain_is_what_it_is_measured_against(workers: CountingWorkers, result
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_stored_outputs_give_the_same_report(workers: CountingWorkers, results: Path) -> None:
     """Every field of it, without a run; for the notebook's metric a report of its own beside the first."""
     spec = replace(TINY, models=METRICS["notebook"].fewest_models)

@@ -99,6 +99,7 @@ def test_a_share_of_a_class(clinic: Path) -> None:
     assert set(task.request_indices) < set(members)
 
 
+@pytest.mark.slow
 def test_a_device_of_some_years_is_unlearned(kit: Kit, clinic: Path, results: Path) -> None:
     """From the command line to the report: originals, retrained models, runs, score, and accuracies by class.
 

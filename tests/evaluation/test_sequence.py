@@ -154,6 +154,7 @@ def test_reports_follow_every_request(watched: Graded) -> None:
     assert steps[2]["grading"]["forget_indices"] == once["grading"]["forget_indices"]
 
 
+@pytest.mark.slow
 def test_nothing_is_left_over_and_everything_can_be_made_again(watched: Graded, kit: Kit, tmp_path: Path) -> None:
     """No weights stay on disk. Lose the outputs of the second step: all that it needs is made again, bit for bit."""
     assert list(watched.results.rglob("*.pt")) == []

@@ -76,6 +76,7 @@ def trials_of(results: Path) -> list[dict[str, Any]]:
     return [{"values": t.params, "looks": t.intermediate_values, "state": t.state.name} for t in ended]
 
 
+@pytest.mark.slow
 def test_interrupted_or_not_the_trials_are_the_same(
     workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned_folder: Path
 ) -> None:
@@ -96,6 +97,7 @@ def test_interrupted_or_not_the_trials_are_the_same(
     assert len({str(trial["values"]) for trial in trials_of(tmp_path / "in three")}) == 6
 
 
+@pytest.mark.slow
 def test_kill_9_and_go_on(kit: Kit, workers: Workers, results: Path, tmp_path: Path, tuned_folder: Path) -> None:
     """Killed in the middle of a trial, and started again: the file of values is that of a search left in peace."""
     search(SPEC, 4, workers)
@@ -160,6 +162,7 @@ def test_certified_methods_are_tuned_without_the_forget_set(
     assert outcome.score == pytest.approx(report.unlearned.validation, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_failures_count_as_zero(workers: Workers, results: Path, tuned_folder: Path) -> None:
     """A method that always exceeds the budget ends with its published values, and every trial is a failure."""
     outcome = search(replace(SPEC, budget_seconds=1e-3), 3, workers)
@@ -193,6 +196,7 @@ def test_trials_have_seeds_of_their_own(workers: Workers, results: Path, tuned_f
     assert SPEC.seed not in {spec.seed for spec in specs}
 
 
+@pytest.mark.slow
 def test_a_grading_uses_what_was_found(results: Path, tuned_folder: Path) -> None:
     """Tuned values by default, published ones if asked for, the user's before both; the report says which.
 

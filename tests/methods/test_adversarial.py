@@ -281,6 +281,7 @@ def test_unseen_images_are_of_other_classes(
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_prepared_attacker_knows_the_original_and_falls_to_chance(
     original: nn.Module, prepared: dict[str, Tensor]
 ) -> None:

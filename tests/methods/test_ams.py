@@ -364,6 +364,7 @@ def growth(answer: dict[str, Any], request: int) -> float:
 
 
 @pytest.mark.parametrize("requests", [2, 3])
+@pytest.mark.slow
 def test_in_a_sequence_nothing_returns(requests: int, tmp_path: Path) -> None:
     """Graded: each request's accuracy is what the method noted of it, so its memory is whole; and none comes back.
 

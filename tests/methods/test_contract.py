@@ -305,8 +305,8 @@ def process_state() -> tuple[Any, ...]:
         ("strided_cnn", 3, 8),
         ("all_cnn", 3, 8),
         ("mlp", 1, 8),
-        ("resnet18", 3, 32),
-        ("resnet18_3x3", 3, 8),
+        pytest.param("resnet18", 3, 32, marks=pytest.mark.slow),
+        pytest.param("resnet18_3x3", 3, 8, marks=pytest.mark.slow),
     ],
 )
 def test_works_with_every_network(name: str, network: str, channels: int, size: int) -> None:
@@ -315,9 +315,9 @@ def test_works_with_every_network(name: str, network: str, channels: int, size: 
     Those are: the same architecture, no hooks, finite weights. It is in eval mode too, as the competition's
     baseline leaves it, and has changed (or has not, if it does nothing).
     """
-    task = make_task(network, channels, size)
+    task = make_task(network, channels, size, train=21, forget=range(0, 20, 5))
     before = build_network(task, seed=0).state_dict()
-    left = unlearn(name, task)
+    left = unlearn(name, task, batch_size=8)  # two batches to retain, and a last one of one image, as above
     fresh_network(task, left, name)
     assert not any(module.training for module in left.modules())
     assert bool(differing(before, left.state_dict())) != METHODS[name].leaves_original
@@ -350,7 +350,7 @@ def test_works_on_the_default_task(name: str) -> None:
 
 
 @every_method
-@pytest.mark.parametrize("network", ["small_cnn", "narrow_resnet"])
+@pytest.mark.parametrize("network", ["small_cnn", pytest.param("narrow_resnet", marks=pytest.mark.slow)])
 def test_a_run_is_a_function_of_its_seed(name: str, network: str) -> None:
     """The same seed gives the same bits, and another seed others: N runs must not be N copies."""
     # More than a batch, whatever its size, so that the order matters.

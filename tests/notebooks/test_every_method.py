@@ -29,6 +29,7 @@ def assert_matches(notebook: Path, method: str, folder: Path, scratch: Path) -> 
 
 
 @pytest.mark.parametrize("method", all_method_handlers())
+@pytest.mark.slow
 def test_every_method_matches_the_grader_bit_for_bit(method: str, small_input: Path, tmp_path: Path) -> None:
     """Also: a fresh network takes the checkpoints, and the notebook shows every hyper-parameter with its value."""
     submission = export(method, folder=tmp_path)

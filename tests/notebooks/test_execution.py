@@ -34,6 +34,7 @@ def run_cells(folder: Path, *cells: str) -> Execution:
 
 
 @pytest.mark.parametrize(("method", "settings"), [("my_method", {"learning_rate": "0.01"}), ("retrain", {"epochs": 1})])
+@pytest.mark.slow
 def test_a_submission_in_a_real_kernel(method: str, settings: dict[str, Any], tmp_path: Path) -> None:
     """From export to bit-for-bit comparison, with the competition's ResNet-18 and a value from --set."""
     submission = export(method, settings, owner="somebody", folder=tmp_path)
@@ -42,6 +43,7 @@ def test_a_submission_in_a_real_kernel(method: str, settings: dict[str, Any], tm
     assert any("512 checkpoints" in remark for remark in report.remarks)
 
 
+@pytest.mark.slow
 def test_a_notebook_that_is_not_the_graders_run_is_refused(tmp_path: Path) -> None:
     """A checkpoint that differs from the grader's is an error: here the notebook trains at another rate."""
     submission = export("my_method", folder=tmp_path)

@@ -256,6 +256,7 @@ def test_mistakes_are_refused(spec: GradingSpec, runs: int, message: str, worker
         examine(AUDITS["membership"], spec, {"runs": runs}, workers, Console(quiet=True))
 
 
+@pytest.mark.slow
 def test_the_command(kit: Kit, results: object) -> None:
     """`python main.py membership` prints a row for each feature and the path of the file."""
     options = ["--train-size", "100", "--recipe", "epochs=2", "--originals", "1", "--runs", "1", "--workers", "1", "-q"]

@@ -127,6 +127,7 @@ def test_uncertain_accuracies_widen_the_interval_of_the_score_only() -> None:
     assert _width(other.score) / other.score.value > 1.2 * _width(one.score) / one.score.value
 
 
+@pytest.mark.slow
 def test_the_interval_holds_the_truth() -> None:
     """A small simulation of what the benchmark does. Catches a variance that is half or twice the right one."""
     rng = np.random.default_rng(6)

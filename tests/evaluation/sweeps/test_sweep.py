@@ -544,6 +544,7 @@ def test_nothing_is_done_twice(done: tuple[Path, Path]) -> None:
     assert (done[1] / "table.csv").read_bytes() == table
 
 
+@pytest.mark.slow
 def test_goes_on_after_a_kill(done: tuple[Path, Path], kit: Kit, tmp_path: Path) -> None:
     """kill -9 when some runs are done: these are kept, a damaged file is made again, and the results are the same."""
     arguments = ("sweep", str(done[0]), "--out", str(tmp_path / "out"), "--jobs", "1", "--devices", "cpu")

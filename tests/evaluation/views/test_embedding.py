@@ -208,6 +208,7 @@ def test_the_picture_shows_what_it_says(report: Report) -> None:
     assert heights == pytest.approx([float(right[task.test.labels == c].double().mean()) for c in range(10)])
 
 
+@pytest.mark.slow
 def test_the_file(workers: Workers, report: Report, tmp_path: Path) -> None:
     """A PNG that is not blank, beside the report unless it is told where, with the same bytes every time.
 
