@@ -78,6 +78,11 @@ def split_undivided(labels: np.ndarray, train_size: int, test_size: int | None =
     order = stratified_order(labels)
     most = len(order) - UNDIVIDED_VALIDATION - UNDIVIDED_LEAST_TEST
     classes = len(np.unique(labels))
+    if most < classes:
+        raise UserError(
+            f"{len(order)} images are too few to be divided: {UNDIVIDED_VALIDATION} are taken for validation, at least "
+            f"{UNDIVIDED_LEAST_TEST} for testing, and one of each class is needed for training."
+        )
     _check_train_size(train_size, most, classes)
     train, test, validation = np.split(order, [train_size, len(order) - UNDIVIDED_VALIDATION])
     return SplitRows(np.sort(train), np.sort(validation), _subset(test, labels, test_size, classes))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from data import TaskSpec
+from evaluation.audits.audit import Audit
 from evaluation.report import Report
 from evaluation.spec import GradingSpec
 from evaluation.tuned import Tuned
@@ -130,17 +132,19 @@ def test_lists_take_one_value_each(graded: list[GradingSpec]) -> None:
 
 def test_membership_takes_features(monkeypatch: pytest.MonkeyPatch) -> None:
     """As every command that chooses a task; it lacked the option."""
-    seen: list[GradingSpec] = []
+    seen: list[tuple[GradingSpec, dict[str, Any]]] = []
 
     class Found:
         def as_table(self) -> str:
             return "table"
 
-    def measure(spec: GradingSpec, *_: object) -> tuple[Found, str]:
-        seen.append(spec)
+    def examine(audit: Audit, spec: GradingSpec, options: dict[str, Any], *_: object) -> tuple[Found, str]:
+        seen.append((spec, options))
         return Found(), "path"
 
-    monkeypatch.setattr("evaluation.audits.membership.measure", measure)
-    answer = command("membership", "-m", "my_method", "--features", "resnet18", "--workers", "1", "--runs", "2")
-    assert (answer.code, answer.stderr) == (0, "")
-    assert seen == [GradingSpec("my_method", TaskSpec(features="resnet18"))]
+    monkeypatch.setattr("evaluation.audits.examination.examine", examine)
+    for words in (["membership", "--runs", "2"], ["audit", "membership", "--option", "runs=2"]):
+        answer = command(*words, "-m", "my_method", "--features", "resnet18", "--workers", "1")
+        assert (answer.code, answer.stderr) == (0, "")
+    spec = GradingSpec("my_method", TaskSpec(features="resnet18"))
+    assert seen == [(spec, {"runs": 2, "compat": False}), (spec, {"runs": "2"})]

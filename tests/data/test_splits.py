@@ -108,6 +108,13 @@ def test_an_undivided_source_gives_more_training_images_from_its_test_set() -> N
         split_undivided(labels, 501)
 
 
+@pytest.mark.parametrize("images", [10, 500, 509])
+def test_too_few_images_to_divide_are_refused(images: int) -> None:
+    """By a sentence that says what they are needed for. Catches "choose 10 to -100"."""
+    with pytest.raises(UserError, match=f"{images} images are too few to be divided"):
+        split_undivided(np.arange(images) % 10, 5)
+
+
 def test_a_small_training_set_has_a_validation_set_in_proportion() -> None:
     """A method that trains on the validation set must not see more of it than of the training set."""
     labels = np.arange(1000) % 10
