@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions
 
 WIDEST = 110
-_TITLE, _FLAGS = 10, 28
+_TITLE, _FLAGS = 10, 22
 """Columns for the title of a group, and for flags with their value."""
 
 

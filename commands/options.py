@@ -113,8 +113,8 @@ class TaskOptions(DataOptions):
     """The whole problem: data, network, training recipe, and what is to be forgotten."""
 
     forget: Annotated[tuple[str, ...], TASK] = ()
-    """Repeatable: random:0.1, class:3, class:cat:0.5, group:COLUMN:15,
-    where:EXPRESSION, file:indices.npy, or confuse:0.1 (wrong labels)."""
+    """What to forget: random:0.1, class:3, class:cat:0.5, group:COLUMN:15,
+    where:EXPRESSION, file:indices.npy, confuse:0.1 (wrong labels). Repeatable."""
     at_once: Annotated[bool, TASK] = False
     """Make one request of several --forget; else one comes after another."""
     size: Annotated[str | None, DATA] = None

@@ -33,8 +33,8 @@ def declared() -> dict[str, list[tuple[str, Any]]]:
             parameter = argument.parameter
             if not argument.show or argument.field_info.is_positional_only:
                 continue
-            (group,) = parameter.group  # type: ignore[misc]
-            about = (argument.hint, parameter.help, parameter.converter, str(group), argument.field_info.default)
+            group = str(parameter.group)
+            about = (argument.hint, parameter.help, parameter.converter, group, argument.field_info.default)
             for flag in argument.names:
                 found.setdefault(flag, []).append((name, about))
     return found
