@@ -335,7 +335,7 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(
 
 def test_json_of_a_method_that_failed(results: Path) -> None:
     """An object was asked for and there is none: nothing on standard output. Catches an empty list in its place."""
-    slow = ["--set", "epochs=1000", "--budget-seconds", "0.05"]
+    slow = ["--set", "epochs=100", "--budget-seconds", "0.001"]
     answer = command("-m", "my_method", *TINY, *FEW, *slow, "--json", "--quiet")
     assert (answer.code, answer.stdout) == (2, "")
     assert "was killed; --budget or --budget-seconds allow more. Its log:" in answer.stderr
