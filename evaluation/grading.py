@@ -152,13 +152,14 @@ def assemble_report(
     began: float,
 ) -> Report:
     """The report of models with these `outputs`, wherever they were made, compared with those of the bank."""
+    originals, retrained = bank.originals.outputs(spec.originals_needed), bank.retrained.outputs(spec.models)
     return Report(
         format=FORMAT,
         method=method,
         grading=_grading_record(spec, task, bank),
-        scores=_score(spec, task, bank.originals, bank.retrained, outputs),
+        scores=_score(spec, task, originals, retrained, outputs),
         unlearned=accuracies(outputs, task),
-        retrained=accuracies(bank.retrained.outputs(spec.models), task),
+        retrained=accuracies(retrained, task),
         drift=drift,
         cost=cost,
         provenance=Provenance(
@@ -192,13 +193,14 @@ def _grading_record(spec: GradingSpec, task: Task, bank: Bank) -> GradingRecord:
     )
 
 
-def _score(spec: GradingSpec, task: Task, originals: Pool, retrained: Pool, unlearned: Outputs) -> Scores:
+def _score(spec: GradingSpec, task: Task, originals: Outputs, retrained: Outputs, unlearned: Outputs) -> Scores:
     count, models = spec.shape
     outputs = [unlearned[k * models : (k + 1) * models] for k in range(count)]
-    idle = originals.outputs(spec.originals_needed)
     # What doing nothing leaves: the originals themselves, N copies of each unless each is run once.
-    floor = [idle] if spec.protocol == "full" else [Outputs.join([idle[k : k + 1]] * models) for k in range(count)]
-    return score_outputs(outputs, floor, retrained.outputs(models), task, METRICS[spec.metric])
+    floor = [originals]
+    if spec.protocol == "per-original":
+        floor = [Outputs.join([originals[k : k + 1]] * models) for k in range(count)]
+    return score_outputs(outputs, floor, retrained, task, METRICS[spec.metric])
 
 
 def _git_commit() -> str | None:
@@ -230,7 +232,8 @@ def score_again(folder: Path, metric: str | None) -> Report:
     originals, retrained = Pool(task, "original"), Pool(task, "retrained")
     if not (originals.is_complete(spec.originals_needed) and retrained.is_complete(spec.models)):
         raise UserError(f"The models it was compared with are gone: {spec.command(config)} makes them again.")
-    scores = _score(spec, task, originals, retrained, unlearned.outputs)
+    needed = originals.outputs(spec.originals_needed), retrained.outputs(spec.models)
+    scores = _score(spec, task, *needed, unlearned.outputs)
     report = replace(before, grading=replace(before.grading, metric=spec.metric), scores=scores)
     report.save(folder)
     return report
