@@ -303,7 +303,7 @@ def process_state() -> tuple[Any, ...]:
         ("small_cnn", 1, 8),
         ("small_cnn", 3, 8),
         ("strided_cnn", 3, 8),
-        ("all_cnn", 3, 8),
+        pytest.param("all_cnn", 3, 8, marks=pytest.mark.slow),
         ("mlp", 1, 8),
         pytest.param("resnet18", 3, 32, marks=pytest.mark.slow),
         pytest.param("resnet18_3x3", 3, 8, marks=pytest.mark.slow),
