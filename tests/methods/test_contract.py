@@ -329,11 +329,11 @@ def test_works_with_every_network(name: str, network: str, channels: int, size: 
     [
         ("a last batch of one image", 40, range(7), "small_cnn"),  # 33 to retain, in batches of 16
         ("less to forget than a batch", 40, [3], "small_cnn"),
-        ("less to forget than a batch", 40, [3], "narrow_resnet"),
+        pytest.param("less to forget than a batch", 40, [3], "narrow_resnet", marks=pytest.mark.slow),
         ("less to retain than a batch", 20, range(10), "small_cnn"),
         ("more to forget than to retain", 60, range(50), "small_cnn"),
         ("a whole class", 40, range(0, 40, 4), "small_cnn"),
-        ("a whole class", 40, range(0, 40, 4), "narrow_resnet"),
+        pytest.param("a whole class", 40, range(0, 40, 4), "narrow_resnet", marks=pytest.mark.slow),
     ],
 )
 def test_works_with_every_forget_set(name: str, case: str, train: int, forget: Any, network: str) -> None:
