@@ -161,6 +161,7 @@ def test_score_scores_again(graded: tuple[Answer, Path], tmp_path: Path) -> None
     assert f"{before['scores']['score']['value']:.4f}" in shown.stdout
 
 
+@pytest.mark.slow
 def test_the_notebook_metric_has_no_share_of_the_ceiling(graded: tuple[Answer, Path], tmp_path: Path) -> None:
     """Its ceiling bounds nothing: no share is shown or stored, and every command warns of its numbers."""
     folder = shutil.copytree(graded[1], tmp_path / "elsewhere")

@@ -86,6 +86,7 @@ def test_group_trainer_makes_the_models_of_the_plain_loop(recipe: dict[str, Any]
 
 
 @pytest.mark.usefixtures("float64")
+@pytest.mark.slow
 def test_a_last_batch_of_one_image_can_be_trained_on() -> None:
     """A ResNet on small images normalises over one pixel there; both trainers take the running statistics instead."""
     task = make_task("resnet18", 3, size=32, epochs=1, batch_size=8)

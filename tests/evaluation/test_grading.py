@@ -257,6 +257,7 @@ def behaved(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> Gradings:
 
 
 @pytest.mark.parametrize("method", FAILING)
+@pytest.mark.slow
 def test_a_failure_is_named_with_its_log(method: str, failed: Gradings) -> None:
     """Which method, which run, what it did, where the log is; in one line, without a traceback of ours."""
     line = failed.complaint(method)
@@ -271,6 +272,7 @@ def test_a_failure_is_named_with_its_log(method: str, failed: Gradings) -> None:
         assert "Traceback" in log.read_text()
 
 
+@pytest.mark.slow
 def test_failures_are_the_users_and_stop_no_other_method(failed: Gradings, behaved: Gradings) -> None:
     """Exit code 2, no traceback, and the baseline at the end is graded as if nothing had been.
 

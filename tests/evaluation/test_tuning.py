@@ -125,6 +125,7 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_hopeless_trials_are_stopped_early(workers: Workers, results: Path, tuned_folder: Path) -> None:
     """Looked at after 8 runs and after 16; those that were stopped have been looked at once, and were not the best."""
     outcome = search(SPEC, 8, workers)

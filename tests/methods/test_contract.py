@@ -303,7 +303,7 @@ def process_state() -> tuple[Any, ...]:
         ("small_cnn", 1, 8),
         ("small_cnn", 3, 8),
         ("strided_cnn", 3, 8),
-        ("all_cnn", 3, 8),
+        pytest.param("all_cnn", 3, 8, marks=pytest.mark.slow),
         ("mlp", 1, 8),
         pytest.param("resnet18", 3, 32, marks=pytest.mark.slow),
         pytest.param("resnet18_3x3", 3, 8, marks=pytest.mark.slow),
@@ -329,11 +329,11 @@ def test_works_with_every_network(name: str, network: str, channels: int, size: 
     [
         ("a last batch of one image", 40, range(7), "small_cnn"),  # 33 to retain, in batches of 16
         ("less to forget than a batch", 40, [3], "small_cnn"),
-        ("less to forget than a batch", 40, [3], "narrow_resnet"),
+        pytest.param("less to forget than a batch", 40, [3], "narrow_resnet", marks=pytest.mark.slow),
         ("less to retain than a batch", 20, range(10), "small_cnn"),
         ("more to forget than to retain", 60, range(50), "small_cnn"),
         ("a whole class", 40, range(0, 40, 4), "small_cnn"),
-        ("a whole class", 40, range(0, 40, 4), "narrow_resnet"),
+        pytest.param("a whole class", 40, range(0, 40, 4), "narrow_resnet", marks=pytest.mark.slow),
     ],
 )
 def test_works_with_every_forget_set(name: str, case: str, train: int, forget: Any, network: str) -> None:

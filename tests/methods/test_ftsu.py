@@ -460,6 +460,7 @@ def retrained(net: nn.Module, staying: Examples, decay: float) -> Tensor:
     ids=str,
 )
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.slow
 def test_bounds_hold(settings: dict[str, Any], seed: int) -> None:
     """Both bounds are above the true distance from the retrained linear model: solved to the end or not, masked,
     with noise and repair, with the server's images or all. Catches terms left out, and a norm of the wrong difference.

@@ -120,6 +120,7 @@ def test_other_machines_are(address: Any) -> None:
         refuse_network("socket.connect", (None, address))
 
 
+@pytest.mark.slow
 def test_submit_prints_the_failed_cell_and_raises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -223,6 +223,7 @@ def workers() -> Iterator[Workers]:
 
 
 @pytest.mark.usefixtures("results")
+@pytest.mark.slow
 def test_networks_of_all_kinds_are_attacked(workers: Workers) -> None:
     """Two originals, two runs from each, as many retrained models. What nothing was done to has the original's attacks.
 
