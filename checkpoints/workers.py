@@ -13,7 +13,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import lru_cache
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pebble import ProcessPool
 
 from data.errors import UserError
+from data.files import choose_folders, chosen_folders
 
 if TYPE_CHECKING:
     from data import Task, TaskSpec
@@ -47,7 +48,10 @@ class Workers:
         self._server_is_up = sys.platform != "linux"  # elsewhere there is no server
         self._progress = context.Value("d", 0.0)
         self._pool = ProcessPool(
-            max_workers=count, initializer=_start, initargs=(self._progress, device), context=context
+            max_workers=count,
+            initializer=_start,
+            initargs=(self._progress, device, chosen_folders()),
+            context=context,
         )
 
     def submit(self, job: Callable[..., Any], *args: object) -> Future[Any]:
@@ -119,9 +123,10 @@ def start_server() -> None:
     _context()
 
 
-def _start(progress: Any, device: str) -> None:
+def _start(progress: Any, device: str, folders: Mapping[str, str | None]) -> None:
     global _progress
     _progress = progress
+    choose_folders(folders)  # the server that workers are forked from has the environment of when it was started
     # Ctrl-C is for the main process, which stops the workers; they would only print their own tracebacks.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":  # as in a notebook, where a method's DataLoader starts its workers at once

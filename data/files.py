@@ -29,6 +29,20 @@ def generated_folder(variable: str) -> Path:
     return Path(chosen).expanduser() if chosen else _GENERATED[variable]
 
 
+def chosen_folders() -> dict[str, str | None]:
+    """The folders that are chosen here, by environment variable, for `choose_folders` in another process."""
+    return {name: os.environ.get(name) for name in _GENERATED}
+
+
+def choose_folders(chosen: Mapping[str, str | None]) -> None:
+    """Choose the same folders as another process."""
+    for name, folder in chosen.items():
+        if folder is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = folder
+
+
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
     """Inside, an `OSError` (no permission, no room, a file where a folder should be) is for the user to fix.

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints.workers import Workers
+from data.files import generated_folder
+
 REPOSITORY = Path(__file__).parent.parent.parent
 LEAVES_AT_ONCE = """
 from checkpoints.workers import Workers
@@ -31,3 +34,19 @@ def test_leaving_while_workers_start_is_silent(tmp_path: Path) -> None:
         [sys.executable, str(script)], cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_workers_use_the_folders_of_their_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those of the moment when the server was started that they are forked from: that may have been another pool's.
+
+    Catches models that are written where nobody looks for them.
+    """
+    seen = []
+    for folder in ("/one", "/other", None):
+        if folder is None:
+            monkeypatch.delenv("UNLEARNING_RESULTS", raising=False)
+        else:
+            monkeypatch.setenv("UNLEARNING_RESULTS", folder)
+        with Workers(1) as workers:
+            seen.append(workers.submit(generated_folder, "UNLEARNING_RESULTS").result())
+    assert seen == [Path("/one"), Path("/other"), REPOSITORY / "results"]
