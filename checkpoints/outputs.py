@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -64,7 +64,13 @@ class Outputs:
     @staticmethod
     def load(path: Path) -> Outputs:
         """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file:
+            return Outputs.read(file)
+
+    @staticmethod
+    def read(file: BinaryIO) -> Outputs:
+        """Read the content of what `save` wrote."""
+        with np.load(file, allow_pickle=False) as arrays:
             return Outputs(**{field.name: arrays[field.name] for field in fields(Outputs) if field.name in arrays})
 
     @staticmethod

@@ -11,6 +11,8 @@ data, network and recipe share their originals, whatever they forget. In a pool'
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -24,6 +26,7 @@ import torch
 
 from checkpoints.grouped import State
 from checkpoints.outputs import Outputs
+from data.errors import UserError
 from data.files import generated_folder, locked, write_atomically
 from data.seeds import derive_seed
 
@@ -132,11 +135,28 @@ class Pool:
         return all(self.outputs_path(start).is_file() for start, _ in self.bounds(models))
 
     def outputs(self, models: int) -> Outputs:
-        """The recorded outputs of the first `models` models."""
-        starts = [start for start, _ in self.bounds(models)]
-        return Outputs.join([Outputs.load(self.outputs_path(start)) for start in starts])[:models]
+        """The recorded outputs of the first `models` models, as they were recorded.
+
+        Raises:
+            UserError: a file is gone, or has been changed since.
+        """
+        manifest = self.manifest()
+        paths = [self.outputs_path(start) for start, _ in self.bounds(models)]
+        known = [manifest.get(path.name, {}).get("sha256") for path in paths]
+        return Outputs.join([_verified_outputs(*pair) for pair in zip(paths, known, strict=True)])[:models]
 
     def locked(self, tell: Tell) -> AbstractContextManager[None]:
         """Hold the pool alone, waiting for another process that builds it."""
         waiting = f"another process is training the {self.kind} models of this bank: waiting for it"
         return locked(self.folder / "lock", lambda: tell(waiting))
+
+
+def _verified_outputs(path: Path, sha256: str | None) -> Outputs:
+    """Outputs whose file has the hash that the manifest says: everything that is scored rests on them."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}): grade again, which records it anew.") from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{path} is not what the bank has recorded: grade again, which records it anew.")
+    return Outputs.read(io.BytesIO(content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 from commands.options import OUTPUT, TaskName
@@ -18,14 +19,17 @@ def command(
         markdown: Print Markdown tables.
     """
     from data import all_tasks
-    from evaluation.report import results_folder
+    from evaluation.report import read_reports, results_folder
     from evaluation.views import leaderboard as board
     from evaluation.views.terminal import print_table
 
     task = only.task
     if task is not None and task not in all_tasks():
         raise unknown_name("task", task, all_tasks())
-    reports = [report for report in board.read_reports(results_folder()) if task in (None, report.grading.task)]
+    stored, unreadable = read_reports(results_folder())
+    for path in unreadable:
+        print(f"left out: {path} is not a report that this version of the kit can read", file=sys.stderr)
+    reports = [report for report in stored if task in (None, report.grading.task)]
     if not reports:
         flag = "" if task is None else f" --task {task}"
         raise UserError(f"Nothing has been graded yet: python main.py -m my_method{flag} does it.")

@@ -21,7 +21,7 @@ from evaluation.metrics.score import Scores
 FORMAT = 2
 """Version of `report.json`; the flat reports of version 1 had no number, and can still be read."""
 
-NOT_A_REPORT = (ValueError, TypeError, KeyError, AttributeError)
+NOT_A_REPORT = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 """What reading a text that is not the JSON of a report can raise."""
 
 
@@ -216,6 +216,12 @@ def read_report(path: Path) -> Report | None:
         return Report.from_json(path.read_text())
     except (OSError, *NOT_A_REPORT):
         return None
+
+
+def read_reports(folder: Path) -> tuple[list[Report], list[Path]]:
+    """All reports below a results folder, whatever their task, and the files that are none and should be."""
+    found = {path: read_report(path) for path in sorted(folder.glob("*/*/report*.json"))}
+    return [report for report in found.values() if report is not None], [path for path in found if found[path] is None]
 
 
 def _refuse_unknown(values: Any, kind: Any, where: str = "it") -> None:

@@ -16,8 +16,7 @@ from checkpoints.networks import build_network
 from checkpoints.workers import seed_everything
 from data import Task, TaskSpec, load
 from data.loaders import Batch, ExampleDataset, Sample, TensorLoader
-from evaluation.report import Report, results_folder
-from evaluation.views.leaderboard import read_reports
+from evaluation.report import Report, read_reports, results_folder
 from methods import all_method_handlers
 
 SETS = ("retain", "forget", "validation")
@@ -31,7 +30,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     task = load(TaskSpec("digits", train_size=100))
-    known = [report for report in read_reports(results_folder()) if report.grading.task == options.task]
+    stored, _ = read_reports(results_folder())
+    known = [report for report in stored if report.grading.task == options.task]
     reports = [
         report for report in known if report.grading.models == options.models and report.method.submission is None
     ]

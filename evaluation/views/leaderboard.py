@@ -8,10 +8,9 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.report import Report, read_report
+from evaluation.report import Report
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,12 +27,6 @@ class Row:
     rank: int | None
     tied: bool
     report: Report
-
-
-def read_reports(folder: Path) -> list[Report]:
-    """All reports below `folder`, whatever their task; files that are not reports are passed over."""
-    reports = map(read_report, sorted(folder.glob("*/*/report*.json")))
-    return [report for report in reports if report is not None]
 
 
 def tables(reports: Sequence[Report]) -> list[list[Row]]:

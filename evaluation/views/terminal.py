@@ -13,8 +13,8 @@ from data import all_tasks
 from evaluation.audits import AUDITS
 from evaluation.metrics.intervals import Estimate
 from evaluation.metrics.score import Reference
-from evaluation.report import Report, results_folder
-from evaluation.views.leaderboard import MIN_MODELS_FOR_RANK, WHY_NO_RANK, Row, as_rich_table, place_of, read_reports
+from evaluation.report import Report, read_reports, results_folder
+from evaluation.views.leaderboard import MIN_MODELS_FOR_RANK, WHY_NO_RANK, Row, as_rich_table, place_of
 from methods import all_method_handlers
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _rank_line(report: Report) -> str:
         return "leaderboard  no rank: a reference, not a method"
     if report.grading.models < MIN_MODELS_FOR_RANK:
         return f"leaderboard  no rank: with fewer than {MIN_MODELS_FOR_RANK} models {WHY_NO_RANK}"
-    reports = read_reports(results_folder())
+    reports, _ = read_reports(results_folder())
     if report not in reports:  # scored again in a folder elsewhere
         reports.append(report)
     place, tied, ranked = place_of(report, reports)

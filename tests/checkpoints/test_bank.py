@@ -28,8 +28,8 @@ from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.pool import Pool, group_bounds
 from checkpoints.training import GroupTrainer
 from checkpoints.workers import Workers
-from data import TaskSpec, load
-from data.files import sha256_of
+from data import TaskSpec, UserError, load
+from data.files import sha256_of, write_arrays
 from tests.checkpoints.noting import LONG, MODELS, ORIGINALS, build_long
 
 TINY = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", 3),))
@@ -286,6 +286,25 @@ def test_damaged_weights_are_noticed_named_and_made_again(
     assert "damaged" in told[0]
     assert workers.jobs == [("train_group", "retrained", 2, 4)]
     assert digests(copy) == digests(whole)
+
+
+def know_every_image(path: Path) -> None:
+    """Overwrite outputs with valid ones."""
+    write_arrays(path, {name: array + 1 for name, array in Outputs.load(path).arrays().items()})
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, know_every_image])
+def test_changed_outputs_are_not_believed(
+    damage: Callable[[Path], None], copy: Path, in_folder: Callable[[Path], None]
+) -> None:
+    """Whoever scores without making what is missing gets a sentence. Catches outputs that are read without a look at
+    their hash: an overwritten file, valid in itself, once gave a score of 19."""
+    in_folder(copy)
+    pool = Pool(load(TINY), "retrained")
+    damage(pool.outputs_path(4))
+    with pytest.raises(UserError, match="grade again, which records it anew"):
+        pool.outputs(8)
+    assert len(pool.outputs(4)) == 4
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

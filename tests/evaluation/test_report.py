@@ -14,8 +14,7 @@ import pytest
 from evaluation.metrics.accuracies import Accuracies
 from evaluation.metrics.intervals import Estimate
 from evaluation.metrics.score import Scores
-from evaluation.report import FORMAT, GradingRecord, Report, read_report
-from evaluation.views.leaderboard import read_reports
+from evaluation.report import FORMAT, GradingRecord, Report, read_report, read_reports
 
 MakeReport = Callable[..., Report]
 FORMAT_1 = Path(__file__).with_name("report-format-1.json")
@@ -113,15 +112,19 @@ def test_a_report_of_format_1_lacking_a_field_is_passed_over(name: str, tmp_path
         b'{"metric": "official", "floor": "x", "ceiling": {}}',
         b'{"metric": "official", "floor": {}, "ceiling": {}}',
         b"\xff\xfe\x00",
+        b'{"format": 2}',
+        b'{"format": 1e400}',
+        b"[" * 100_000,
     ],
+    ids=lambda content: str(content[:40]),
 )
 def test_what_is_no_report_is_passed_over(content: bytes, make_report: MakeReport, tmp_path: Path) -> None:
-    """A truncated file, a report of another version, anything: the leaderboard shows the others."""
+    """A truncated file, a report of another version, anything: the leaderboard shows the others, and names the file."""
     for name, text in (("broken", content), ("good", make_report().to_json().encode())):
         folder = tmp_path / "digits-aaa" / name
         folder.mkdir(parents=True)
         (folder / "report.json").write_bytes(text)
-    assert read_reports(tmp_path) == [make_report()]
+    assert read_reports(tmp_path) == ([make_report()], [tmp_path / "digits-aaa" / "broken" / "report.json"])
 
 
 PATHS = [
