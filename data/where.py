@@ -36,7 +36,10 @@ MOST_CHARACTERS = 50_000
 """Of an expression: enough for a list of some thousand image ids."""
 
 MOST_OPERATIONS = 500
-"""Operators and methods, each of which takes a pass over the table. A list counts as nothing, however long it is."""
+"""Operators, each of which takes a pass over the table. A list counts as nothing, however long it is."""
+
+METHOD_COUNTS = 10
+"""As how many operations a method counts: those of text take longer."""
 
 MOST_DEPTH = 60
 """Of nested parentheses and operators."""
@@ -196,8 +199,8 @@ class _Expression:
         self._at += 1
         return self._tokens[self._at - 1].text
 
-    def _count_operation(self) -> None:
-        self._operations += 1
+    def _count_operation(self, count: int = 1) -> None:
+        self._operations += count
         if self._operations > MOST_OPERATIONS:
             raise UserError(
                 f"the expression has more than {MOST_OPERATIONS} operations; write COLUMN in [...], or the indices to "
@@ -331,7 +334,7 @@ class _Expression:
             name = f"str.{self._take('name')}"
         if name not in _METHODS:
             raise UserError(f"columns have no method {shortened(name)!r}; they have {', '.join(_METHODS)}.")
-        self._count_operation()
+        self._count_operation(METHOD_COUNTS)
         return _call(name, value, *self._arguments())
 
     def _arguments(self) -> tuple[list[Value], dict[str, Value]]:
