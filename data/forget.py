@@ -10,8 +10,8 @@
 | `file:indices.npy` | the training indices in a NumPy file |
 | `confuse:0.1`, `confuse:20` | a share, or a number, of the images of each class, mislabelled as the next class |
 
-Random requests depend on a fixed seed alone. They draw among what earlier requests have left, so that the
-same request can arrive twice.
+docs/requests.md tells users more; `data/where.py` has the language of `where:`. Random requests depend on a fixed seed
+alone. They draw among what earlier requests have left, so that the same request can arrive twice.
 
 `confuse` is about mistakes in the data, after the interclass confusion of Goel et al., "Towards Adversarial Evaluation
 of Inexact Machine Unlearning" (arXiv 2201.06640), as github.com/makamoa/unlearning has it. Its images have the label

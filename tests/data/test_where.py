@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from data import Split, UserError
 from data.forget import parse_requests
-from data.where import MOST_CHARACTERS, MOST_DEPTH, MOST_OPERATIONS, rows_where
+from data.where import _METHODS, MOST_CHARACTERS, MOST_DEPTH, MOST_OPERATIONS, rows_where
 
 COUNT = 200
 NUMBERS = np.arange(COUNT)
@@ -192,6 +192,25 @@ _TRUTHS = st.recursive(
 def test_made_up_expressions_select_what_they_select_in_pandas(expression: str) -> None:
     """Operators of all kinds side by side. Catches a precedence that differs."""
     assert rows_where(expression, TABLE).tolist() == by_pandas(expression)
+
+
+def test_the_examples_of_the_page_work() -> None:
+    """Each line of docs/requests.md that begins with where:, on a table with the columns that it has."""
+    page = (Path(__file__).parents[2] / "docs" / "requests.md").read_text()
+    examples = [line.removeprefix("where:") for line in page.splitlines() if line.startswith("where:")]
+    table = {
+        **TABLE,
+        "image_id": SPLIT.image_ids,
+        "person_id": NUMBERS,
+        "age": NUMBERS,
+        "Cirrus-800-FA": NUMBERS % 2,
+    }
+    assert len(examples) == 7
+    for example_of_page in examples:
+        rows_where(example_of_page, table)
+    for name in _METHODS:
+        assert f"`{name}" in page or name in ("isnull", "notnull")
+        assert rows_where(_METHODS[name].example, table).shape == (COUNT,)
 
 
 def test_the_index_is_that_of_file_requests() -> None:
