@@ -30,4 +30,14 @@ def unknown_name(kind: str, name: str, known: Iterable[str], shown_by: str | Non
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     others = f"{shown_by} shows them." if shown_by else f"choose one of {', '.join(names)}."
     advice = f"did you mean {' or '.join(near)}?" if near else others
-    return UserError(f"There is no {kind} {name!r}: {advice}")
+    return UserError(f"There is no {kind} {shortened(name, 100)!r}: {advice}")
+
+
+def shortened(text: str, most: int = 60) -> str:
+    """A text for a message: of one that is longer than `most` characters, the beginning and the end.
+
+    >>> shortened("a" * 100, most=11)
+    'aaaa...aaaa'
+    """
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"

@@ -10,8 +10,8 @@
 | `file:indices.npy` | the training indices in a NumPy file |
 | `confuse:0.1`, `confuse:20` | a share, or a number, of the images of each class, mislabelled as the next class |
 
-Random requests depend on a fixed seed alone. They draw among what earlier requests have left, so that the
-same request can arrive twice.
+docs/requests.md tells users more; `data/where.py` has the language of `where:`. Random requests depend on a fixed seed
+alone. They draw among what earlier requests have left, so that the same request can arrive twice.
 
 `confuse` is about mistakes in the data, after the interclass confusion of Goel et al., "Towards Adversarial Evaluation
 of Inexact Machine Unlearning" (arXiv 2201.06640), as github.com/makamoa/unlearning has it. Its images have the label
@@ -27,15 +27,12 @@ denies the wrong label more firmly than they do is found out as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.errors import UserError, unknown_name
+from data.errors import UserError, shortened, unknown_name
 from data.task import Request, Split
-
-if TYPE_CHECKING:
-    import pandas as pd
+from data.where import rows_where
 
 FORGET_SEED = 43
 """Seed of the random requests. A constant, like that of the splits."""
@@ -77,7 +74,7 @@ def parse_request(text: str, train: Split, classes: Sequence[str], forgotten: np
         indices = np.sort(_KINDS[kind](argument.strip(), train, classes, forgotten)).astype(np.int64)
         _check(indices, len(train), forgotten)
     except UserError as error:
-        raise UserError(f"Forget request {text!r}: {error}") from error
+        raise UserError(f"Forget request {shortened(text, 300)!r}: {error}") from error
     return Request(text, indices, _next_class(indices, train, classes) if kind == "confuse" else None)
 
 
@@ -107,7 +104,12 @@ def _class(argument: str, train: Split, classes: Sequence[str], forgotten: np.nd
 
 
 def _is_class(name: str, classes: Sequence[str]) -> bool:
-    return name in classes or (name.isascii() and name.isdigit() and int(name) < len(classes))
+    return name in classes or (_is_whole(name) and int(name) < len(classes))
+
+
+def _is_whole(text: str) -> bool:
+    """Whether it is a whole number without a sign, of a size that images can have."""
+    return text.isascii() and text.isdigit() and len(text) < 19
 
 
 def _label(name: str, classes: Sequence[str]) -> int:
@@ -131,13 +133,15 @@ def _draw(candidates: np.ndarray, how_many: str, forgotten: np.ndarray, seed: in
 def _count(how_many: str, total: int) -> int:
     """A whole number is a number of images; anything else is a share of them, rounded."""
     try:
-        if how_many.isascii() and how_many.isdigit():
+        if _is_whole(how_many):
             return int(how_many)
         share = float(how_many)
     except ValueError:
         share = float("nan")
     if not 0 < share <= 1:
-        raise UserError(f"{how_many!r} is neither a number of images, such as 60, nor a share of them, such as 0.1.")
+        raise UserError(
+            f"{shortened(how_many)!r} is neither a number of images, such as 60, nor a share of them, such as 0.1."
+        )
     return round(share * total)
 
 
@@ -149,7 +153,7 @@ def _group(argument: str, train: Split, classes: Sequence[str], forgotten: np.nd
     """
     column, colon, count = argument.rpartition(":")
     columns = metadata_columns(train, classes)
-    if not colon or not (count.isascii() and count.isdigit()):
+    if not colon or not _is_whole(count):
         raise UserError("write the column and the number of groups, such as group:person_id:15.")
     if column not in columns:
         raise unknown_name("metadata column", column, columns)
@@ -169,23 +173,11 @@ def metadata_columns(train: Split, classes: Sequence[str]) -> dict[str, np.ndarr
 
 
 def _where(argument: str, train: Split, classes: Sequence[str], forgotten: np.ndarray) -> np.ndarray:
-    """The rows for which an expression is true, in the language of `pandas.DataFrame.query`."""
-    import pandas as pd
-
+    """The rows for which an expression is true; besides the columns, it may name `index`, as in `file:`."""
     columns = metadata_columns(train, classes)
-    table = pd.DataFrame(columns)
-    try:
-        # No variables of this program are to be seen from the expression (with @): hence the empty dicts.
-        answer: pd.Series = table.eval(argument, engine="python", local_dict={}, global_dict={})
-    # The expression is the user's; so is whatever goes wrong in it, and pandas has many words for that.
-    except Exception as error:
-        reason = str(error).strip() or type(error).__name__
-        raise UserError(
-            f"the expression cannot be evaluated ({reason}); the columns are {', '.join(columns)}."
-        ) from error
-    if not isinstance(answer, pd.Series) or answer.dtype != bool:
-        raise UserError(f"the expression is not true or false for each image; the columns are {', '.join(columns)}.")
-    return np.flatnonzero(answer.to_numpy())
+    if "index" not in columns:
+        columns["index"] = np.arange(len(train))
+    return np.flatnonzero(rows_where(argument, columns))
 
 
 def _file(argument: str, train: Split, classes: Sequence[str], forgotten: np.ndarray) -> np.ndarray:
