@@ -175,7 +175,9 @@ def assert_same_convolutions(images: list[torch.Tensor]) -> None:
         assert all(torch.equal(*pair) for pair in zip(one, answers[0], strict=True))
 
 
-@pytest.mark.parametrize("shape", [(5, 1, 8, 8), (1, 1, 8, 8), (1, 3, 8, 8), (5, 3, 1, 7), (5, 3, 7, 1), (5, 512, 1, 1)])
+@pytest.mark.parametrize(
+    "shape", [(5, 1, 8, 8), (1, 1, 8, 8), (1, 3, 8, 8), (5, 3, 1, 7), (5, 3, 7, 1), (5, 512, 1, 1)]
+)
 def test_a_split_lies_as_fresh_tensors_do(shape: tuple[int, ...]) -> None:
     """Whatever order its axes lie in, and wherever it begins: catches an axis of length 1 with a stride of its own.
 

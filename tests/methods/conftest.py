@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from data import Task
-from tests.methods.trained_digits import digits, trained
+from tests.methods.trained_digits import ORIGINALS, digits, trained
 
 
 @pytest.fixture(scope="module")
@@ -25,3 +25,9 @@ def one_class() -> Task:
 def original() -> nn.Module:
     """A network that knows its training set by heart."""
     return trained()
+
+
+@pytest.fixture(scope="module")
+def originals() -> list[nn.Module]:
+    """Several such networks, for what differs from one to the next."""
+    return [trained(number) for number in range(ORIGINALS)]
