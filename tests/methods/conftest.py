@@ -24,7 +24,7 @@ def one_class() -> Task:
 @pytest.fixture(scope="module")
 def original() -> nn.Module:
     """A network that knows its training set by heart."""
-    return trained()
+    return trained(0)
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,7 @@ ORIGINALS = 4
 
 
 @lru_cache(maxsize=ORIGINALS)
-def trained(number: int = 0) -> nn.Module:
+def trained(number: int) -> nn.Module:
     """A network that knows the 200 digits by heart, in eval mode; each number is another. To be copied, not changed."""
     task = digits()
     seed = SEED + 1000 * number
