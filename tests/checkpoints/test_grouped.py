@@ -165,7 +165,7 @@ def test_group_has_the_distribution_of_the_plain_loop() -> None:
     plain = statistics(GroupedNetwork([train_one(task, task.retain_indices, 1000 + seed) for seed in range(20)]))
     same, other = batched(task), batched(shorter)
     for statistic in range(2):
-        assert stats.ks_2samp(plain[statistic], same[statistic]).pvalue > 0.01
+        assert stats.ks_2samp(plain[statistic], same[statistic]).pvalue > 1e-3
         assert stats.ks_2samp(plain[statistic], other[statistic]).pvalue < 1e-4
 
 
