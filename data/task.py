@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 RETAIN_SAMPLE = 2000
 """Retained images whose logits are recorded; of all of them would take too much room."""
+
+_ALIGNMENT = 64
+"""Where PyTorch's own memory on the CPU begins: at a multiple of so many bytes."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,9 @@ class Split:
 
     `images` float32 `(n, C, H, W)`, `labels` int64 `(n,)`, `image_ids` str `(n,)`, and `columns`: the
     metadata of each example by column name, `(n,)` each.
+
+    However the images come, they lie in memory as in a fresh tensor (see `_canonical`), so that the same images give
+    the same bits wherever they were read from.
     """
 
     images: torch.Tensor
@@ -119,12 +126,29 @@ class Split:
     image_ids: np.ndarray
     columns: dict[str, np.ndarray] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "images", _canonical(self.images))
+
     def __len__(self) -> int:
         return len(self.labels)
 
     def to(self, device: str | torch.device) -> Split:
         """The same examples with their tensors on `device`."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+
+def _canonical(images: torch.Tensor) -> torch.Tensor:
+    """The images with the strides, and on the CPU the alignment, of a fresh tensor: themselves, or a copy.
+
+    `contiguous()` does not do that. An axis of length 1 may have any stride for it, yet by that stride PyTorch tells
+    channels-last images, for which it has other convolutions, with other last bits. And libraries of linear algebra
+    may add up in another order what begins within a cache line.
+    """
+    strides = tuple(math.prod(max(size, 1) for size in images.shape[axis + 1 :]) for axis in range(images.ndim))
+    aligned = images.device.type != "cpu" or images.data_ptr() % _ALIGNMENT == 0
+    if images.stride() == strides and aligned:
+        return images
+    return images.new_empty(images.shape).copy_(images)
 
 
 @dataclass(frozen=True, eq=False)

@@ -122,15 +122,17 @@ def unlearn_once(
     net = net.to(settings.device).eval()  # on Kaggle, all calls but the first get the net in eval mode
     loaders = run_loaders(task, seed)
     reset_peak_memory(settings.device)
-    with killed_after(budget, extra, settings.device, settings.limits), _kept_pruned(net, task):
-        began = compute_seconds(settings.device)
-        method.run(net, *loaders)
-        seconds = compute_seconds(settings.device) - began
-        if budget is not None and seconds > budget + extra:  # what child processes took is only known now
-            signal.raise_signal(signal.SIGPROF)
+    try:
+        with killed_after(budget, extra, settings.device, settings.limits), _kept_pruned(net, task):
+            began = compute_seconds(settings.device)
+            method.run(net, *loaders)
+            seconds = compute_seconds(settings.device) - began
+            if budget is not None and seconds > budget + extra:  # what child processes took is only known now
+                signal.raise_signal(signal.SIGPROF)
+    finally:  # the next job of this process may be another's run, or models for the bank
+        reset_globals(seed, settings.device)
     peak = peak_memory(settings.device)
     kept = {name: value.cpu() for name, value in getattr(method, "memory", {}).items()}
-    reset_globals(seed, settings.device)
     return Unlearning(net, seconds, peak, getattr(method, "notes", None), kept)
 
 

@@ -15,7 +15,7 @@ from checkpoints.bank import ensure
 from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.pool import Pool
-from checkpoints.workers import Workers
+from checkpoints.workers import Workers, be_deterministic
 from data import Task, UserError
 from data.files import write_atomically
 from evaluation.console import Console
@@ -90,7 +90,8 @@ def embed(
 
 
 def from_bank(task: Task, kind: str, model: int) -> nn.Module:
-    """A model of the bank, in eval mode; `kind` is "original" or "retrained"."""
+    """A model of the bank, in eval mode, to be used in this process; `kind` is "original" or "retrained"."""
+    be_deterministic(str(task.train.images.device))  # a run here is so, too: networks are compared
     network = build_network(task)
     network.load_state_dict(Pool(task, kind).state(model))
     return network.to(task.train.images.device).eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import subprocess
 import sys
@@ -13,14 +14,16 @@ import numpy as np
 import pytest
 import torch
 from small_downloads import write_files
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import data
 from checkpoints.networks import NETWORKS
-from data import Recipe, Task, TaskSpec, UserError
+from data import Recipe, Split, Task, TaskSpec, UserError
 from data.faces import FacesSize, make_faces
 from data.folder import read_folder
 from data.kaggle import write_layout
-from data.loaders import run_loaders
+from data.loaders import ExampleDataset, TensorLoader, collate, run_loaders
 from data.raw import content_digest
 from data.splits import SplitRows
 from data.tasks import Normalisation, _digest, override_recipe
@@ -114,6 +117,92 @@ def test_loaders_of_every_task(task_spec: TaskSpec) -> None:
         assert batch["image"].shape == (min(16, len(loader.dataset)), *task.train.images.shape[1:])
         assert batch["age_group"].dtype == torch.int64
         assert {type(name) for name in batch["image_id"]} == {str}
+
+
+@pytest.mark.usefixtures("empty_cache")
+def test_bits_do_not_depend_on_where_images_come_from(task_spec: TaskSpec) -> None:
+    """Decoded, or read from the cache; at hand, on a device, or gathered by a loader: equal strides and convolutions.
+
+    The strides are those of a fresh tensor, in which every release has computed what came from the cache. Catches
+    images that lie channels-last in the process that decodes them (grey ones may, and still count as contiguous).
+    """
+    first = data.load(task_spec)  # of an empty cache
+    tasks = (first, data.load(task_spec), first.to("cpu"), data.load(task_spec, "cpu").to("cpu"))
+    for task in tasks:
+        assert_fresh(*(split.images for split in (task.train, task.validation, task.test)))
+        assert_fresh(*(loader.dataset._images for loader in run_loaders(task, seed=0)))
+    assert first.to("meta").train.images.stride() == first.train.images.stride()
+    for rows in (np.array([3]), np.array([5, 0, 5]), np.arange(1, 8)):
+        ways = [way for task in tasks for way in ways_to_gather(task.train, rows)]
+        assert_fresh(*ways)
+        assert_same_convolutions(ways)
+
+
+def assert_fresh(*tensors: torch.Tensor) -> None:
+    """They have the strides of a tensor of this shape that was just made."""
+    assert [one.stride() for one in tensors] == [torch.empty(one.shape).stride() for one in tensors]
+
+
+def ways_to_gather(split: Split, rows: np.ndarray) -> list[torch.Tensor]:
+    """The images of these rows, by index and by whatever loaders do: `(rows, C, H, W)` each."""
+    dataset, chosen = ExampleDataset(split), ExampleDataset(split, rows)
+    plain = next(iter(DataLoader(chosen, len(rows))))
+    seen = collate([dataset[row] for row in rows])  # somebody has looked at each of them
+    tensors = TensorDataset(chosen.batch(range(len(rows)))["image"])
+    return [
+        split.images[torch.from_numpy(rows)],
+        replace(split, images=split.images[rows]).images,
+        dataset.batch(rows)["image"],
+        next(iter(TensorLoader(chosen, len(rows))))["image"],
+        plain["image"],
+        seen["image"],
+        next(iter(DataLoader(tensors, len(rows))))[0],
+    ]
+
+
+def assert_same_convolutions(images: list[torch.Tensor]) -> None:
+    """Bit for bit, forward and backward, by a kernel as large as images allow."""
+    torch.manual_seed(0)
+    _, channels, height, width = images[0].shape
+    layer = nn.Conv2d(channels, 8, min(3, height, width), padding=1)
+    answers = []
+    for batch in images:
+        layer.zero_grad()
+        answer = layer(batch)
+        answer.square().sum().backward()
+        answers.append((answer.detach(), layer.get_parameter("weight").grad))
+    for one in answers[1:]:
+        assert all(torch.equal(*pair) for pair in zip(one, answers[0], strict=True))
+
+
+@pytest.mark.parametrize(
+    "shape", [(5, 1, 8, 8), (1, 1, 8, 8), (1, 3, 8, 8), (5, 3, 1, 7), (5, 3, 7, 1), (5, 512, 1, 1)]
+)
+def test_a_split_lies_as_fresh_tensors_do(shape: tuple[int, ...]) -> None:
+    """Whatever order its axes lie in, and wherever it begins: catches an axis of length 1 with a stride of its own.
+
+    A matrix product of two rows that begin within a cache line has other bits, with MKL.
+    """
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    views = [images]
+    for order in itertools.permutations(range(4)):
+        views.append(images.permute(order).clone(memory_format=torch.contiguous_format).permute(inverse(order)))
+    for begin in (1, 3, 8):
+        views.append(torch.cat([torch.zeros(begin), images.flatten()])[begin:].view(shape))
+    views.append(torch.stack([images, images], dim=4)[..., 0])
+    assert len({view.stride() for view in views}) > 2
+    splits = [Split(view, torch.zeros(shape[0], dtype=torch.int64), np.arange(shape[0]).astype(str)) for view in views]
+    splits += [split.to("cpu") for split in splits]
+    assert_fresh(*(split.images for split in splits))
+    assert all(torch.equal(split.images, images) for split in splits)
+    assert all(split.images.data_ptr() % 64 == 0 for split in splits)
+    assert_same_convolutions([split.images for split in splits])
+    assert splits[0].images is images, "what lies well is not copied"
+
+
+def inverse(order: tuple[int, ...]) -> list[int]:
+    """The permutation that takes this one back."""
+    return [order.index(axis) for axis in range(len(order))]
 
 
 def test_every_task_has_a_line_and_sound_defaults() -> None:

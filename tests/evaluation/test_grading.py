@@ -584,7 +584,7 @@ def test_retrain_is_what_it_is_measured_against(workers: CountingWorkers, result
 
     same, shorter = confidences(spec), confidences(replace(spec, settings=(("epochs", 4),)))
     truth = logit_scaled_confidence(Pool(loaded, "retrained").outputs(32).forget, labels).mean(axis=1)
-    assert stats.ks_2samp(same, truth).pvalue > 0.01
+    assert stats.ks_2samp(same, truth).pvalue > 1e-3
     assert stats.ks_2samp(shorter, truth).pvalue < 1e-4
 
 

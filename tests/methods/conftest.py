@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from data import Task
-from tests.methods.trained_digits import digits, trained
+from tests.methods.trained_digits import ORIGINALS, digits, trained
 
 
 @pytest.fixture(scope="module")
@@ -24,4 +24,10 @@ def one_class() -> Task:
 @pytest.fixture(scope="module")
 def original() -> nn.Module:
     """A network that knows its training set by heart."""
-    return trained()
+    return trained(0)
+
+
+@pytest.fixture(scope="module")
+def originals() -> list[nn.Module]:
+    """Several such networks, for what differs from one to the next."""
+    return [trained(number) for number in range(ORIGINALS)]

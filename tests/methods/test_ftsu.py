@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data import Task
 from methods.Ftsu import Examples, Ftsu, Linearised, distance_bound
-from tests.methods.trained_digits import accuracy, loss, same, unlearn
+from tests.methods.trained_digits import mean_accuracy, mean_loss, same, unlearn, unlearn_each
 
 CLASSES = 3
 LOSSES = ["mse", "cross_entropy"]
@@ -642,11 +643,13 @@ def test_batch_statistics_stay(original: nn.Module, task: Task) -> None:
     assert not same(left, original)
 
 
-def test_effect_on_a_class(original: nn.Module, one_class: Task) -> None:
+def test_effect_on_a_class(originals: list[nn.Module], one_class: Task) -> None:
     """With steps long enough it forgets the class and little else; longer steps forget more."""
     losses = []
-    for damping in (1.0, 0.1, 0.05):
-        left = unlearn(Ftsu(k=1.0, damping=damping, server_rate=0.5), original, one_class)
-        losses.append(loss(left, one_class, "forget"))
+    for damping in (1.0, 0.05, 0.02):
+        make = partial(Ftsu, k=1.0, damping=damping, server_rate=0.5)
+        left = unlearn_each(make, originals, one_class)
+        losses.append(mean_loss(left, one_class, "forget"))
     assert losses == sorted(losses)
-    assert accuracy(left, one_class, "retain") > 0.9
+    assert losses[2] > 2 * mean_loss(originals, one_class, "forget")
+    assert mean_accuracy(left, one_class, "retain") > 0.65

@@ -28,7 +28,18 @@ from methods.NegGrad import NegGrad
 from methods.NegGradPlus import NegGradPlus
 from methods.RandomLabel import RandomLabel
 from methods.SuccessiveRandomLabel import SuccessiveRandomLabel
-from tests.methods.trained_digits import accuracy, assert_close, gradients, loss, moves, part, same
+from tests.methods.trained_digits import (
+    accuracy,
+    assert_close,
+    gradients,
+    loss,
+    mean_accuracy,
+    mean_loss,
+    moves,
+    part,
+    same,
+    unlearn_each,
+)
 from tests.methods.trained_digits import unlearn as unlearn_in_batches
 
 ALL = 1000
@@ -179,8 +190,8 @@ def test_gradient_ascent_stops_at_chance(original: nn.Module, task: Task, monkey
     assert loss(stopped, task, "forget") >= math.log(10)
     method = GradientAscent(epochs=60, stop_at_chance=True, batch_size=10, **options)
     assert 3 < len(lessons(method, original, task, monkeypatch)) < 3 * 60
-    unstopped = unlearn(GradientAscent(epochs=25, **options), original, task)
-    assert loss(unstopped, task, "forget") > 2 * loss(stopped, task, "forget")
+    unstopped = unlearn(GradientAscent(epochs=60, **options), original, task)
+    assert not loss(unstopped, task, "forget") < 2 * loss(stopped, task, "forget")  # it may be beyond all numbers
 
 
 def test_neg_grad_step(original: nn.Module, task: Task) -> None:
@@ -389,32 +400,63 @@ def test_eu_k_initialises_as_torchvision(task: Task) -> None:
 # ----------------------------------------------------------------------------------------------------------------------
 
 EFFECTS = [
-    (Finetune(epochs=10, learning_rate=0.05, batch_size=64), 1.3, 1.0),
-    (L1Sparse(epochs=10, learning_rate=0.05, batch_size=64, alpha=1e-3), 1.3, 1.0),
-    (NegGrad(epochs=10, learning_rate=0.03, batch_size=64), 20, 0.9),
-    (NegGradPlus(epochs=10, learning_rate=0.01, alpha=0.8, batch_size=64), 20, 0.9),
+    (Finetune(epochs=10, learning_rate=0.05, batch_size=64), 1.1, 0.99),
+    (L1Sparse(epochs=10, learning_rate=0.05, batch_size=64, alpha=1e-3), 1.5, 0.99),
     (RandomLabel(epochs=10, batch_size=64), 20, 0.9),
     (SuccessiveRandomLabel(epochs=10, batch_size=64), 20, 0.9),
-    (CfK(epochs=10, learning_rate=0.05, batch_size=64), 1.3, 1.0),
-    (EuK(epochs=20, learning_rate=0.1, batch_size=64), 1.5, 0.95),
+    (CfK(epochs=10, learning_rate=0.05, batch_size=64), 1.1, 0.99),
+    (EuK(epochs=20, learning_rate=0.1, batch_size=64), 10, 0.95),
 ]
 """Method, how often its forget loss is the original's at least, and its retain accuracy at least."""
 
 
 @pytest.mark.parametrize(("method", "factor", "kept"), EFFECTS, ids=lambda value: type(value).__name__)
-def test_forgets_and_keeps(method: BaseMethod, factor: float, kept: float, original: nn.Module, task: Task) -> None:
-    """The forget loss rises well above the original's, and the retain set is still known.
+def test_forgets_and_keeps(
+    method: BaseMethod, factor: float, kept: float, originals: list[nn.Module], task: Task
+) -> None:
+    """The forget loss rises above the original's, and the retain set is still known.
 
     Catches a method that does nothing, learns the forget set again, or destroys the network.
     """
-    left = unlearn_in_batches(method, original, task)
-    assert loss(left, task, "forget") > factor * loss(original, task, "forget")
-    assert accuracy(left, task, "retain") >= kept
-    assert accuracy(left, task, "validation") > 0.7
+    left = unlearn_each(lambda: method, originals, task)
+    assert mean_loss(left, task, "forget") > factor * mean_loss(originals, task, "forget")
+    assert mean_accuracy(left, task, "retain") >= kept
+    assert mean_accuracy(left, task, "validation") > 0.65
 
 
-def test_gradient_ascent_effect(original: nn.Module, task: Task) -> None:
+def until_forgotten(method: BaseMethod, original: nn.Module, task: Task, batch_size: int) -> nn.Module:
+    """What is left when the forget loss, which ascent raises faster and faster, first is 20 times the original's.
+
+    The method runs again and again, for a few epochs each time: how many it takes differs from network to network.
+    """
+    left = original
+    for seed in range(60):
+        left = unlearn_in_batches(method, left, task, seed, batch_size)
+        if loss(left, task, "forget") > 20 * loss(original, task, "forget"):
+            return left
+    raise AssertionError("the forget loss does not rise")
+
+
+ASCENTS = [
+    (NegGrad(epochs=2, learning_rate=0.03, batch_size=64), 0.75),
+    (NegGradPlus(epochs=2, learning_rate=0.01, alpha=0.8, batch_size=64), 0.65),
+]
+
+
+@pytest.mark.parametrize(("method", "kept"), ASCENTS, ids=lambda value: type(value).__name__)
+def test_ascent_forgets_and_keeps(method: BaseMethod, kept: float, originals: list[nn.Module], task: Task) -> None:
+    """When the forget loss has risen by far, the retain set is mostly known.
+
+    Catches a method that does nothing, learns the forget set again, or destroys the network.
+    """
+    left = [until_forgotten(method, original, task, 64) for original in originals]
+    assert mean_accuracy(left, task, "retain") >= kept
+    assert mean_loss(left, task, "retain") < 0.5 * mean_loss(left, task, "forget")
+
+
+def test_gradient_ascent_effect(originals: list[nn.Module], task: Task) -> None:
     """The forget loss rises, and it drags the retain loss along. Catches an ascent on the wrong set."""
-    left = unlearn(GradientAscent(epochs=20, learning_rate=0.001, freeze_bn=True), original, task)
-    assert loss(left, task, "forget") > 10 * loss(original, task, "forget")
-    assert loss(original, task, "retain") < loss(left, task, "retain") < loss(left, task, "forget")
+    method = GradientAscent(epochs=4, learning_rate=0.001, freeze_bn=True)
+    left = [until_forgotten(method, original, task, ALL) for original in originals]
+    before, after = (mean_loss(networks, task, "retain") for networks in (originals, left))
+    assert before < after < mean_loss(left, task, "forget")

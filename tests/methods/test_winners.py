@@ -29,7 +29,16 @@ from methods.Sebastian import Sebastian
 from methods.Seif import Seif
 from methods.Sun import Sun
 from methods.Transpose import Transpose, transpose_kernels
-from tests.methods.trained_digits import accuracy, assert_close, gradients, loss, moves, part
+from tests.methods.trained_digits import (
+    accuracy,
+    assert_close,
+    gradients,
+    mean_accuracy,
+    mean_loss,
+    moves,
+    part,
+    unlearn_each,
+)
 from tests.methods.trained_digits import unlearn as unlearn_in_batches
 
 ALL = 1000
@@ -286,13 +295,20 @@ def test_kookmin_slows_what_is_kept(original: nn.Module, little_retained: Task) 
     assert_close(moves(renewed, left), expected)
 
 
-def test_kookmin_subset_is_random(original: nn.Module, task: Task) -> None:
-    """Two seeds renew different weights, though not all are different. Catches the first images, or all of them."""
-    masks = []
-    for seed in (1, 2):
-        left = unlearn(Kookmin(epochs=1, **STILL), original, task, seed)
-        masks.append(left.get_parameter("6.weight") != original.get_parameter("6.weight"))
-    assert 0.35 < float((masks[0] & masks[1]).sum() / masks[0].sum()) < 0.999
+def test_kookmin_subset_is_random(originals: list[nn.Module], task: Task) -> None:
+    """Two seeds renew different weights, though not all are different. Catches the first images, or all of them.
+
+    And weights that are drawn at random, of which 30 % would be the same.
+    """
+    shared = []
+    for original in originals:
+        masks = []
+        for seed in (1, 2):
+            left = unlearn(Kookmin(epochs=1, **STILL), original, task, seed)
+            masks.append(left.get_parameter("6.weight") != original.get_parameter("6.weight"))
+        shared.append(float((masks[0] & masks[1]).sum() / masks[0].sum()))
+    assert max(shared) < 0.999
+    assert sum(shared) / len(shared) > 0.35
 
 
 def test_kookmin_without_convolutions(task: Task) -> None:
@@ -384,14 +400,15 @@ def test_sebastian_prunes_globally(original: nn.Module, task: Task, share: float
     assert changed(original, left) <= set(PRUNED)
     sizes = torch.cat([weight.abs().flatten() for weight in before.values()])
     limit = sizes.sort().values[round(share * len(sizes)) - 1]
+    drawn = []
     for name, weight in before.items():
         pruned = weight.abs() <= limit
         assert torch.equal(after[name] != weight, pruned), name
         if weight.dim() > 1:
-            assert float(after[name][pruned].abs().max()) <= weight[0].numel() ** -0.5
-            assert float(after[name][pruned].abs().max()) > 0.8 * weight[0].numel() ** -0.5
+            drawn.append(after[name][pruned].abs() * weight[0].numel() ** 0.5)
         else:
             assert not after[name][pruned].any()
+    assert 0.95 < float(torch.cat(drawn).max()) <= 1 + 1e-6  # of a thousand or more, uniform up to 1 over the root
     shares = {round(float((weight.abs() <= limit).float().mean()), 2) for weight in before.values()}
     assert len(shares) > 1
 
@@ -742,27 +759,34 @@ def test_transpose_teaches_mistakes_beside_the_retain_set(original: nn.Module, t
 # ----------------------------------------------------------------------------------------------------------------------
 
 EFFECTS = [
-    (Fanchuan(uniform_rate=0.01, forget_rate=0.003, retain_rate=0.01, retain_batch_size=16), 0.9),
-    (Kookmin(learning_rate=0.02), 0.9),
-    (Seif(learning_rate=0.05, light_weight=1.0), 0.85),
-    (Sebastian(learning_rate=0.01, share=0.5), 0.9),
-    (Amnesiacs(learning_rate=0.05, warm_up_rate=0.05), 0.85),
-    (Sun(learning_rate=0.02, final_factors="1,1,1,0.2", noise_again=True, tensors=2), 0.9),
-    (Forget(learning_rate=0.01, layers=1), 0.8),
-    (Transpose(learning_rate=0.02, pseudo_label_share=0.0), 0.85),
-    (Transpose(learning_rate=0.02, pseudo_label_share=1.0), 0.95),
+    (Fanchuan(uniform_rate=0.01, forget_rate=0.003, retain_rate=0.01, retain_batch_size=16), 0.9, 1),
+    (Kookmin(learning_rate=0.02), 0.9, 1),
+    (Seif(learning_rate=0.05, light_weight=1.0), 0.85, 1),
+    (Sebastian(learning_rate=0.01, share=0.5), 0.8, 4),
+    (Amnesiacs(learning_rate=0.05, warm_up_rate=0.05), 0.85, 1),
+    (Sun(learning_rate=0.02, final_factors="1,1,1,0.2", noise_again=True, tensors=2), 0.9, 1),
+    (Forget(learning_rate=0.01, layers=1), 0.65, 4),
+    (Transpose(learning_rate=0.02, pseudo_label_share=0.0), 0.85, 1),
+    (Transpose(learning_rate=0.02, pseudo_label_share=1.0), 0.95, 1),
 ]
-"""Method, and the retain accuracy that it keeps at least, in batches of 8."""
+"""Method, the retain accuracy that it keeps at least, in batches of 8, and the networks over which that is a mean.
+
+Of most, runs differ by so little that one will do.
+"""
 
 
-@pytest.mark.parametrize(("method", "kept"), EFFECTS, ids=lambda value: type(value).__name__)
-def test_forgets_and_keeps(method: BaseMethod, kept: float, original: nn.Module, task: Task) -> None:
+@pytest.mark.parametrize(("method", "kept", "networks"), EFFECTS, ids=lambda value: type(value).__name__)
+def test_forgets_and_keeps(
+    method: BaseMethod, kept: float, networks: int, originals: list[nn.Module], task: Task
+) -> None:
     """The forget loss rises from nearly 0 towards that of unseen images, and the retain set is still known.
 
     Catches a method that does nothing, learns the forget set again, or destroys the network.
     """
-    left = unlearn_in_batches(method, original, task, batch_size=8)
-    assert loss(left, task, "forget") > 10 * loss(original, task, "forget")
-    assert loss(left, task, "forget") > 1.2 * loss(left, task, "retain")
-    assert accuracy(left, task, "retain") >= kept
-    assert loss(left, task, "validation") < 1.5
+    originals = originals[:networks]
+    left = unlearn_each(lambda: method, originals, task, batch_size=8)
+    forget_loss = mean_loss(left, task, "forget")
+    assert forget_loss > 10 * mean_loss(originals, task, "forget")
+    assert forget_loss > 1.1 * mean_loss(left, task, "retain")
+    assert mean_accuracy(left, task, "retain") >= kept
+    assert mean_loss(left, task, "validation") < 1.5

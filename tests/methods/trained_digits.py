@@ -1,8 +1,13 @@
-"""A trained original on a few digits, and what tests of methods ask about a network. Not a test by itself."""
+"""Trained originals on a few digits, and what tests of methods ask about a network. Not a test by itself.
+
+What a method does to one network differs from network to network, and so from processor to processor, whose last bits
+make another network of the same seed. Tests of such effects ask for means over `originals`.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache
 
 import torch
@@ -15,6 +20,9 @@ from data import Task, TaskSpec, load
 from data.loaders import run_loaders
 from methods.BaseMethod import BaseMethod
 
+SEED = 0
+"""Of the network, and added to that of runs. `benchmarks/checks/seed_robustness.py` asks what holds with others."""
+
 
 @cache
 def digits(*forget: str) -> Task:
@@ -22,12 +30,17 @@ def digits(*forget: str) -> Task:
     return load(TaskSpec("digits", train_size=200, forget=forget))
 
 
-@lru_cache(maxsize=1)
-def trained() -> nn.Module:
-    """A network that knows the 200 digits by heart, in eval mode. To be copied, not changed."""
+ORIGINALS = 4
+"""Networks that effects are averaged over."""
+
+
+@lru_cache(maxsize=ORIGINALS)
+def trained(number: int) -> nn.Module:
+    """A network that knows the 200 digits by heart, in eval mode; each number is another. To be copied, not changed."""
     task = digits()
-    network = build_network(task, seed=0)
-    torch.manual_seed(0)
+    seed = SEED + 1000 * number
+    network = build_network(task, seed)
+    torch.manual_seed(seed)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     network.train()
     for _ in range(40):
@@ -41,9 +54,16 @@ def trained() -> nn.Module:
 def unlearn(method: BaseMethod, original: nn.Module, task: Task, seed: int = 1, batch_size: int = 64) -> nn.Module:
     """A copy of the original after a run of the method."""
     network = copy.deepcopy(original)
-    seed_everything(seed)
-    method.run(network, *run_loaders(task, seed, batch_size))
+    seed_everything(seed + SEED)
+    method.run(network, *run_loaders(task, seed + SEED, batch_size))
     return network
+
+
+def unlearn_each(
+    make: Callable[[], BaseMethod], originals: Sequence[nn.Module], task: Task, batch_size: int = 64
+) -> list[nn.Module]:
+    """A copy of each original after a run, each run with a seed and a method of its own."""
+    return [unlearn(make(), one, task, seed, batch_size) for seed, one in enumerate(originals, start=1)]
 
 
 def part(task: Task, which: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,6 +86,16 @@ def accuracy(network: nn.Module, task: Task, which: str) -> float:
     """The accuracy."""
     images, labels = part(task, which)
     return float((network(images).argmax(dim=1) == labels).double().mean())
+
+
+def mean_loss(networks: Sequence[nn.Module], task: Task, which: str) -> float:
+    """The mean over networks of their mean cross-entropy."""
+    return sum(loss(network, task, which) for network in networks) / len(networks)
+
+
+def mean_accuracy(networks: Sequence[nn.Module], task: Task, which: str) -> float:
+    """The mean over networks of their accuracy."""
+    return sum(accuracy(network, task, which) for network in networks) / len(networks)
 
 
 def gradients(network: nn.Module, value: torch.Tensor) -> list[torch.Tensor]:
