@@ -249,6 +249,12 @@ def test_texts_that_look_like_code_are_texts() -> None:
     assert rows_where(f'`{quoted}` == "{code}"', table).tolist() == [True, False]
 
 
+def test_a_column_of_objects_is_text() -> None:
+    """A task of one's own may have one; only `read_metadata` promises arrays of text."""
+    table = {"kind": np.array(["owl", "cat", 3], dtype=object)}
+    assert rows_where('kind.str.len() == 3 and kind < "d" or kind == "3"', table).tolist() == [False, True, True]
+
+
 def test_counting_what_is_true_is_no_or() -> None:
     """In pandas, `(a + b) == 2` of truth values is never true: + is an or there. Here it is refused."""
     with pytest.raises(UserError, match="needs numbers, not truth values; write and, or, not"):
