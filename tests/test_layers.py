@@ -42,8 +42,8 @@ def modules(part: str) -> list[str]:
 
 def imported_by(module: str) -> Iterator[str]:
     """The modules that a module imports, inside of functions too."""
-    path = KIT / module.replace(".", "/")
-    text = (path / "__init__.py" if path.is_dir() else path.with_suffix(".py")).read_text()
+    file = (KIT / module.replace(".", "/")).with_suffix(".py")  # a folder may have its name: data/cache is generated
+    text = (file if file.is_file() else file.with_suffix("") / "__init__.py").read_text()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
