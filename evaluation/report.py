@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 import msgspec
 
+from data.documents import parse_json, read_text
 from data.files import generated_folder, write_atomically
 from evaluation.metrics import DEFAULT_METRIC
 from evaluation.metrics.accuracies import Accuracies
@@ -194,7 +195,7 @@ class Report:
     @staticmethod
     def from_json(text: str) -> Report:
         """From the text of a `report.json`. Raises one of `NOT_A_REPORT` if it is something else."""
-        values = json.loads(text)
+        values = parse_json(text)
         if "format" not in values:
             values = _from_flat(values)
         if values["format"] != FORMAT:
@@ -213,7 +214,7 @@ class Report:
 def read_report(path: Path) -> Report | None:
     """The report in a file; None if the file is not a report that this version can read."""
     try:
-        return Report.from_json(path.read_text())
+        return Report.from_json(read_text(path))
     except (OSError, *NOT_A_REPORT):
         return None
 

@@ -8,15 +8,19 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from data import TaskSpec, UserError
+from data.documents import read_yaml
 from data.errors import unknown_name
 from evaluation.metrics import DEFAULT_METRIC, METRICS
 from evaluation.tuned import Tuned
 from methods import all_method_handlers
 
 PROTOCOLS = ("per-original", "full")
+MOST = 10**9
+"""Of originals, models, and seeds; more is a mistake."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,9 @@ class GradingSpec:
             raise UserError(f"--metric is one of {', '.join(METRICS)}, not {self.metric!r}.")
         if self.originals < 1:
             raise UserError(f"A grading needs at least 1 original, not {self.originals}.")
+        for name, number in (("originals", self.originals), ("models", self.models), ("seed", abs(self.seed))):
+            if number > MOST:
+                raise UserError(f"--{name} can't be more than {MOST:,}.")
         fewest = METRICS[self.metric].fewest_models
         if self.models < fewest:
             raise UserError(f"The {self.metric} metric needs at least {fewest} models, not {self.models}.")
@@ -97,18 +104,20 @@ class GradingSpec:
             UserError: the file can't be read, or is something else.
         """
         try:
-            values = dict(yaml.safe_load(path.read_text()))
-            task = dict(values.pop("task", {}))
-            task["forget"] = tuple(task.get("forget", ()))
-            task["recipe"] = tuple(dict(task.get("recipe") or {}).items())
-            values["settings"] = tuple(dict(values.get("settings") or {}).items())
-            values["tuned"] = Tuned.from_dict(values["tuned"]) if values.get("tuned") else None
+            values = dict(read_yaml(path))
+            task = dict(values.get("task") or {})
             _check_entries(values, GradingSpec)
             _check_entries(task, TaskSpec)
-            return GradingSpec(task=TaskSpec(**task), **values)
+            task["recipe"] = list(dict(task.get("recipe") or {}).items())
+            values["task"] = task
+            values["settings"] = list(dict(values.get("settings") or {}).items())
+            if values.get("tuned"):
+                tuned = dict(values["tuned"])
+                values["tuned"] = {**tuned, "settings": list(dict(tuned["settings"]).items())}
+            return msgspec.convert(values, GradingSpec)
         except OSError as error:
             raise UserError(f"{path} can't be read: {error.strerror}. Name a config.yaml from results/.") from error
-        except (yaml.YAMLError, TypeError, ValueError, AttributeError, KeyError) as error:
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{path} is not the config.yaml of a grading: {reason}.") from error
 

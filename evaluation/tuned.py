@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from data import TaskSpec, UserError, task_info
+from data.documents import read_yaml
 from data.files import generated_folder, locked, write_atomically
 
 HEADER = "# Found by `python main.py tune`; `-m NAME` uses these values, `-m NAME --published` does not.\n"
@@ -78,9 +79,9 @@ def write_tuned(path: Path, method: str, entry: dict[str, Any]) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return dict(yaml.safe_load(path.read_text()) or {})
+        return dict(read_yaml(path) or {})
     except FileNotFoundError:
         return {}
-    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:
+    except (OSError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{path} can't be read ({reason}): repair it, or use --published.") from error

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from data.documents import read_json
 from data.errors import UserError
 from data.files import write_atomically
 from evaluation.certification import dp_sgd, hockey_stick, renyi
@@ -84,7 +85,7 @@ class Certificate:
             UserError: the file can't be read, is something else, or has been edited.
         """
         try:
-            values = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+            values = read_json(path, with_nan=False)
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error  # without the number and the path
             raise UserError(f"{path} can't be read as a certificate: {reason}.") from error
@@ -99,10 +100,6 @@ class Certificate:
 
 def _checksum(values: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is not a number")
 
 
 def _is_number(value: object) -> bool:
@@ -324,7 +321,7 @@ def collect(folder: Path, method: str) -> Path | None:
     None if they have left none, or not the same, or one of another method: a class that inherits from a certified
     method may do something that its certificate does not cover.
     """
-    notes = [json.loads(path.read_text()) for path in sorted((folder / "runs").glob("*.json"))]
+    notes = [read_json(path) for path in sorted((folder / "runs").glob("*.json"))]
     found = [note.get("certificate") if isinstance(note, dict) else None for note in notes]
     if not found or not found[0] or any(other != found[0] for other in found) or method not in mechanisms():
         return None

@@ -9,9 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from data import TaskSpec, UserError
+from data.documents import DocumentError, read_yaml
 from data.errors import unknown_name
 from evaluation.spec import choose_methods
 from methods import all_method_handlers
@@ -94,11 +93,11 @@ def read_sweep(path: Path, task: Mapping[str, Any] | None = None, seeds: int | N
         UserError: the file can't be read, or a key or value in it makes no sense; the message names it.
     """
     try:
-        described = yaml.safe_load(path.read_text(encoding="utf-8"))
+        described = read_yaml(path)
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror}): name a YAML file of benchmarks/sweeps/.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is no YAML file: {' '.join(str(error).split())}.") from error
+    except DocumentError as error:
+        raise UserError(f"{path} can't be used: {error}.") from error
     try:
         return _sweep(described, task or {}, seeds)
     except UserError as error:

@@ -24,6 +24,7 @@ from checkpoints.pool import Pool
 from checkpoints.queue import work_off
 from checkpoints.workers import Workers, default_workers, load_task
 from data import Task
+from data.documents import read_json
 from data.files import locked, write_atomically
 from evaluation.console import Console, OnProgress
 from evaluation.grading import load_with_one_request
@@ -94,7 +95,7 @@ def _name(run: Run, grading: Grading) -> str:
 def _read(path: Path) -> Result | None:
     """What a run that is done came to; None if it is not, or its file is damaged."""
     try:
-        result = json.loads(path.read_text())
+        result = read_json(path)
         return result if isinstance(result, dict) and "accuracy" in result else None
     except (OSError, ValueError):
         return None

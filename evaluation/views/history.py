@@ -7,7 +7,6 @@ notes are drawn beside it if the method says how: see `BaseMethod.drawings`.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
+from data.documents import read_json, read_yaml
 from data.errors import UserError
 from data.files import write_atomically
 
@@ -63,7 +62,7 @@ def _read_notes(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted((folder / "runs").glob("*.json")):
         try:
-            notes = json.loads(path.read_text())
+            notes = read_json(path)
         except (OSError, ValueError) as error:
             raise UserError(f"{path} can't be read as the notes of a run ({error}): grade the method again.") from error
         if isinstance(notes, dict):
@@ -151,8 +150,8 @@ def _declared(folder: Path) -> Mapping[str, Drawing]:
     from methods import all_method_handlers  # here, because that imports PyTorch
 
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        config = read_yaml(folder / "config.yaml")
+    except (OSError, ValueError):
         return {}
     method = config.get("method") if isinstance(config, dict) else None
     handler = all_method_handlers().get(str(method))

@@ -1,0 +1,93 @@
+"""Documents that somebody else may have written: JSON and YAML, read with limits, into plain values."""
+
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MOST_BYTES = 64 << 20
+"""Of a file of text that is read; the largest of ours, a report of thousands of epsilons, has some megabytes."""
+
+
+MOST_VALUES = 1_000_000
+"""That a YAML file may stand for."""
+
+
+class DocumentError(ValueError):
+    """The text is no such document; the message says why, without the name of the file."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a regular file, in UTF-8.
+
+    Raises:
+        OSError: as for any file.
+        DocumentError: it is a pipe or a device, which could be read for ever; it is too large, or not UTF-8.
+    """
+    if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+        raise DocumentError("it is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise DocumentError(f"it has more than {MOST_BYTES >> 20} MB")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"it is not UTF-8 text (byte {error.start})") from error
+
+
+def read_json(path: Path, with_nan: bool = True) -> Any:
+    """The values in a JSON file.
+
+    Raises:
+        OSError, DocumentError: as `read_text`; or it is not JSON.
+    """
+    return parse_json(read_text(path), with_nan)
+
+
+def parse_json(text: str, with_nan: bool = True) -> Any:
+    """The values of a JSON text; `with_nan` allows NaN and Infinity, which JSON has not. Raises `DocumentError`."""
+    try:
+        return json.loads(text, parse_constant=float if with_nan else _refuse_constant)
+    except ValueError as error:
+        raise DocumentError(f"it is not JSON: {error}") from error
+    except RecursionError as error:
+        raise DocumentError("it is nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def read_yaml(path: Path) -> Any:
+    """The values in a YAML file.
+
+    Raises:
+        OSError, DocumentError: as `read_text`; or it is not YAML.
+    """
+    text = read_text(path)
+    try:
+        values = yaml.safe_load(text)
+        size = _size(values, {})
+    except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
+        raise DocumentError(f"it is not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise DocumentError("it is nested too deeply") from error
+    if size > MOST_VALUES:
+        raise DocumentError(f"it stands for more than {MOST_VALUES:,} values")
+    return values
+
+
+def _size(values: Any, known: dict[int, int]) -> int:
+    """How many values there are, written out: references make a few lines of YAML stand for billions, or for no end."""
+    if not isinstance(values, (dict, list)):
+        return 1
+    if id(values) not in known:
+        known[id(values)] = MOST_VALUES + 1  # what it has when it is met again inside of itself
+        parts = values.values() if isinstance(values, dict) else values
+        known[id(values)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(values)]
