@@ -370,7 +370,7 @@ def test_refining_repairs_what_unlearning_broke(originals: list[nn.Module], task
     """The retain loss falls, and the forget loss stays near the level. Catches phases exchanged, or one left out."""
     rough = {**FORGETTING, "multiplier": 1.0}
     broken, left, levels = [], [], []
-    for original in originals:
+    for original in originals[:2]:
         broken.append(history_of(original, task, **rough)[0])
         network, history = history_of(original, task, **rough, refine_epochs=20)
         left.append(network)

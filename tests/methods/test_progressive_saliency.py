@@ -269,27 +269,29 @@ def test_chance_above() -> None:
     assert _chance_above(torch.ones(5), torch.zeros(3)) == 1
 
 
-def test_a_look(original: nn.Module, task: Task) -> None:
+def test_a_look(originals: list[nn.Module], task: Task) -> None:
     """Both accuracies, losses and the attack; the distance is the larger of two in units of what is put up with.
 
     Catches the smaller of both, signed differences, and an attack the wrong way round.
     """
-    left, notes = run(original, task, rounds=2, forget_rate=0.0005, stop=False)
-    history = notes["history"]
-    for name, which in (("forget", "forget"), ("validation", "validation")):
-        assert history[f"{name}_accuracy"][-1] == pytest.approx(accuracy(left, task, which))
-        assert history[f"{name}_loss"][-1] == pytest.approx(loss(left, task, which), rel=1e-4)
-    with torch.no_grad():
-        losses = [
-            F.cross_entropy(left(images), labels, reduction="none").numpy()
-            for images, labels in (part(task, "forget"), part(task, "validation"))
-        ]
-    pairs = losses[1][:, None] - losses[0]
-    attack = float((pairs > 0).mean() + (pairs == 0).mean() / 2)
-    assert attack > 0.5  # it still knows the forget set
-    assert history["attack"][-1] == pytest.approx(attack, abs=1e-3)
-    gap = history["forget_accuracy"][-1] - history["validation_accuracy"][-1]
-    assert history["distance"][-1] == pytest.approx(max(abs(gap) / 0.02, abs(history["attack"][-1] - 0.5) / 0.03))
+    attacks = []
+    for original in originals:
+        left, notes = run(original, task, rounds=2, forget_rate=0.005, stop=False)
+        history = notes["history"]
+        for name, which in (("forget", "forget"), ("validation", "validation")):
+            assert history[f"{name}_accuracy"][-1] == pytest.approx(accuracy(left, task, which))
+            assert history[f"{name}_loss"][-1] == pytest.approx(loss(left, task, which), rel=1e-4)
+        with torch.no_grad():
+            losses = [
+                F.cross_entropy(left(images), labels, reduction="none").numpy()
+                for images, labels in (part(task, "forget"), part(task, "validation"))
+            ]
+        pairs = losses[1][:, None] - losses[0]
+        attacks.append(float((pairs > 0).mean() + (pairs == 0).mean() / 2))
+        assert history["attack"][-1] == pytest.approx(attacks[-1], abs=1e-3)
+        gap = history["forget_accuracy"][-1] - history["validation_accuracy"][-1]
+        assert history["distance"][-1] == pytest.approx(max(abs(gap) / 0.02, abs(history["attack"][-1] - 0.5) / 0.03))
+    assert max(abs(attack - 0.5) for attack in attacks) > 0.005, "the direction would not matter"
 
 
 def test_a_look_where_a_class_goes(original: nn.Module, one_class: Task) -> None:
@@ -398,10 +400,10 @@ def test_effect(originals: list[nn.Module], task: Task) -> None:
 
     Catches forgetting that rehearsal undoes, and rehearsal that does not repair.
     """
-    make = partial(ProgressiveSaliency, loss="match", forget_rate=0.2, rehearsal=6, stop=False)
+    make = partial(ProgressiveSaliency, loss="match", forget_rate=0.15, rehearsal=6, stop=False)
     left = unlearn_each(make, originals, task)
-    assert mean_loss(left, task, "forget") > 4 * mean_loss(originals, task, "forget")
-    assert mean_accuracy(left, task, "retain") > 0.8
+    assert mean_loss(left, task, "forget") > 3 * mean_loss(originals, task, "forget")
+    assert mean_accuracy(left, task, "retain") > 0.75
     assert mean_accuracy(left, task, "validation") > mean_accuracy(originals, task, "validation") - 0.25
 
 
