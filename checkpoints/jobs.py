@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-import zipfile
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from checkpoints.devices import compute_seconds, describe_device, versions
 from checkpoints.dp_sgd import PrivateTrainer, accounting, private_steps
@@ -20,7 +17,7 @@ from checkpoints.pool import Pool
 from checkpoints.pruning import PrunedTrainer, epochs_in_all, pruned_steps
 from checkpoints.training import GroupTrainer, training_steps
 from checkpoints.workers import add_progress, load_task
-from data.files import sha256_of, write_tensors
+from data.files import read_tensors, sha256_of, write_tensors
 
 if TYPE_CHECKING:
     from data import Task, TaskSpec
@@ -71,14 +68,8 @@ def _make_trainer(task: Task) -> type[GroupTrainer] | type[PrivateTrainer] | typ
 
 def _restore(trainer: GroupTrainer | PrivateTrainer | PrunedTrainer, path: Path) -> float:
     """Go on from a snapshot if there is a readable one; the seconds of training that it holds."""
-    if not path.exists():
-        return 0.0
-    try:
-        with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums, but does not compare them on reading
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile
-        snapshot = torch.load(path, map_location=trainer.images.device, weights_only=True)
-    except Exception:  # damaged: the group starts anew
+    snapshot = read_tensors(path, trainer.images.device)
+    if snapshot is None:  # there is none, or it is damaged: the group starts anew
         path.unlink(missing_ok=True)
         return 0.0
     snapshot["generators"] = [state.cpu() for state in snapshot["generators"]]

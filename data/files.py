@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -95,6 +97,20 @@ def write_tensors(path: Path, content: object) -> None:
     file = io.BytesIO()
     torch.save(content, file)
     write_atomically(path, lambda beside: beside.write_bytes(file.getbuffer()))
+
+
+def read_tensors(path: Path, device: object = "cpu") -> Any:
+    """Read what `write_tensors` wrote, to a device; None if it is not there, or damaged."""
+    import torch
+
+    try:
+        content = path.read_bytes()
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:  # PyTorch writes checksums, but does not compare them
+            if archive.testzip() is not None:
+                return None
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)  # type: ignore[arg-type]
+    except Exception:  # of a damaged file: whatever zipfile, pickle or PyTorch stumble over
+        return None
 
 
 def sha256_of(path: Path) -> str:

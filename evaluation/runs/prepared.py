@@ -22,7 +22,7 @@ from checkpoints.networks import build_network
 from checkpoints.pool import Pool
 from checkpoints.workers import be_deterministic, seed_everything
 from data import Split, Task
-from data.files import locked, write_tensors
+from data.files import locked, read_tensors, write_tensors
 from data.loaders import ExampleDataset, TensorLoader, loader_seed
 from data.seeds import derive_seed
 from methods import all_method_handlers
@@ -39,11 +39,14 @@ def prepared_for(method: str, settings: Mapping[str, Any], task: Task, original:
     if not prepares(method):
         return {}
     path = prepared_path(method, settings, task, original, device)
-    if not path.is_file():
+    content = read_tensors(path)
+    if content is None:  # it is not there, or damaged
         with locked(path.with_suffix(".lock")):
-            if not path.is_file():  # nobody else has made it meanwhile
+            content = read_tensors(path)
+            if content is None:  # nobody else has made it meanwhile
                 _prepare(path, method, settings, task, original, device)
-    tensors: dict[str, Tensor] = _read(path)["tensors"]
+                content = read_tensors(path)
+    tensors: dict[str, Tensor] = content["tensors"]
     return tensors
 
 
@@ -52,7 +55,8 @@ def prepared_seconds(method: str, settings: Mapping[str, Any], task: Task, devic
     if not prepares(method):
         return None
     pattern = prepared_path(method, settings, task, 0, device).name.replace("-00000.", "-*.")
-    seconds = [_read(path)["seconds"] for path in Pool(task, "original").folder.glob(pattern)]
+    found = [read_tensors(path) for path in Pool(task, "original").folder.glob(pattern)]
+    seconds = [content["seconds"] for content in found if content is not None]
     return sum(seconds) / len(seconds) if seconds else None
 
 
@@ -63,11 +67,6 @@ def prepared_path(method: str, settings: Mapping[str, Any], task: Task, original
     used = {name: settings[name] for name in handler.prepares_with or settings}
     digest = hashlib.sha256(json.dumps([source, used, device.split(":")[0]], sort_keys=True).encode()).hexdigest()[:12]
     return Pool(task, "original").folder / f"prepared-{method}-{digest}-{original:05d}.pt"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return content
 
 
 def _prepare(path: Path, method: str, settings: Mapping[str, Any], task: Task, original: int, device: str) -> None:

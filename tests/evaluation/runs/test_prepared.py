@@ -73,6 +73,18 @@ def test_it_sees_all_training_images_and_no_request(bank: Path, monkeypatch: pyt
     assert seen == [sorted(task.train.image_ids.tolist()), sorted(task.validation.image_ids.tolist())]
 
 
+@pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
+def test_what_is_damaged_is_made_again(damage: str, bank: Path) -> None:
+    """To the same bits. Catches a file that is believed, and one that every run stumbles over for ever."""
+    expected = prepared()
+    path = prepared_path("adversarial", SETTINGS, load(SPEC), 0, "cpu")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    left = {"flipped": len(content), "cut": len(content) // 2, "empty": 0}
+    path.write_bytes(bytes(content[: left[damage]]))
+    assert equal(prepared(), expected)
+
+
 def test_methods_without_preparation(bank: Path) -> None:
     """Nothing is done, and nothing is reported."""
     task = load(SPEC)
