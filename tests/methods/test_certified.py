@@ -585,7 +585,7 @@ def test_effect_of_dp_sgd() -> None:
     after = {which: mean_loss(left, task, which) for which in ("retain", "forget", "validation")}
     assert after["retain"] < 0.3 * mean_loss(originals, task, "retain")
     assert after["validation"] < 0.4 * mean_loss(originals, task, "validation")
-    assert after["forget"] > max(1.5 * after["retain"], 0.75 * after["validation"])
+    assert after["forget"] > max(1.2 * after["retain"], 0.75 * after["validation"])
 
 
 def test_dp_sgd_is_required(two_layers: tuple[Task, nn.Module], original: nn.Module) -> None:
