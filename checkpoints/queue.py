@@ -5,14 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 from checkpoints.workers import Workers
+from data.errors import UserError
 
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
 SECONDS_BETWEEN_LOOKS = 0.2
+NO_WORKERS = (
+    "The worker processes died, and new ones can't be started: memory may be short (--workers 1 needs less), or a file "
+    "of the kit has been broken meanwhile (python main.py list says which). What is finished is saved."
+)
 
 
 def work_off(
@@ -47,6 +53,8 @@ def work_off(
             for future in sorted(done, key=lambda future: pending[future][0]):
                 number, job, pool = pending.pop(future)
                 free.append(pool)
+                if isinstance(future.exception(), BrokenProcessPool):
+                    raise UserError(NO_WORKERS)
                 if settle(job, future):
                     waiting.appendleft((number, job))
         on_progress(len(jobs))

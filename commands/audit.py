@@ -20,7 +20,7 @@ def command(
     run: RunOptions = RunOptions(),
     output: JsonOptions = JsonOptions(),
 ) -> None:
-    """Put another question to what a grading has stored. A method that is not graded yet is run first.
+    """Put another question to what a grading has stored. Runs that are missing are done first, without a budget.
 
     Args:
         option: Option of the audit, like runs=8. Repeatable.

@@ -45,6 +45,12 @@ def choose_folders(chosen: Mapping[str, str | None]) -> None:
             os.environ[name] = folder
 
 
+def shown(path: Path) -> str:
+    """A path as a user types it: relative to the current folder where it lies below that."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
     """Inside, an `OSError` (no permission, no room, a file where a folder should be) is for the user to fix.

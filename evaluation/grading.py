@@ -16,6 +16,7 @@ from checkpoints.outputs import Outputs
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers
 from data import Task, TaskSpec, UserError, load
+from data.files import shown
 from evaluation.certification.certificates import collect
 from evaluation.console import Console
 from evaluation.metrics import METRICS
@@ -105,9 +106,10 @@ def _grade_one(grading: Grading, bank: Bank, workers: Workers, console: Console,
     console.tell(f"{name}: scoring {len(unlearned)} runs")
     report = make_report(grading, bank, unlearned, workers, began)
     report.save(grading.folder)
+    console.tell(f"{name}: saved in {shown(grading.folder)}")
     certificate = collect(grading.folder, name)
     if certificate is not None:
-        console.tell(f"{name}: python main.py certify {certificate} recomputes what it certifies")
+        console.tell(f"{name}: python main.py certify {shown(certificate)} recomputes what it certifies")
     return report
 
 

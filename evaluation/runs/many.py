@@ -58,7 +58,9 @@ def unlearn(
     budget = budget_seconds(grading, bank) if within_budget else None
     settings = replace(grading.run_settings, budget_seconds=budget, keep_weights=keep_weights or not last)
     with locked(folder / "lock", lambda: tell("another process works on this grading: waiting for it")):
-        write_atomically(folder / "config.yaml", lambda beside: beside.write_text(spec.to_yaml()))
+        config = folder / "config.yaml"
+        if within_budget or not config.is_file():  # an audit of a grading leaves its config, and so its budget, alone
+            write_atomically(config, lambda beside: beside.write_text(spec.to_yaml()))
         write_atomically(folder / "run_identity", lambda beside: beside.write_text(grading.identity))
         (folder / "failed.json").unlink(missing_ok=True)
         known = _known_runs(folder, grading.identity)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from data import all_tasks
 from evaluation.audits import AUDITS
+from evaluation.audits.audit import Audit
 from evaluation.metrics.intervals import Estimate
 from evaluation.metrics.score import Reference
 from evaluation.report import Report, read_reports, results_folder
@@ -176,7 +177,7 @@ def print_registries() -> None:
     for title, rows in (
         ("methods", {name: _first_line(handler) for name, handler in all_method_handlers().items()}),
         ("tasks", {name: info.summary for name, info in all_tasks().items()}),
-        ("audits", {name: audit.summary for name, audit in AUDITS.items()}),
+        ("audits", {name: _with_options(audit) for name, audit in AUDITS.items()}),
     ):
         screen.print(title)
         table = Table(box=None, show_header=False)
@@ -185,6 +186,11 @@ def print_registries() -> None:
         screen.print(table)
         screen.print()
     screen.print("python main.py list METHOD shows a method's hyper-parameters.")
+
+
+def _with_options(audit: Audit) -> str:
+    options = " ".join(f"{name}={value}" for name, value in audit.options().items())
+    return f"{audit.summary} (--option {options})" if options else audit.summary
 
 
 def print_method(name: str) -> None:

@@ -67,7 +67,8 @@ def test_wrong_options_are_a_sentence(audit: Audit) -> None:
 def test_examines_what_a_grading_has_stored(audit: Audit, workers: Workers, results: object) -> None:
     """No run is done again unless it needs weights; the result is frozen, is JSON, has a table, and comes again."""
     list(grade_methods([SPEC], workers, QUIET))
-    result, path = examine(audit, SPEC, {}, workers, QUIET)
+    result, path = examine(audit, replace(SPEC, budget_seconds=None), {}, workers, QUIET)
+    assert GradingSpec.read(path.with_name("config.yaml")) == SPEC, "the grading can't be repeated any more"
     assert is_dataclass(result)
     with pytest.raises(FrozenInstanceError):
         setattr(result, fields(result)[0].name, None)
