@@ -96,7 +96,7 @@ def export(
     if method not in handlers:
         raise unknown_name("method", method, handlers, shown_by="python main.py list")
     handler = handlers[method]
-    in_force = settings_in_force(method, settings or {})
+    in_force = kaggle_settings(method, settings or {})
     defaults = {name: parameter.default for name, parameter in handler.hyper_parameters().items()}
     program = Program(handler, {name: value for name, value in in_force.items() if value != defaults[name]})
     travellers = what_travels(program, whole_module)
@@ -106,7 +106,7 @@ def export(
     return Submission(method, in_force, *paths, owner)
 
 
-def settings_in_force(method: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def kaggle_settings(method: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """The hyper-parameters of a method as a grading of the task `kaggle` would have them.
 
     Raises:

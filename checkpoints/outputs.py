@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from data import Task
 
 OUTPUTS_FORMAT = 2
-"""Version of what is recorded: runs and models with another are recorded again. 2 has logits on the retain set."""
+"""Version of what is recorded: models of the bank with another are recorded again. 2 has logits on the retain set."""
 
 MANY_CLASSES = 10
 """Top-5 accuracy is for tasks with more classes than this: with ten, guessing is right half of the time."""

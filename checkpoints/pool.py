@@ -110,8 +110,9 @@ class Pool:
     def manifest(self) -> dict[str, Any]:
         """What is known of the finished files, by file name; empty before the first model, or if it is damaged."""
         try:
-            return dict(json.loads(self.manifest_path.read_text())["files"])
-        except (OSError, ValueError, KeyError, TypeError):
+            files = dict(json.loads(self.manifest_path.read_text())["files"])
+            return files if all(isinstance(record["sha256"], str) for record in files.values()) else {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
 
     def add_to_manifest(self, records: dict[str, Any]) -> None:

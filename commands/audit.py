@@ -27,10 +27,10 @@ def command(
     """
     from evaluation.spec import pairs
 
-    examine(audit, dict(pairs("--option", option)), values, task, grading, run, output)
+    show_audit(audit, dict(pairs("--option", option)), values, task, grading, run, output)
 
 
-def examine(
+def show_audit(
     name: str,
     options: dict[str, Any],
     values: ValuesOptions,
@@ -53,7 +53,7 @@ def examine(
     place = run.place()
     spec = attacked(values, task, grading)
     with run.pool(place) as pool:
-        result, path = examination.examine(AUDITS[name], spec, options, pool, run.console())
+        result, path = examination.audit_grading(AUDITS[name], spec, options, pool, run.console())
     if output.json:
         print(path.read_text(), end="")
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from commands.audit import examine
+from commands.audit import show_audit
 from commands.options import AUDIT, WHOLE, AttackOptions, JsonOptions, RunOptions, TaskOptions, ValuesOptions
 
 
@@ -24,4 +24,4 @@ def command(
         runs: Runs from each original.
         compat: Compute the modified entropy as the published code does.
     """
-    examine("membership", {"runs": runs, "compat": compat}, values, task, grading, run, output)
+    show_audit("membership", {"runs": runs, "compat": compat}, values, task, grading, run, output)

@@ -66,6 +66,9 @@ ResultFolder = Annotated[Path, Parameter(help="A folder of results/.")]
 def given(group: object) -> dict[str, Any]:
     """The fields of a group that were on the command line."""
     values = {field.name: getattr(group, field.name) for field in fields(group)}  # type: ignore[arg-type]
+    for name, value in values.items():
+        if value == "":
+            raise UserError(f"--{name.replace('_', '-')} needs a value, not an empty text.")
     return {name: value for name, value in values.items() if value not in (None, ()) and value is not False}
 
 
@@ -198,7 +201,7 @@ class _GradingGroup:
 
 @OPTIONS
 @dataclass(frozen=True, kw_only=True)
-class Metric(_GradingGroup):
+class MetricOption(_GradingGroup):
     """Which metric."""
 
     metric: Annotated[str | None, GRADING] = None
@@ -245,13 +248,13 @@ class Budget(_GradingGroup):
 
 @OPTIONS
 @dataclass(frozen=True, kw_only=True)
-class ZipOptions(Metric, Models):
+class ZipOptions(MetricOption, Models):
     """How to grade a zip."""
 
 
 @OPTIONS
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions(Budget, Seed, Metric, Models):
+class SearchOptions(Budget, Seed, MetricOption, Models):
     """How to grade the trials of a search."""
 
 

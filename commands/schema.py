@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def command() -> None:
-    """Print the JSON schema of what --json prints and report.json holds, with an explanation of every field."""
+    """Print the JSON schema of reports, as --json prints and report.json holds them: every field is explained."""
     import json
 
     from evaluation.views.schema import report_schema

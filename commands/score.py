@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from commands.options import JsonOptions, Metric, ResultFolder
+from commands.options import JsonOptions, MetricOption, ResultFolder
 from commands.output import show_or_print
 
 
-def command(directory: ResultFolder, /, *, grading: Metric = Metric(), output: JsonOptions = JsonOptions()) -> None:
+def command(
+    directory: ResultFolder, /, *, grading: MetricOption = MetricOption(), output: JsonOptions = JsonOptions()
+) -> None:
     """Score the stored outputs of a grading again, with its metric or another, without running anything."""
     from evaluation.console import Console
     from evaluation.grading import score_again, warn_of_metric

@@ -75,6 +75,8 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     A process that dies in between leaves at most a file whose name starts with a dot; two that write the same
     file at once both succeed, and the later one wins. Raises `UserError` if the file can't be written.
     """
+    if not path.name:
+        raise UserError("A file to write needs a name; none is given.")
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{os.getpid()}-{path.name}")

@@ -93,7 +93,7 @@ def test_what_it_leaves(graded: tuple[Answer, Path]) -> None:
     )
     scores = report.scores
     assert scores.score.low <= scores.score.value <= scores.score.high
-    assert np.shape(scores.epsilons) == (1, 12)
+    assert np.array(scores.epsilons).shape == (1, 12)
     assert scores.share_of_ceiling == pytest.approx(scores.score.value / scores.ceiling.score.value)
     with np.load(folder / "outputs.npz") as outputs:
         assert outputs["forget"].shape == (32, 12, 10)

@@ -109,7 +109,7 @@ def decode(tree: Tree) -> None:
     tree.run("decode", "show", "--task", "digits", "--out", str(tree.folder / "digits.png"))
 
 
-def grade(tree: Tree) -> None:
+def grade_methods(tree: Tree) -> None:
     """Grade the methods, each from two originals."""
     tree.run("grade", "-m", ",".join(METHODS), *SIZE, *FORGET, *GRADING, "--originals", "2", "-q", "--json")
 
@@ -167,7 +167,7 @@ def sequence(tree: Tree) -> None:
     tree.run("sequence", "-m", "my_method,scrub", *SIZE, *requests, *GRADING, "--originals", "1", "-q", "--json")
 
 
-JOBS: tuple[Callable[[Tree], None], ...] = (decode, grade, grade_prepared, grade_zip, sequence, sweep, tune)
+JOBS: tuple[Callable[[Tree], None], ...] = (decode, grade_methods, grade_prepared, grade_zip, sequence, sweep, tune)
 
 # ----------------------------------------------------------------------------------------------------------------------
 # What is compared

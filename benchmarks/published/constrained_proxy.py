@@ -119,7 +119,7 @@ def compare(request: str, options: argparse.Namespace, workers: Workers) -> str:
     for method in METHODS:
         fixed = {"stop": STOPS[request]} if method == "constrained" else {}
         settings = search(method, fixed, task, bank, options.originals, options.trials)
-        results.append(grade(method, settings, task, bank, originals=options.originals, runs=options.models))
+        results.append(measured(method, settings, task, bank, originals=options.originals, runs=options.models))
         notes.append(f"`{method}`: {', '.join(f'{name}={value}' for name, value in settings.items())}")
     text = "\n\n".join([f"**{request}**", as_markdown(results), *notes]) + "\n\n"
     print(text, flush=True)
@@ -157,7 +157,7 @@ def run(
     return record_outputs(done.net, task), done.seconds
 
 
-def grade(method: str, settings: Settings, task: Task, bank: Bank, originals: int, runs: int) -> Result:
+def measured(method: str, settings: Settings, task: Task, bank: Bank, originals: int, runs: int) -> Result:
     """The row of a method: `runs` runs from each original."""
     aim = float(bank.originals.outputs(originals).retain_accuracy.mean())
     parts, seconds = [], []

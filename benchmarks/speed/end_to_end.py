@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 
 
-def grade(method: str, folder: str) -> tuple[float, dict[str, Any]]:
+def timed_grading(method: str, folder: str) -> tuple[float, dict[str, Any]]:
     """Seconds of `python main.py -m METHOD`, and its report."""
     environment = dict(os.environ)
     for name in ("BANK", "RESULTS", "CACHE"):
@@ -34,8 +34,8 @@ def main() -> None:
     """Print a table."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        first, report = grade("my_method", folder)
-        second, other = grade("noisy_finetune", folder)
+        first, report = timed_grading("my_method", folder)
+        second, other = timed_grading("noisy_finetune", folder)
     runs = other["grading"]["models"] * other["grading"]["originals"]
     inside = other["cost"]["runs_seconds_mean"] * runs / other["provenance"]["workers"]
     print(f"digits, N = {report['models']}, {report['originals']} originals, {report['workers']} workers")

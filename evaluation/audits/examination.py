@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from checkpoints.bank import Bank, ensure
 from checkpoints.grouped import State
 from checkpoints.networks import build_network
@@ -24,7 +26,7 @@ from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
 
 
-def examine(
+def audit_grading(
     audit: Audit, spec: GradingSpec, options: Mapping[str, Any], workers: Workers, console: Console
 ) -> tuple[Result, Path]:
     """Put an audit to the runs of a grading; the result, and the file in the grading's folder that has it.
@@ -42,13 +44,18 @@ def examine(
     with console.progress("bank", "models") as on_progress:
         bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
     with console.progress(spec.method, "runs") as on_progress:
-        unlearned = unlearn(grading, bank, workers, console.tell, on_progress, audit.needs_weights, within_budget=False)
+        unlearned = unlearn(grading, bank, workers, console.tell, on_progress, True, audit.needs_weights)
     with console.waiting(f"{spec.method}: {audit.name}"):
         result = audit.examine(_evidence(grading, bank, unlearned, audit.needs_weights), **values)
     path = grading.folder / f"audit-{audit.name}.json"
     record = {"audit": audit.name, "method": spec.method, "options": values, "result": asdict(result)}  # type: ignore[call-overload]
-    write_atomically(path, lambda beside: beside.write_text(json.dumps(record, indent=1) + "\n"))
+    write_atomically(path, lambda beside: beside.write_text(json.dumps(record, indent=1, default=_plain) + "\n"))
     return result, path
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as one of Python, for JSON."""
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 def _evidence(grading: Grading, bank: Bank, unlearned: Unlearned, with_weights: bool) -> Evidence:

@@ -180,7 +180,7 @@ def examine(evidence: Evidence, runs: int = 4, compat: bool = False) -> Membersh
         UserError: `runs` is less than 1; or as `attack_outputs`.
     """
     if runs < 1:
-        raise UserError("--runs must be at least 1.")
+        raise UserError("membership: --runs (or --option runs=) must be at least 1.")
     first_runs = Outputs.join([outputs[:runs] for outputs in evidence.unlearned])
     kinds = {
         "original": evidence.originals,

@@ -16,12 +16,12 @@ only the variance is taken: F of a draw is larger than F of the whole pools.
 With two originals that is a guess from a single difference, so it is moderated by a belief that they differ a lot,
 which weighs little: without it, originals that happen to agree promise too much, and with more weight it drowns what
 is seen (at 0.5 degrees of freedom, with two originals that differ by 0.2 standard deviations, 87 % of the intervals
-held the truth at N = 512). The
-variances from originals and from retrained models add up by the rule of Welch and Satterthwaite, which gives the
-degrees of freedom of the t quantile. With K = 1 nothing is known about other originals, and the interval is about
-this one; under the full protocol, where every unlearned model comes from an original of its own, it is about all.
+covered the true value at N = 512). The variances from originals and from retrained models add up by the rule of Welch
+and Satterthwaite, which gives the degrees of freedom of the t quantile. With K = 1 nothing is known about other
+originals, and the interval is about this one; under the full protocol, where every unlearned model comes from an
+original of its own, it is about all.
 
-`benchmarks/checks/interval_coverage.py` measures how often such intervals hold the truth.
+`benchmarks/checks/interval_coverage.py` measures how often such intervals cover the true value.
 """
 
 from __future__ import annotations

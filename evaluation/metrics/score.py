@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from checkpoints.outputs import Outputs
 from data import Request, Task
 from evaluation.metrics.intervals import Estimate, Grades, Population, ceiling, estimate_grades
-from evaluation.metrics.metric import Metric
+from evaluation.metrics.metric import Floats, Metric
 
 FLOOR_REPLICATES = 20
 """Fewer than for a method: the floor is 0, or nearly so, and its interval need not be exact to a tenth of its width."""
@@ -53,8 +54,8 @@ class Scores:
     """F of each original's runs."""
     forgetting_quality_by_request: list[float]
     """F of the examples of each request so far."""
-    epsilons: list[list[float]]
-    """Epsilon of every forget example, `(originals, forget)`, in the order of the training indices."""
+    epsilons: list[list[float | None]]
+    """Epsilon of every forget example, `(originals, forget)`, in the order of the training indices; None: infinite."""
 
 
 def score_outputs(
@@ -83,8 +84,13 @@ def score_outputs(
         score_by_original=list(grades.score_by_original),
         forgetting_quality_by_original=list(grades.forgetting_quality_by_original),
         forgetting_quality_by_request=[_quality_of(request, pools, truth, task, metric) for request in task.arrived],
-        epsilons=[metric.epsilons(one.confidences, truth.confidences).tolist() for one in pools],
+        epsilons=[_finite(metric.epsilons(one.confidences, truth.confidences)) for one in pools],
     )
+
+
+def _finite(epsilons: Floats) -> list[float | None]:
+    """JSON has no infinity."""
+    return [value if math.isfinite(value) else None for value in epsilons.tolist()]
 
 
 def _quality_of(request: Request, pools: list[Population], truth: Population, task: Task, metric: Metric) -> float:

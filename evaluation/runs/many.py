@@ -42,30 +42,33 @@ def unlearn(
     workers: Workers,
     tell: Tell = lambda text: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    for_audit: bool = False,
     keep_weights: bool = False,
-    within_budget: bool = True,
 ) -> Unlearned:
     """Run the method as often as the grading needs; runs that are on disk already are not repeated.
 
     Weights are kept where another request is to arrive, and with `keep_weights`: `runs/*.pt` in the grading's folder.
-    With `within_budget` False, runs may take as long as they like.
+    With `for_audit`, runs may take as long as they like, need logits on the retain set, which early versions did not
+    record, and what the folder says of the grading (its config, and whether it failed) stays.
 
     Raises:
         GradingFailedError: a run raised, broke the contract or exceeded the budget. The others are kept.
     """
     spec, folder = grading.spec, grading.folder
     last = spec.task.step == len(grading.task.requests) - 1
-    budget = budget_seconds(grading, bank) if within_budget else None
+    budget = None if for_audit else budget_seconds(grading, bank)
     settings = replace(grading.run_settings, budget_seconds=budget, keep_weights=keep_weights or not last)
     with locked(folder / "lock", lambda: tell("another process works on this grading: waiting for it")):
         config = folder / "config.yaml"
-        if within_budget or not config.is_file():  # an audit of a grading leaves its config, and so its budget, alone
+        if not (for_audit and config.is_file()):
             write_atomically(config, lambda beside: beside.write_text(spec.to_yaml()))
+            (folder / "failed.json").unlink(missing_ok=True)
         write_atomically(folder / "run_identity", lambda beside: beside.write_text(grading.identity))
-        (folder / "failed.json").unlink(missing_ok=True)
         known = _known_runs(folder, grading.identity)
         if budget is not None:  # an earlier grading may have allowed more
             known = {key: run for key, run in known.items() if run.seconds[0] <= budget}
+        if for_audit:
+            known = {key: run for key, run in known.items() if run.outputs.retain is not None}
         if settings.keep_weights:
             known = {key: run for key, run in known.items() if run_path(folder, *key, ".pt").is_file()}
         missing = [key for key in spec.runs() if key not in known]

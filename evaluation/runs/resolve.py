@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from checkpoints.outputs import OUTPUTS_FORMAT
 from data import Recipe, Task, UserError
 from evaluation.report import results_folder
 from evaluation.runs.settings import RunSettings
@@ -105,7 +104,7 @@ def _run_identity(spec: GradingSpec, task: Task, settings: Mapping[str, Any], de
     """The source of the method is part of it: an edited method is another method."""
     source = inspect.getsource(inspect.getmodule(all_method_handlers()[spec.method]))  # type: ignore[arg-type]
     kind = device.split(":")[0]
-    return _digest([task.fingerprint, spec.method, settings, source, spec.seed, kind, OUTPUTS_FORMAT])[:12]
+    return _digest([task.fingerprint, spec.method, settings, source, spec.seed, kind])[:12]
 
 
 def _digest(decided: list[Any]) -> str:

@@ -37,7 +37,7 @@ from evaluation.spec import GradingSpec
 from evaluation.sweeps.plan import Run, Sweep
 
 Result = dict[str, Any]
-"""What a run came to, as its file has it: see `perform`."""
+"""What a run came to, as its file has it: see `perform_one`."""
 
 
 @dataclass
@@ -115,7 +115,7 @@ def _do_missing(
 
     def submit(run: Run, pool: Workers) -> Future[str | None]:
         settings = replace(gradings[run].run_settings, device=pool.device, folder=paths[run].parent)
-        return pool.submit(perform, settings, run.seed, paths[run])
+        return pool.submit(perform_one, settings, run.seed, paths[run])
 
     def settle(run: Run, future: Future[str | None]) -> bool:
         _note(run, future, paths[run], results)
@@ -137,7 +137,7 @@ def _note(run: Run, future: Future[str | None], path: Path, results: Results) ->
         results.failed[run] = f"{run.method} failed: {complaint}. Its log: {path.with_suffix('.log')}."
 
 
-def perform(settings: RunSettings, original: int, path: Path) -> str | None:
+def perform_one(settings: RunSettings, original: int, path: Path) -> str | None:
     """Do one run, from one of the originals, and write its result file. A job for a worker.
 
     The file has the run's settings, its `seconds`, its `accuracy` by split, the method's `history` and `certificate`

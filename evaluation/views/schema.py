@@ -27,10 +27,12 @@ def report_schema() -> dict[str, Any]:
         definition["additionalProperties"] = False
         for field, explanation in _explanations(name).items():
             definition["properties"][field] = {"description": explanation, **definition["properties"][field]}
+    definitions["Report"]["properties"]["format"]["const"] = FORMAT
+    either = {"anyOf": list(schemas)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": f"Report of a grading, format {FORMAT}; of several requests, one for each",
-        "anyOf": list(schemas),
+        "anyOf": [*schemas, {"type": "array", "items": either, "description": "of several methods: -m a,b --json"}],
         "$defs": definitions,
     }
 

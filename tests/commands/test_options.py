@@ -138,11 +138,11 @@ def test_membership_takes_features(monkeypatch: pytest.MonkeyPatch) -> None:
         def as_table(self) -> str:
             return "table"
 
-    def examine(audit: Audit, spec: GradingSpec, options: dict[str, Any], *_: object) -> tuple[Found, str]:
+    def audit_grading(audit: Audit, spec: GradingSpec, options: dict[str, Any], *_: object) -> tuple[Found, str]:
         seen.append((spec, options))
         return Found(), "path"
 
-    monkeypatch.setattr("evaluation.audits.examination.examine", examine)
+    monkeypatch.setattr("evaluation.audits.examination.audit_grading", audit_grading)
     for words in (["membership", "--runs", "2"], ["audit", "membership", "--option", "runs=2"]):
         answer = command(*words, "-m", "my_method", "--features", "resnet18", "--workers", "1")
         assert (answer.code, answer.stderr) == (0, "")

@@ -548,7 +548,7 @@ def test_each_original_is_graded_by_itself(workers: CountingWorkers, results: Pa
     """The mean over originals, and never one pool of all runs: with one original the same number comes again."""
     both = grade_one(replace(TINY, originals=2), workers)
     assert sorted(workers.runs) == [(original, run) for original in range(2) for run in range(N)]
-    assert np.shape(both.scores.epsilons) == (2, 12)
+    assert np.array(both.scores.epsilons).shape == (2, 12)
     assert both.scores.score.value == pytest.approx(np.mean(both.scores.score_by_original))
     first = grade_one(TINY, workers)
     assert first.scores.score_by_original == both.scores.score_by_original[:1]
@@ -560,7 +560,7 @@ def test_protocol_full_runs_each_of_n_originals_once(workers: CountingWorkers, r
     report = grade_one(replace(TINY, protocol="full"), workers)
     assert sorted(workers.runs) == [(original, 0) for original in range(N)]
     assert (report.grading.originals, report.grading.models) == (N, N)
-    assert np.shape(report.scores.epsilons) == (1, 12)
+    assert np.array(report.scores.epsilons).shape == (1, 12)
 
 
 @pytest.mark.slow

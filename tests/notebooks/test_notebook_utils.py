@@ -14,7 +14,7 @@ import notebook_utils
 from data import all_tasks
 from data.errors import UserError
 from methods import all_method_handlers
-from notebook_utils import export, settings_in_force
+from notebook_utils import export, kaggle_settings
 from notebooks import assembly
 from tests.command_line import command
 
@@ -74,7 +74,7 @@ def test_values_are_baked_in_and_visible(tmp_path: Path) -> None:
 def test_retraining_follows_the_competitions_recipe() -> None:
     """As a grading of the task `kaggle` does; what is set goes before."""
     recipe = all_tasks()["kaggle"].recipe
-    settings = settings_in_force("retrain", {"epochs": "3"})
+    settings = kaggle_settings("retrain", {"epochs": "3"})
     assert settings["optimizer"] == recipe.optimizer == "adam"
     assert settings["learning_rate"] == recipe.learning_rate
     assert settings["class_weights"] is True

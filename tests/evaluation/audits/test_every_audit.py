@@ -17,7 +17,7 @@ from checkpoints.workers import Workers
 from data import TaskSpec, UserError
 from evaluation.audits import AUDITS
 from evaluation.audits.audit import Audit, Evidence
-from evaluation.audits.examination import examine
+from evaluation.audits.examination import audit_grading
 from evaluation.audits.membership import examine as membership_of
 from evaluation.console import Console
 from evaluation.grading import grade_methods
@@ -67,7 +67,7 @@ def test_wrong_options_are_a_sentence(audit: Audit) -> None:
 def test_examines_what_a_grading_has_stored(audit: Audit, workers: Workers, results: object) -> None:
     """No run is done again unless it needs weights; the result is frozen, is JSON, has a table, and comes again."""
     list(grade_methods([SPEC], workers, QUIET))
-    result, path = examine(audit, replace(SPEC, budget_seconds=None), {}, workers, QUIET)
+    result, path = audit_grading(audit, replace(SPEC, budget_seconds=None), {}, workers, QUIET)
     assert GradingSpec.read(path.with_name("config.yaml")) == SPEC, "the grading can't be repeated any more"
     assert is_dataclass(result)
     with pytest.raises(FrozenInstanceError):
@@ -78,7 +78,7 @@ def test_examines_what_a_grading_has_stored(audit: Audit, workers: Workers, resu
     stored = json.loads(path.read_text())
     assert stored["result"] == json.loads(json.dumps(asdict(result)))
     assert (stored["audit"], stored["method"]) == (audit.name, "my_method")
-    again, _ = examine(audit, SPEC, {}, workers, QUIET)
+    again, _ = audit_grading(audit, SPEC, {}, workers, QUIET)
     assert again == result
 
 
@@ -95,7 +95,7 @@ def test_an_audit_that_needs_weights_gets_them(workers: Workers, results: object
         return membership_of(evidence)
 
     with_weights = Audit("weights", "an audit of the tests that looks at weights", look, needs_weights=True)
-    _, path = examine(with_weights, SPEC, {}, workers, QUIET)
+    _, path = audit_grading(with_weights, SPEC, {}, workers, QUIET)
     (evidence,) = seen
     assert evidence.unlearned_weights is not None
     network = build_network(evidence.task)
@@ -106,7 +106,7 @@ def test_an_audit_that_needs_weights_gets_them(workers: Workers, results: object
     assert evidence.original_weights(0).keys() == evidence.retrained_weights(5).keys() == network.state_dict().keys()
 
     kept = [run_path(path.parent, original, run, ".pt").stat().st_mtime_ns for original, run in SPEC.runs()]
-    examine(with_weights, SPEC, {}, workers, QUIET)
+    audit_grading(with_weights, SPEC, {}, workers, QUIET)
     assert kept == [run_path(path.parent, original, run, ".pt").stat().st_mtime_ns for original, run in SPEC.runs()]
-    examine(replace(with_weights, needs_weights=False), SPEC, {}, workers, QUIET)
+    audit_grading(replace(with_weights, needs_weights=False), SPEC, {}, workers, QUIET)
     assert seen[-1].unlearned_weights is None

@@ -17,7 +17,7 @@ from checkpoints.outputs import record_outputs
 from checkpoints.workers import Workers
 from data import Split, Task, TaskSpec, UserError, load
 from evaluation.audits import AUDITS
-from evaluation.audits.examination import examine
+from evaluation.audits.examination import audit_grading
 from evaluation.audits.membership import (
     FEATURES,
     Attack,
@@ -230,7 +230,7 @@ def test_networks_of_all_kinds_are_attacked(workers: Workers) -> None:
     Catches an attack on the wrong networks, and means over the wrong ones.
     """
     spec = replace(SPEC, method="do_nothing", models=8)
-    idle, path = examine(AUDITS["membership"], spec, {"runs": 2}, workers, Console(quiet=True))
+    idle, path = audit_grading(AUDITS["membership"], spec, {"runs": 2}, workers, Console(quiet=True))
     assert isinstance(idle, Membership)
     assert idle.networks == {"original": 2, "retrained": 4, "unlearned": 4}
     for name, one in idle.attacks["original"].items():
@@ -254,7 +254,7 @@ def test_networks_of_all_kinds_are_attacked(workers: Workers) -> None:
 def test_mistakes_are_refused(spec: GradingSpec, runs: int, message: str, workers: Workers) -> None:
     """Before anything is trained."""
     with pytest.raises(UserError, match=message):
-        examine(AUDITS["membership"], spec, {"runs": runs}, workers, Console(quiet=True))
+        audit_grading(AUDITS["membership"], spec, {"runs": runs}, workers, Console(quiet=True))
 
 
 @pytest.mark.slow

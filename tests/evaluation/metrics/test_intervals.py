@@ -1,4 +1,4 @@
-"""F and score with their intervals: what they are, when they are equal, and how often they hold the truth."""
+"""F and score with their intervals: what they are, when they are equal, and how often they cover the true value."""
 
 from __future__ import annotations
 

@@ -30,10 +30,12 @@ def test_every_field_is_explained() -> None:
 
 
 def test_reports_are_valid(make_report: MakeReport) -> None:
-    """One of a request, and one of several."""
+    """One of a request, one of several, and what is printed of several methods."""
     report = make_report()
     for found in (report, SequenceReport([report, report], report)):
-        jsonschema.validate(json.loads(json.dumps(found.to_dict())), report_schema())
+        document = json.loads(json.dumps(found.to_dict()))
+        jsonschema.validate(document, report_schema())
+        jsonschema.validate([document, document], report_schema())
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,7 @@ def test_reports_are_valid(make_report: MakeReport) -> None:
         ("scores", {"surprise": 1}),
         ("grading", {"models": "many"}),
         ("cost", {"retrain_seconds": None}),
+        (None, {"format": 3}),
     ],
 )
 def test_what_is_wrong_is_not(room: str | None, change: dict[str, Any], make_report: MakeReport) -> None:
@@ -51,5 +54,5 @@ def test_what_is_wrong_is_not(room: str | None, change: dict[str, Any], make_rep
     (record if room is None else record[room]).update(change)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(record, report_schema())
-    with pytest.raises(ValueError, match=r"surprise|models|retrain_seconds"):
+    with pytest.raises(ValueError, match=r"surprise|models|retrain_seconds|format"):
         Report.from_json(json.dumps(record))
