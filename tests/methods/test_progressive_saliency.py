@@ -400,11 +400,11 @@ def test_effect(originals: list[nn.Module], task: Task) -> None:
 
     Catches forgetting that rehearsal undoes, and rehearsal that does not repair.
     """
-    make = partial(ProgressiveSaliency, loss="match", forget_rate=0.15, rehearsal=6, stop=False)
+    make = partial(ProgressiveSaliency, loss="match", forget_rate=0.1, rehearsal=6, stop=False)
     left = unlearn_each(make, originals, task)
-    assert mean_loss(left, task, "forget") > 3 * mean_loss(originals, task, "forget")
-    assert mean_accuracy(left, task, "retain") > 0.75
-    assert mean_accuracy(left, task, "validation") > mean_accuracy(originals, task, "validation") - 0.25
+    assert mean_loss(left, task, "forget") > 1.4 * mean_loss(originals, task, "forget")
+    assert mean_accuracy(left, task, "retain") > 0.9
+    assert mean_accuracy(left, task, "validation") > mean_accuracy(originals, task, "validation") - 0.15
 
 
 def test_effect_on_a_class(originals: list[nn.Module], one_class: Task) -> None:
