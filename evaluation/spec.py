@@ -19,8 +19,9 @@ from evaluation.tuned import Tuned
 from methods import all_method_handlers
 
 PROTOCOLS = ("per-original", "full")
-MOST = 10**9
-"""Of originals, models, and seeds; more is a mistake."""
+MOST_MODELS = 10**6
+MOST_SEED = 2**64
+"""More is a mistake. (Searches derive seeds of up to 64 bits from the user's.)"""
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,13 @@ class GradingSpec:
             raise UserError(f"--metric is one of {', '.join(METRICS)}, not {self.metric!r}.")
         if self.originals < 1:
             raise UserError(f"A grading needs at least 1 original, not {self.originals}.")
-        for name, number in (("originals", self.originals), ("models", self.models), ("seed", abs(self.seed))):
-            if number > MOST:
-                raise UserError(f"--{name} can't be more than {MOST:,}.")
+        for name, number, most in (
+            ("originals", self.originals, MOST_MODELS),
+            ("models", self.models, MOST_MODELS),
+            ("seed", abs(self.seed), MOST_SEED),
+        ):
+            if number > most:
+                raise UserError(f"--{name} can't be more than {most:,}.")
         fewest = METRICS[self.metric].fewest_models
         if self.models < fewest:
             raise UserError(f"The {self.metric} metric needs at least {fewest} models, not {self.models}.")

@@ -65,7 +65,7 @@ def look_over(path: Path, models: int, task: Task) -> SubmittedZip:
     Raises:
         UserError: it is no zip, has something else in it, has a checkpoint twice or not at all, or one too large.
     """
-    if path.exists() and not path.is_file():  # a pipe or a device could be read for ever
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe or a device could be read for ever
         raise UserError(f"{path} is not a regular file: give the submission.zip that the notebook wrote.")
     try:
         archive = zipfile.ZipFile(path)

@@ -15,7 +15,7 @@ from checkpoints.networks import build_network
 from data import Task, TaskSpec, load
 from data.errors import UserError
 from evaluation.runs.one import unlearn_once
-from evaluation.runs.settings import RunSettings, run_seed
+from evaluation.runs.settings import outside_gradings, run_seed
 
 if TYPE_CHECKING:
     from checkpoints.grouped import State
@@ -55,7 +55,7 @@ def local_states(
     """
     task = load(task_spec, device, progress=False)
     state = torch.load(original, map_location="cpu", weights_only=True)
-    grading = RunSettings(task_spec, device, method, dict(settings), seed=0, folder=Path())
+    grading = outside_gradings(task_spec, method, settings, device)
     nets = [unlearn_once(grading, task, state, run_seed(grading, 0, run)).net for run in range(runs)]
     return [{key: value.detach().cpu() for key, value in net.state_dict().items()} for net in nets]
 

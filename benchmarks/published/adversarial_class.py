@@ -14,7 +14,6 @@ percentages, means over runs. "time" is relative to the time of retraining.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from data.seeds import derive_seed
 from evaluation.runs.one import unlearn_once
 from evaluation.runs.prepared import prepared_for
 from evaluation.runs.resolve import settings_in_force
-from evaluation.runs.settings import RunSettings
+from evaluation.runs.settings import outside_gradings
 
 FOUND_GOOD = {
     "epochs": 5,
@@ -91,7 +90,7 @@ def compare(sparsity: float, options: argparse.Namespace) -> None:
     prepared = prepared_for("adversarial", settings, task, 0, "cpu")
     done = [
         unlearn_once(
-            RunSettings(task.spec, "cpu", "adversarial", settings, run, Path()),
+            outside_gradings(task.spec, "adversarial", settings, seed=run),
             task,
             bank.originals.state(0),
             derive_seed("adversarial", run),

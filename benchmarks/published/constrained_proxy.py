@@ -42,7 +42,7 @@ from data.seeds import derive_seed
 from evaluation.metrics import METRICS
 from evaluation.metrics.score import quick_score
 from evaluation.runs.one import unlearn_once
-from evaluation.runs.settings import RunSettings
+from evaluation.runs.settings import outside_gradings
 from evaluation.spec import GradingSpec
 from evaluation.tuning import propose
 
@@ -152,7 +152,7 @@ def run(
     method: str, settings: Settings, task: Task, originals: Pool, original: int, seed: int
 ) -> tuple[Outputs, float]:
     """What one run leaves, and the processor seconds that it took."""
-    chosen = RunSettings(task.spec, "cpu", method, dict(settings), seed, Path())
+    chosen = outside_gradings(task.spec, method, settings, seed=seed)
     done = unlearn_once(chosen, task, originals.state(original), seed)
     return record_outputs(done.net, task), done.seconds
 

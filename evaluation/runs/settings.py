@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,13 @@ class RunSettings:
     keep_weights: bool = False
     """Whether the weights that each run leaves are kept: the runs of another request go on from them."""
     limits: Limits = field(default_factory=lambda: LIMITS)
+
+
+def outside_gradings(
+    task: TaskSpec, method: str, hyper_parameters: Mapping[str, Any], device: str = "cpu", seed: int = 0
+) -> RunSettings:
+    """For runs that belong to no grading: without a budget, and without files."""
+    return RunSettings(task, device, method, dict(hyper_parameters), seed, folder=Path())
 
 
 def run_path(folder: Path, original: int, run: int, ending: str) -> Path:
