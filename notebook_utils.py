@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError, unknown_name
+from data.files import shown
 
 if TYPE_CHECKING:
     from notebooks.extraction import Program, Travellers
@@ -63,9 +64,7 @@ class Submission:
     @property
     def push_command(self) -> str:
         """The command of Kaggle's own client (`pip install kaggle`) that pushes the notebook, and starts it there."""
-        folder = self.metadata.parent
-        shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
-        return f"kaggle kernels push -p {shown}"
+        return f"kaggle kernels push -p {shown(self.metadata.parent)}"
 
 
 def export(

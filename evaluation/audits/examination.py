@@ -44,7 +44,9 @@ def audit_grading(
     with console.progress("bank", "models") as on_progress:
         bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
     with console.progress(spec.method, "runs") as on_progress:
-        unlearned = unlearn(grading, bank, workers, console.tell, on_progress, True, audit.needs_weights)
+        unlearned = unlearn(
+            grading, bank, workers, console.tell, on_progress, for_audit=True, keep_weights=audit.needs_weights
+        )
     with console.waiting(f"{spec.method}: {audit.name}"):
         result = audit.examine(_evidence(grading, bank, unlearned, audit.needs_weights), **values)
     path = grading.folder / f"audit-{audit.name}.json"
