@@ -154,8 +154,8 @@ def execute(
     """
     import torch
 
-    from checkpoints.workers import Workers
     from data import TaskSpec, load
+    from evaluation.isolation.handle import room_workers
     from methods import all_method_handlers
     from notebooks import checks
     from notebooks.execution import execute_notebook
@@ -167,7 +167,7 @@ def execute(
     original = folder / "original_model.pth"
     scratch = Path(tempfile.mkdtemp(prefix="submission-"))
     try:
-        with Workers(1, device) as grader:
+        with room_workers(1, device) as grader:
             local = grader.submit(
                 checks.local_states, submission.method, submission.settings, task_spec, original, checkpoints, device
             )

@@ -35,11 +35,13 @@ _progress: Any = None  # in a worker: the shared counter of its pool
 class Workers:
     """A pool of `count` processes that compute on `device`. A context manager; leaving it stops the processes.
 
+    `beside` is called with the device in each process as the first thing that it does.
+
     Raises:
         UserError: `count` is less than 1.
     """
 
-    def __init__(self, count: int, device: str = "cpu") -> None:
+    def __init__(self, count: int, device: str = "cpu", beside: Callable[[str], None] | None = None) -> None:
         if count < 1:
             raise UserError(f"--workers must be at least 1, not {count}.")
         self.count = count
@@ -50,7 +52,7 @@ class Workers:
         self._pool = ProcessPool(
             max_workers=count,
             initializer=_start,
-            initargs=(self._progress, device, chosen_folders()),
+            initargs=(self._progress, device, chosen_folders(), beside),
             context=context,
         )
 
@@ -123,8 +125,10 @@ def start_server() -> None:
     _context()
 
 
-def _start(progress: Any, device: str, folders: Mapping[str, str | None]) -> None:
+def _start(progress: Any, device: str, folders: Mapping[str, str | None], beside: Callable[[str], None] | None) -> None:
     global _progress
+    if beside is not None:
+        beside(device)
     _progress = progress
     choose_folders(folders)  # the server that workers are forked from has the environment of when it was started
     # Ctrl-C is for the main process, which stops the workers; they would only print their own tracebacks.

@@ -337,9 +337,10 @@ class RunOptions(QuietOptions):
 
     def pool(self, place: str) -> Workers:
         """The processes, on a device. Raises `UserError` if there are to be none."""
-        from checkpoints.workers import Workers, default_workers
+        from checkpoints.workers import default_workers
+        from evaluation.isolation.handle import room_workers
 
-        return Workers(default_workers(place) if self.workers is None else self.workers, place)
+        return room_workers(default_workers(place) if self.workers is None else self.workers, place)
 
 
 @OPTIONS

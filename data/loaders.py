@@ -168,27 +168,32 @@ class TensorLoader(DataLoader[Sample]):
         return (self.dataset.batch(indices) for indices in self.batch_sampler)
 
 
+def run_datasets(task: Task) -> tuple[ExampleDataset, ExampleDataset, ExampleDataset]:
+    """What the loaders of a run are over: fresh copies of the retain, forget and validation set."""
+    retain = ExampleDataset(task.train, task.retain_indices)
+    return retain, ExampleDataset(task.train, task.request_indices), ExampleDataset(task.validation)
+
+
 def run_loaders(
-    task: Task, seed: int, batch_size: int | None = None
+    task: Task,
+    seed: int,
+    batch_size: int | None = None,
+    datasets: tuple[ExampleDataset, ExampleDataset, ExampleDataset] | None = None,
 ) -> tuple[TensorLoader, TensorLoader, TensorLoader]:
     """The retain, forget and validation loader of one run of a method, all shuffled, on the task's device.
 
     Their batches are as large as those that the original was trained on, unless `batch_size` says otherwise.
-    They are over fresh copies: what a method does to its data never reaches another run, or the evaluation.
-    Each has a generator of its own, seeded with `loader_seed`, so the order of one never depends on use of
-    the others.
+    They are over fresh copies, or over `datasets` that nobody else uses: what a method does to its data never reaches
+    another run, or the evaluation. Each has a generator of its own, seeded with `loader_seed`, so the order of one never
+    depends on use of the others.
     """
 
-    def loader(name: str, split: Split, indices: np.ndarray | None = None) -> TensorLoader:
+    def loader(name: str, dataset: ExampleDataset) -> TensorLoader:
         generator = torch.Generator().manual_seed(loader_seed(seed, name))
-        size = batch_size or task.recipe.batch_size
-        return TensorLoader(ExampleDataset(split, indices), size, shuffle=True, generator=generator)
+        return TensorLoader(dataset, batch_size or task.recipe.batch_size, shuffle=True, generator=generator)
 
-    return (
-        loader("retain", task.train, task.retain_indices),
-        loader("forget", task.train, task.request_indices),
-        loader("validation", task.validation),
-    )
+    retain, forget, validation = datasets or run_datasets(task)
+    return loader("retain", retain), loader("forget", forget), loader("validation", validation)
 
 
 def loader_seed(seed: int, name: str) -> int:

@@ -32,6 +32,7 @@ from evaluation.console import Console
 from evaluation.grading import announce, assemble_report, load_with_one_request
 from evaluation.report import Cost, MethodRecord, Report, results_folder
 from evaluation.runs.many import RunFailedError, RunKey, do_runs, gather_runs
+from evaluation.runs.one import Failure
 from evaluation.runs.settings import run_path
 from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
@@ -186,21 +187,21 @@ class CheckpointJob:
         runs = {key: Unlearned.load(run_path(self.folder, *key, ".npz")) for key in self.keys}
         return {key: run for key, run in runs.items() if run is not None}
 
-    def check(self, run: int) -> str | None:
+    def check(self, run: int) -> Failure | None:
         """Read one checkpoint and drop it again; None, or what is wrong with it."""
         try:
             self._read(run)
         except BadCheckpointError as error:
-            return str(error)
+            return Failure(str(error), retry=False)
         return None
 
-    def __call__(self, run: int) -> str | None:
+    def __call__(self, run: int) -> Failure | None:
         """Evaluate one checkpoint and save its outputs; None, or what is wrong with it."""
         task = load_task(self.task, self.device)
         try:
             network = self._read(run)
         except BadCheckpointError as error:
-            return str(error)
+            return Failure(str(error), retry=False)
         outputs = record_outputs(network.to(task.train.images.device), task)
         left = Unlearned(outputs, np.array([np.nan]), np.array([0]), np.array([np.nan]))
         left.save(run_path(self.folder, 0, run, ".npz"))
@@ -267,7 +268,7 @@ def evaluate(
 
 def _do_all(
     job: CheckpointJob,
-    work: Callable[[int], str | None],
+    work: Callable[[int], Failure | None],
     known: dict[RunKey, Unlearned],
     workers: Workers,
     on_progress: Callable[[int, int], None],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from checkpoints.devices import describe_device
 from checkpoints.networks import build_network
 from data import Task, TaskSpec, load
 from data.errors import UserError
-from evaluation.runs.one import unlearn_once
+from evaluation.runs.one import unlearn
 from evaluation.runs.settings import outside_gradings, run_seed
 
 if TYPE_CHECKING:
@@ -56,8 +57,9 @@ def local_states(
     task = load(task_spec, device, progress=False)
     state = torch.load(original, map_location="cpu", weights_only=True)
     grading = outside_gradings(task_spec, method, settings, device)
-    nets = [unlearn_once(grading, task, state, run_seed(grading, 0, run)).net for run in range(runs)]
-    return [{key: value.detach().cpu() for key, value in net.state_dict().items()} for net in nets]
+    with open(os.devnull, "wb") as nothing:
+        log = nothing.fileno()
+        return [unlearn(grading, task, state, run_seed(grading, 0, run), log).weights for run in range(runs)]
 
 
 def check_states(states: Sequence[State], task: Task, original: State, expect_change: bool) -> list[str]:

@@ -19,8 +19,7 @@ from checkpoints.queue import work_off
 from checkpoints.workers import Workers
 from data import UserError
 from data.files import locked, write_atomically
-from evaluation.runs.limits import OVER_BUDGET
-from evaluation.runs.one import perform
+from evaluation.runs.one import Failure, perform
 from evaluation.runs.resolve import Grading
 from evaluation.runs.settings import RunSettings, run_path
 from evaluation.runs.unlearned import Unlearned
@@ -73,7 +72,7 @@ def unlearn(
             known = {key: run for key, run in known.items() if run_path(folder, *key, ".pt").is_file()}
         missing = [key for key in spec.runs() if key not in known]
 
-        def submit(key: RunKey, pool: Workers) -> Future[str | None]:
+        def submit(key: RunKey, pool: Workers) -> Future[Failure | None]:
             return pool.submit(perform, settings, *key)
 
         try:
@@ -153,7 +152,7 @@ class RunFailedError(Exception):
 
 def do_runs(
     keys: list[RunKey],
-    submit: Callable[[RunKey, Workers], Future[str | None]],
+    submit: Callable[[RunKey, Workers], Future[Failure | None]],
     workers: Workers,
     total: int,
     on_progress: Callable[[int, int], None],
@@ -161,45 +160,37 @@ def do_runs(
 ) -> None:
     """Have the workers do the runs `keys`, of `total` in all. The first that fails ends the work.
 
-    A run that is killed for its time is tried again, as often as the limits in `settings` say.
+    A run that was killed for its time, or whose worker died, is tried again, as often as the limits in `settings` say.
 
     Raises:
         RunFailedError: a run answered with a complaint, or its process died.
     """
     attempts = 1 if settings is None else settings.limits.attempts
-    budget = None if settings is None else settings.budget_seconds
-    killed = Counter[RunKey]()
+    failed = Counter[RunKey]()
     finished = 0
 
-    def settle(key: RunKey, future: Future[str | None]) -> bool:
+    def settle(key: RunKey, future: Future[Failure | None]) -> bool:
         nonlocal finished
-        complaint = _complaint(future, budget)
-        if complaint is None:
+        failure = failure_of(future)
+        if failure is None:
             finished += 1
             return False
-        killed[key] += 1
-        if _was_too_slow(future) and killed[key] < attempts:
+        failed[key] += 1
+        if failure.retry and failed[key] < attempts:
             return True
-        raise RunFailedError(key, complaint, finished)
+        raise RunFailedError(key, failure.complaint, finished)
 
     known = total - len(keys)
     work_off(keys, [workers], submit, settle, lambda done: on_progress(known + done, total), ahead=QUEUED)
 
 
-def _was_too_slow(future: Future[str | None]) -> bool:
-    error = future.exception()
-    return isinstance(error, ProcessExpired) and error.exitcode in OVER_BUDGET
-
-
-def _complaint(future: Future[str | None], budget_seconds: float | None) -> str | None:
-    """What went wrong in a run, in words; None if nothing did."""
+def failure_of(future: Future[Failure | None]) -> Failure | None:
+    """What went wrong in a run; None if nothing did."""
     try:
         return future.result()
     except ProcessExpired as death:
-        if _was_too_slow(future):
-            over = f"it exceeded the budget of {budget_seconds:.3g} seconds and was killed"
-            return f"{over}; --budget or --budget-seconds allow more"
-        return f"its process died with exit code {death.exitcode} (-9 often means: out of memory)"
+        complaint = f"its worker died with exit code {death.exitcode} (-9 often means: out of memory)"
+        return Failure(complaint, retry=True)
 
 
 def _grading_failed(settings: RunSettings, failure: RunFailedError) -> GradingFailedError:

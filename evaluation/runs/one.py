@@ -1,201 +1,173 @@
-"""One run of a method: what a worker process does, from the original's weights to outputs on disk."""
+"""One run of a method: what a worker does, from the original's weights to outputs on disk.
+
+The method itself runs in a process of its own (see `evaluation.isolation`). Here, where it can't reach, its weights are
+looked at, and their outputs recorded.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import signal
-import traceback
-from collections.abc import Iterator, Mapping
-from functools import lru_cache, partial
+import inspect
+from collections.abc import Hashable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from checkpoints.devices import compute_seconds
 from checkpoints.grouped import State
-from checkpoints.networks import build_network
-from checkpoints.outputs import record_outputs
+from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.pool import Pool
-from checkpoints.pruning import pruned_weights, zero, zero_before_forward
-from checkpoints.workers import be_deterministic, load_task, seed_everything
+from checkpoints.workers import load_task
 from data import Task
-from data.files import write_atomically, write_tensors
-from data.loaders import run_loaders
-from evaluation.runs.contract import fresh_network
-from evaluation.runs.limits import killed_after, logged_to, peak_memory, reset_peak_memory
+from data.files import write_atomically, write_tensors, writing_to
+from evaluation.isolation.handle import CallFailedError, room
+from evaluation.isolation.room import Call
+from evaluation.isolation.structure import MethodError, fresh_network
 from evaluation.runs.prepared import prepared_for
 from evaluation.runs.settings import RunSettings, run_path, run_seed
 from evaluation.runs.unlearned import Unlearned, drift_from
 from methods import all_method_handlers
-from methods.BaseMethod import BaseMethod
 
 
-def perform(settings: RunSettings, original: int, run: int) -> str | None:
-    """Do one run and save what it leaves. A job for a worker.
+class Failure(NamedTuple):
+    """What a run came to that left nothing."""
 
-    Returns None, or one line that says what the method did wrong (the traceback is in the run's log). A run that
-    exceeds the budget gives no answer at all: the operating system kills the process.
-    """
+    complaint: str
+    """What the method did wrong, in one line; the traceback, if there is one, is in the run's log."""
+    retry: bool
+    """Whether another attempt may go well."""
+
+
+def perform(settings: RunSettings, original: int, run: int) -> Failure | None:
+    """Do one run and save what it leaves. A job for a worker; None if all went well."""
     task = load_task(settings.task, settings.device)
-    state = _original_state(task, original)
-    start, memory = state, dict[str, torch.Tensor]()
+    start, memory, key = _original_state(task, original), dict[str, Tensor](), original
     if settings.previous is not None:
         start, memory = load_weights(run_path(settings.previous, original, run, ".pt"))
-    budget = settings.budget_seconds
-    with logged_to(run_path(settings.folder, original, run, ".log")):
-        try:
-            reset_globals(0, settings.device)
-            prepared = prepared_for(settings.method, settings.hyper_parameters, task, original, settings.device)
-            if _needs_rehearsal(settings):
-                unlearn_once(settings, task, start, 0, budget, settings.limits.rehearsal_seconds, memory, prepared)
+        key = None
+    try:
+        with log_file(run_path(settings.folder, original, run, ".log")) as log:
+            prepared = prepared_for(settings, task, original, log)
             seed = run_seed(settings, original, run)
-            done = unlearn_once(settings, task, start, seed, budget, memory=memory, prepared=prepared)
-            network = fresh_network(task, done.net, settings.method)
-            outputs = record_outputs(network, task)
-            notes = None if done.notes is None else json.dumps(done.notes)
-        except BaseException as error:  # whatever a method raises, SystemExit too, is its own failure
-            traceback.print_exc()
-            return f"{type(error).__name__}: {error}"
-    if notes is not None:
+            done = unlearn(settings, task, start, seed, log, memory=memory, prepared=prepared, key=key)
+        network = fresh_network(task, done.weights, settings.method)
+        outputs = finite_outputs(network, task, settings.method)
+    except MethodError as error:
+        return Failure(f"MethodError: {error}", retry=False)
+    except CallFailedError as error:
+        return Failure(error.complaint, error.retry)
+    if done.notes is not None:
+        notes = done.notes
         write_atomically(run_path(settings.folder, original, run, ".json"), lambda beside: beside.write_text(notes))
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
     if settings.keep_weights:
         save_weights(run_path(settings.folder, original, run, ".pt"), weights, done.memory)
-    drift = drift_from(state, weights)
+    drift = drift_from(_original_state(task, original), weights)
     left = Unlearned(outputs, np.array([done.seconds]), np.array([done.peak_memory]), np.array([drift]))
     left.save(run_path(settings.folder, original, run, ".npz"))
     return None
 
 
-def save_weights(path: Path, weights: State, memory: Mapping[str, torch.Tensor]) -> None:
+class Finished(NamedTuple):
+    """What a run left."""
+
+    weights: State
+    memory: dict[str, Tensor]
+    notes: str | None
+    """JSON; None if the method has left none."""
+    seconds: float
+    peak_memory: int
+    """In bytes."""
+
+
+def unlearn(
+    settings: RunSettings,
+    task: Task,
+    weights: State,
+    seed: int,
+    log: int,
+    memory: Mapping[str, Tensor] = MappingProxyType({}),
+    prepared: Mapping[str, Tensor] = MappingProxyType({}),
+    key: Hashable = None,
+) -> Finished:
+    """Have the method's `run` called on `weights`, in a process of its own.
+
+    Args:
+        log: descriptor of the file that it prints to.
+        memory: what it has left for itself after the request before.
+        prepared: what it has prepared for the original.
+        key: what tells these weights, and what is prepared for them, from others of the task; None: they are new.
+
+    Raises:
+        CallFailedError: it raised, took more than the budget or the limits in `settings`, or left nothing.
+    """
+    here = room(settings.device)
+    here.enter(task, None if key is None else (key, settings.method, tuple(prepared)), weights, prepared)
+    file = inspect.getfile(all_method_handlers()[settings.method])
+    budget = settings.budget_seconds
+    call = Call("run", settings.method, settings.hyper_parameters, seed, budget, settings.limits, memory, file)
+    left = here.call(call, log)
+    parts: dict[str, dict[str, Tensor]] = {"weights": {}, "memory": {}}
+    for name, value in left.tensors.items():
+        part, _, rest = name.partition("/")
+        parts.setdefault(part, {})[rest] = value
+    return Finished(parts["weights"], parts["memory"], left.notes, left.seconds, left.peak_memory)
+
+
+def finite_outputs(network: nn.Module, task: Task, method: str) -> Outputs:
+    """The outputs of a network that a method has left.
+
+    Raises:
+        MethodError: a logit is NaN or infinite, though all weights are finite.
+    """
+    outputs = record_outputs(network, task)
+    for name, values in outputs.arrays().items():
+        if not np.isfinite(values).all():
+            raise MethodError(f"{method} left weights with which outputs ({name}) are NaN or infinite.")
+    return outputs
+
+
+def single_run(settings: RunSettings, task: Task, original: int, run: int, log: int) -> tuple[Finished, nn.Module]:
+    """The very run of a grading, without files; the network has the weights that it left.
+
+    Raises:
+        MethodError: the method broke its contract.
+        CallFailedError: see `unlearn`.
+    """
+    state = _original_state(task, original)
+    prepared = prepared_for(settings, task, original, log)
+    done = unlearn(settings, task, state, run_seed(settings, original, run), log, prepared=prepared, key=original)
+    return done, fresh_network(task, done.weights, settings.method)
+
+
+@contextlib.contextmanager
+def log_file(path: Path) -> Iterator[int]:
+    """A file for what is printed, by C code and child processes too: its descriptor. No file is left if nothing is."""
+    with writing_to(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        log = path.open("ab")
+    with log:
+        log.truncate(0)
+        yield log.fileno()
+    if path.stat().st_size == 0:
+        path.unlink()
+
+
+def save_weights(path: Path, weights: State, memory: Mapping[str, Tensor]) -> None:
     """Keep what the run for the next request goes on from: the weights, and the method's `memory`."""
     write_tensors(path, {"weights": weights, "memory": dict(memory)})
 
 
-def load_weights(path: Path) -> tuple[State, dict[str, torch.Tensor]]:
+def load_weights(path: Path) -> tuple[State, dict[str, Any]]:
     """Read what `save_weights` wrote."""
     kept = torch.load(path, map_location="cpu", weights_only=True)
     return kept["weights"], kept["memory"]
 
 
-class Unlearning(NamedTuple):
-    """What one call of a method's `run` came to."""
-
-    net: nn.Module
-    seconds: float
-    peak_memory: int
-    """In bytes."""
-    notes: Any
-    """The method's `notes`; None if it has left none."""
-    memory: dict[str, torch.Tensor]
-    """The method's `memory`: what it keeps for the next request."""
-
-
-def unlearn_once(
-    settings: RunSettings,
-    task: Task,
-    weights: State,
-    seed: int,
-    budget: float | None = None,
-    extra: float = 0.0,
-    memory: Mapping[str, torch.Tensor] = MappingProxyType({}),
-    prepared: Mapping[str, torch.Tensor] = MappingProxyType({}),
-) -> Unlearning:
-    """Call the method's `run` on `weights`; `memory` is what it has left for itself after the request before.
-
-    `prepared` is what it has prepared for the original. The process is killed if the call takes longer than `budget`
-    and `extra` seconds.
-    """
-    reset_globals(seed, settings.device)  # a run that failed may have left types that no network can be built with
-    method = make_method(settings.method, settings.hyper_parameters)
-    net = build_network(task)
-    net.load_state_dict(weights)
-    if memory:
-        method.memory = {name: value.to(settings.device, copy=True) for name, value in memory.items()}
-    if prepared:
-        method.prepared = {name: value.to(settings.device, copy=True) for name, value in prepared.items()}
-    net = net.to(settings.device).eval()  # on Kaggle, all calls but the first get the net in eval mode
-    loaders = run_loaders(task, seed)
-    reset_peak_memory(settings.device)
-    try:
-        with killed_after(budget, extra, settings.device, settings.limits), _kept_pruned(net, task):
-            began = compute_seconds(settings.device)
-            method.run(net, *loaders)
-            seconds = compute_seconds(settings.device) - began
-            if budget is not None and seconds > budget + extra:  # what child processes took is only known now
-                signal.raise_signal(signal.SIGPROF)
-    finally:  # the next job of this process may be another's run, or models for the bank
-        reset_globals(seed, settings.device)
-    peak = peak_memory(settings.device)
-    kept = {name: value.cpu() for name, value in getattr(method, "memory", {}).items()}
-    return Unlearning(net, seconds, peak, getattr(method, "notes", None), kept)
-
-
-def single_run(settings: RunSettings, task: Task, original: int, run: int) -> tuple[Unlearning, nn.Module]:
-    """The very run of a grading, in this process and without a budget; the network has the weights that it left.
-
-    Raises:
-        MethodError: the method broke its contract. And whatever its `run` raises.
-    """
-    state = _original_state(task, original)
-    prepared = prepared_for(settings.method, settings.hyper_parameters, task, original, settings.device)
-    done = unlearn_once(settings, task, state, run_seed(settings, original, run), prepared=prepared)
-    return done, fresh_network(task, done.net, settings.method)
-
-
-@contextlib.contextmanager
-def _kept_pruned(net: nn.Module, task: Task) -> Iterator[None]:
-    """Whatever a method does to a network of a pruned bank, what is pruned is 0 whenever it computes, and in the end.
-
-    That holds for copies of the network that the method makes, too, and costs a method nothing in a dense bank.
-    """
-    if task.recipe.pruning == "none":
-        yield
-        return
-    mask = pruned_weights(net)
-    hook = net.register_forward_pre_hook(partial(zero_before_forward, mask))
-    try:
-        yield
-    finally:
-        hook.remove()
-    zero(net, mask)
-
-
-def make_method(name: str, hyper_parameters: Mapping[str, Any]) -> BaseMethod:
-    """The registered method `name` with these hyper-parameters."""
-    return all_method_handlers()[name](**hyper_parameters)
-
-
 @lru_cache(maxsize=4)
 def _original_state(task: Task, original: int) -> State:
     return Pool(task, "original").state(original)
-
-
-_rehearsed: set[tuple[Any, ...]] = set()
-
-
-def _needs_rehearsal(settings: RunSettings) -> bool:
-    """True once per method and process: the first call pays for imports and warm-ups that are not the method's.
-
-    Texts and switches among the hyper-parameters choose other code, which may import something else; numbers don't.
-    """
-    values = settings.hyper_parameters.items()
-    choices = tuple((name, value) for name, value in values if isinstance(value, (str, bool)))
-    key = (settings.task, settings.method, choices)
-    first = key not in _rehearsed
-    _rehearsed.add(key)
-    return first
-
-
-def reset_globals(seed: int, device: str) -> None:
-    """Seed all global generators and undo what an earlier run may have changed in PyTorch."""
-    be_deterministic(device)
-    torch.set_grad_enabled(True)
-    torch.set_default_dtype(torch.float32)
-    torch.set_default_device(None)
-    seed_everything(seed)

@@ -14,17 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from checkpoints.devices import compute_seconds
-from checkpoints.networks import build_network
 from checkpoints.pool import Pool
-from checkpoints.workers import be_deterministic, seed_everything
-from data import Split, Task
+from data import Task
 from data.files import locked, read_tensors, write_tensors
-from data.loaders import ExampleDataset, TensorLoader, loader_seed
 from data.seeds import derive_seed
+from evaluation.isolation.handle import room
+from evaluation.isolation.room import Call
+from evaluation.runs.settings import RunSettings
 from methods import all_method_handlers
 from methods.BaseMethod import BaseMethod
 
@@ -34,17 +32,24 @@ def prepares(method: str) -> bool:
     return all_method_handlers()[method].prepare is not BaseMethod.prepare
 
 
-def prepared_for(method: str, settings: Mapping[str, Any], task: Task, original: int, device: str) -> dict[str, Tensor]:
-    """What the method has prepared for an original: read, or made now. Nothing for a method that does not prepare."""
+def prepared_for(settings: RunSettings, task: Task, original: int, log: int) -> dict[str, Tensor]:
+    """What the method has prepared for an original: read, or made now. Nothing for a method that does not prepare.
+
+    `log` is the descriptor of the file that it prints to.
+
+    Raises:
+        CallFailedError: `prepare` failed.
+    """
+    method, device = settings.method, settings.device
     if not prepares(method):
         return {}
-    path = prepared_path(method, settings, task, original, device)
+    path = prepared_path(method, settings.hyper_parameters, task, original, device)
     content = read_tensors(path)
     if content is None:  # it is not there, or damaged
         with locked(path.with_suffix(".lock")):
             content = read_tensors(path)
             if content is None:  # nobody else has made it meanwhile
-                _prepare(path, method, settings, task, original, device)
+                _prepare(path, settings, task, original, log)
                 content = read_tensors(path)
     tensors: dict[str, Tensor] = content["tensors"]
     return tensors
@@ -69,22 +74,13 @@ def prepared_path(method: str, settings: Mapping[str, Any], task: Task, original
     return Pool(task, "original").folder / f"prepared-{method}-{digest}-{original:05d}.pt"
 
 
-def _prepare(path: Path, method: str, settings: Mapping[str, Any], task: Task, original: int, device: str) -> None:
+def _prepare(path: Path, settings: RunSettings, task: Task, original: int, log: int) -> None:
     pool = Pool(task, "original")
-    net = build_network(task)
-    net.load_state_dict(pool.state(original))
-    net = net.to(device).eval()
     seed = derive_seed("prepare", pool.seed(original))
-
-    def loader(name: str, split: Split) -> TensorLoader:
-        generator = torch.Generator().manual_seed(loader_seed(seed, name))
-        return TensorLoader(ExampleDataset(split), 64, shuffle=True, generator=generator)
-
-    loaders = loader("train", task.train), loader("validation", task.validation)
-    be_deterministic(device)
-    seed_everything(seed)
-    began = compute_seconds(device)
-    tensors = all_method_handlers()[method](**settings).prepare(net, *loaders)
-    seconds = compute_seconds(device) - began
-    content = {"tensors": {name: value.cpu() for name, value in tensors.items()}, "seconds": seconds}
-    write_tensors(path, content)
+    file = inspect.getfile(all_method_handlers()[settings.method])
+    call = Call("prepare", settings.method, settings.hyper_parameters, seed, None, settings.limits, {}, file)
+    here = room(settings.device)
+    here.enter(task, (original, settings.method, ()), pool.state(original), {})
+    left = here.call(call, log)
+    tensors = {name.removeprefix("prepared/"): value for name, value in left.tensors.items()}
+    write_tensors(path, {"tensors": tensors, "seconds": left.seconds})

@@ -9,24 +9,8 @@ from typing import Any
 
 from data import TaskSpec
 from data.seeds import derive_seed
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How patient the grader is. Nobody but a test needs other values."""
-
-    rehearsal_seconds: float = 60.0
-    """What the first, uncounted call in a process may take beyond the budget: PyTorch loads parts of itself then."""
-    patience: float = 10.0
-    """On the CPU, a run that only waits is killed after this many times its budget on the wall clock ..."""
-    more_patience: float = 10.0
-    """... and this many seconds more."""
-    attempts: int = 3
-    """How often a run may be killed for its time before it has failed: on a busy machine the same run takes longer."""
-
-
-LIMITS = Limits()
-"""Those of every grading."""
+from evaluation.isolation import limits
+from evaluation.isolation.limits import Limits
 
 
 @dataclass(frozen=True)
@@ -48,7 +32,7 @@ class RunSettings:
     """The folder of the grading of the request before, whose runs these go on from; None: from the originals."""
     keep_weights: bool = False
     """Whether the weights that each run leaves are kept: the runs of another request go on from them."""
-    limits: Limits = field(default_factory=lambda: LIMITS)
+    limits: Limits = field(default_factory=lambda: limits.LIMITS)
 
 
 def outside_gradings(

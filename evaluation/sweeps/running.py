@@ -7,7 +7,6 @@ fails stops no other; its log says why.
 from __future__ import annotations
 
 import json
-import traceback
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -15,11 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pebble import ProcessExpired
-
 from checkpoints.bank import ensure
 from checkpoints.networks import build_network
-from checkpoints.outputs import Outputs, record_outputs
+from checkpoints.outputs import Outputs
 from checkpoints.pool import Pool
 from checkpoints.queue import work_off
 from checkpoints.workers import Workers, default_workers, load_task
@@ -28,9 +25,11 @@ from data.documents import read_json
 from data.files import locked, write_atomically
 from evaluation.console import Console, OnProgress
 from evaluation.grading import load_with_one_request
+from evaluation.isolation.handle import CallFailedError, room_workers
+from evaluation.isolation.structure import MethodError
 from evaluation.metrics.accuracies import accuracies
-from evaluation.runs.limits import logged_to
-from evaluation.runs.one import single_run
+from evaluation.runs.many import failure_of
+from evaluation.runs.one import Failure, finite_outputs, log_file, single_run
 from evaluation.runs.resolve import Grading, resolve
 from evaluation.runs.settings import RunSettings
 from evaluation.spec import GradingSpec
@@ -72,7 +71,7 @@ def run_sweep(sweep: Sweep, folder: Path, devices: Sequence[str], jobs: int | No
         if not missing:
             return results
         pools = [
-            stack.enter_context(Workers(default_workers(device) if jobs is None else jobs, device))
+            stack.enter_context(room_workers(default_workers(device) if jobs is None else jobs, device))
             for device in devices
         ]
         for spec in dict.fromkeys(run.task for run in missing):
@@ -113,46 +112,46 @@ def _do_missing(
     known = len(results.finished)
     total = known + len(runs)
 
-    def submit(run: Run, pool: Workers) -> Future[str | None]:
+    def submit(run: Run, pool: Workers) -> Future[Failure | None]:
         settings = replace(gradings[run].run_settings, device=pool.device, folder=paths[run].parent)
         return pool.submit(perform_one, settings, run.seed, paths[run])
 
-    def settle(run: Run, future: Future[str | None]) -> bool:
+    def settle(run: Run, future: Future[Failure | None]) -> bool:
         _note(run, future, paths[run], results)
         return False
 
     work_off(runs, pools, submit, settle, lambda done: on_progress(known + done, total))
 
 
-def _note(run: Run, future: Future[str | None], path: Path, results: Results) -> None:
+def _note(run: Run, future: Future[Failure | None], path: Path, results: Results) -> None:
     """Take over what a run has left."""
-    try:
-        complaint = future.result()
-    except ProcessExpired as death:
-        complaint = f"its process died with exit code {death.exitcode} (-9 often means: out of memory)"
-    result = _read(path) if complaint is None else None
+    failure = failure_of(future)
+    result = _read(path) if failure is None else None
     if result is not None:
         results.finished[run] = result
     else:
-        results.failed[run] = f"{run.method} failed: {complaint}. Its log: {path.with_suffix('.log')}."
+        complaint = "its result is gone" if failure is None else failure.complaint
+        results.failed[run] = f"{run.method} failed: {complaint.rstrip('.')}. Its log: {path.with_suffix('.log')}."
 
 
-def perform_one(settings: RunSettings, original: int, path: Path) -> str | None:
+def perform_one(settings: RunSettings, original: int, path: Path) -> Failure | None:
     """Do one run, from one of the originals, and write its result file. A job for a worker.
 
     The file has the run's settings, its `seconds`, its `accuracy` by split, the method's `history` and `certificate`
     where it leaves some (so that `python main.py certify` can read it), and `original`: the validation accuracy that
-    the run started from. Returns None, or a line that says what the method did wrong; the traceback is in the log.
+    the run started from. None if all went well.
     """
     task = load_task(settings.task, settings.device)
-    with logged_to(path.with_suffix(".log")):
-        try:
-            done, network = single_run(settings, task, original, 0)
-            outputs = record_outputs(network, task)
-        except BaseException as error:  # whatever a method raises, SystemExit too, is its own failure
-            traceback.print_exc()
-            return f"{type(error).__name__}: {error}".rstrip(".")
-    notes = done.notes if isinstance(done.notes, dict) else {}
+    try:
+        with log_file(path.with_suffix(".log")) as log:
+            done, network = single_run(settings, task, original, 0, log)
+        outputs = finite_outputs(network, task, settings.method)
+    except MethodError as error:
+        return Failure(f"MethodError: {error}", retry=False)
+    except CallFailedError as error:
+        return Failure(error.complaint, error.retry)
+    left = json.loads(done.notes or "{}")
+    notes = left if isinstance(left, dict) else {}
     before = Pool(task, "original").outputs(original + 1)[original : original + 1]
     result = {
         "method": settings.method,

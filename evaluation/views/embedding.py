@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from data import Task, UserError
 from data.files import write_atomically
 from evaluation.console import Console
 from evaluation.grading import load_with_one_request
+from evaluation.isolation.handle import CallFailedError
+from evaluation.isolation.structure import MethodError
 from evaluation.metrics.accuracies import accuracy_by_class
 from evaluation.runs.one import single_run
 from evaluation.runs.resolve import Grading, resolve
@@ -98,17 +101,18 @@ def from_bank(task: Task, kind: str, model: int) -> nn.Module:
 
 
 def unlearned_network(grading: Grading, original: int, run: int) -> nn.Module:
-    """What a run leaves, without a budget. It runs in this process.
+    """What a run leaves, without a budget.
 
     Raises:
         UserError: the method failed, or broke its contract.
     """
     method = grading.spec.method
     try:
-        _, network = single_run(grading.run_settings, grading.task, original, run)
+        with open(os.devnull, "wb") as nothing:
+            _, network = single_run(grading.run_settings, grading.task, original, run, nothing.fileno())
         return network.eval()
-    except Exception as error:
-        reason = f"{type(error).__name__}: {str(error).rstrip('.')}"
+    except (CallFailedError, MethodError) as error:
+        reason = str(error).rstrip(".")
         raise UserError(
             f"{method} failed ({reason}): python main.py -m {method} writes a log with the traceback."
         ) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from checkpoints.grouped import State
 from checkpoints.networks import build_network
 from data import Task
 
@@ -13,27 +14,14 @@ class MethodError(Exception):
     """The method broke its contract; the message says how."""
 
 
-def fresh_network(task: Task, net: nn.Module, method: str) -> nn.Module:
-    """A fresh network with the weights of `net`, which a method has left: only the weights count.
+def check_structure(fresh: nn.Module, net: nn.Module, method: str) -> None:
+    """Hooks, replaced modules and replaced `forward`s would be lost with the network, so they are refused.
+
+    This is for honest mistakes: it runs where the method has run. Only weights leave that process.
 
     Raises:
-        MethodError: the architecture is no longer what it was, or a weight is NaN or infinite.
+        MethodError: `net` is not built like `fresh`, a network that no method has seen.
     """
-    fresh = build_network(task)
-    _check_structure(fresh, net, method)
-    state, expected = net.state_dict(), fresh.state_dict()
-    for name, value in state.items():
-        if not torch.isfinite(value).all():
-            raise MethodError(f"{method} left NaN or infinite values in {name}.")
-        if value.shape != expected[name].shape:
-            shapes = f"{tuple(value.shape)} instead of {tuple(expected[name].shape)}"
-            raise MethodError(f"{method} changed the shape of {name}: {shapes}.")
-    fresh.load_state_dict({name: value.to(expected[name].dtype) for name, value in state.items()})
-    return fresh.to(task.train.images.device)
-
-
-def _check_structure(fresh: nn.Module, net: nn.Module, method: str) -> None:
-    """Hooks, replaced modules and replaced `forward`s would be lost with the network, so they are refused."""
     expected = {name: type(module) for name, module in fresh.named_modules()}
     modules = dict(net.named_modules())
     if {name: type(module) for name, module in modules.items()} != expected:
@@ -51,3 +39,26 @@ def _check_structure(fresh: nn.Module, net: nn.Module, method: str) -> None:
         hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         if any(getattr(module, kind, None) for kind in hooks):
             raise MethodError(f"{method} left a hook on {name or 'the network'}; remove it before the end.")
+
+
+def fresh_network(task: Task, weights: State, method: str) -> nn.Module:
+    """A fresh network, on the task's device, with the weights that a method has left.
+
+    Raises:
+        MethodError: they are not those of the task's network, or one is NaN or infinite.
+    """
+    fresh = build_network(task)
+    expected = fresh.state_dict()
+    if weights.keys() != expected.keys():
+        odd = sorted(weights.keys() ^ expected.keys())
+        raise MethodError(f"{method} added or removed weights ({', '.join(odd[:3])}); undo that before the end.")
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise MethodError(f"{method} left NaN or infinite values in {name}.")
+        if value.shape != expected[name].shape:
+            shapes = f"{tuple(value.shape)} instead of {tuple(expected[name].shape)}"
+            raise MethodError(f"{method} changed the shape of {name}: {shapes}.")
+        if value.is_complex():
+            raise MethodError(f"{method} left complex numbers in {name}.")
+    fresh.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()})
+    return fresh.to(task.train.images.device)

@@ -1,0 +1,184 @@
+"""The trusted end of a room: start it, tell it what to call, and take what a run leaves for what it is: bytes of a stranger.
+
+On Linux each worker has a room from its first moment on (`open_beside`), forked when the worker knows nothing yet. Any other
+process starts one when it needs it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Hashable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from checkpoints.grouped import State
+from checkpoints.workers import Workers
+from data import Task
+from evaluation.isolation import watch
+from evaluation.isolation.room import Call, serve
+from evaluation.isolation.wire import LENGTH, Message, WireError, read_exactly
+from evaluation.isolation.workplace import to_message
+
+MARGIN = 60.0
+"""Seconds that a room may take to tell of a run, beyond those that the run may take."""
+ROOT = Path(__file__).parents[2]
+
+
+class CallFailedError(Exception):
+    """A call of a method came to nothing. `retry`: for a reason that may not be there another time."""
+
+    def __init__(self, complaint: str, retry: bool = False) -> None:
+        super().__init__(complaint)
+        self.complaint, self.retry = complaint, retry
+
+
+class Left(NamedTuple):
+    """What a call left; only its types have been checked."""
+
+    tensors: dict[str, Tensor]
+    """By name: `weights/...` and `memory/...` of a run, `prepared/...`."""
+    notes: str | None
+    """JSON."""
+    seconds: float
+    peak_memory: int
+
+
+class Room:
+    """A room, and what it has been told."""
+
+    def __init__(self, connection: socket.socket, process: int, device: str) -> None:
+        self._connection, self._process, self.device = connection, process, device
+        self._answers = connection.makefile("rb", buffering=0)
+        self._task: Hashable = None
+        self._original: Hashable = None
+        self.alive = True
+
+    def enter(self, task: Task, original: Hashable, weights: State, prepared: Mapping[str, Tensor]) -> None:
+        """Give it a task and an original to work on, unless it has them. `original` None is always another one."""
+        key = (task.fingerprint, task.spec.step)
+        if self._task != key:
+            message = to_message(task)
+            self._send(Message({**message.facts, "do": "task"}, message.tensors))
+            self._task, self._original = key, None
+        if original is None or self._original != original:
+            tensors = {f"weights/{name}": value for name, value in weights.items()}
+            tensors |= {f"prepared/{name}": value for name, value in prepared.items()}
+            self._send(Message({"do": "original"}, tensors))
+            self._original = original
+
+    def call(self, call: Call, log: int) -> Left:
+        """Have a method called; what it prints goes to the descriptor `log`.
+
+        Raises:
+            CallFailedError: it failed, took too much, or left what can't be read.
+        """
+        wall = call.limits.wall_seconds(call.budget, self.device)
+        try:
+            self._connection.settimeout(None if wall is None else wall + MARGIN)
+            self._send(call.to_message())
+            socket.send_fds(self._connection, [b"L"], [log])
+            about = Message.read(self._answers).facts
+            answer = read_exactly(self._answers, int.from_bytes(read_exactly(self._answers, LENGTH), "big"))
+        except TimeoutError as error:
+            self.close()
+            raise CallFailedError(f"it was stopped, or waited, for more than {wall:.3g} seconds", retry=True) from error
+        except (OSError, WireError) as error:
+            self.close()
+            raise CallFailedError("the process that watches it was killed (out of memory?)", retry=True) from error
+        if about["complaint"]:
+            raise CallFailedError(about["complaint"], about["retry"])
+        return _read(answer, about)
+
+    def _send(self, message: Message) -> None:
+        for piece in message.pieces():
+            self._connection.sendall(piece)
+
+    def close(self) -> None:
+        """End it, and whatever is in it."""
+        if not self.alive:
+            return
+        self.alive = False
+        self._answers.close()
+        self._connection.close()
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(self._process, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(self._process, 0)
+
+
+def _read(answer: bytearray, about: Mapping[str, Any]) -> Left:
+    try:
+        message = Message.read(io.BytesIO(answer), most=len(answer))
+        complaint, notes = message.facts.get("complaint"), message.facts.get("notes")
+        if notes is not None:
+            json.loads(notes)
+    except (WireError, ValueError, TypeError, RecursionError) as error:
+        raise CallFailedError(f"it left what can't be read ({error})") from error
+    if complaint is not None:
+        raise CallFailedError(str(complaint))
+    return Left(dict(message.tensors), notes, about["seconds"], about["peak_memory"])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The room of this process
+# ----------------------------------------------------------------------------------------------------------------------
+
+_room: Room | None = None
+
+
+def room(device: str) -> Room:
+    """The room of this process, which is started if there is none, or none that is alive."""
+    global _room
+    if _room is None or not _room.alive or _room.device != device:
+        close_room()
+        _room = _start(device)
+    return _room
+
+
+def close_room() -> None:
+    """End the room of this process, if it has one."""
+    global _room
+    if _room is not None:
+        _room.close()
+        _room = None
+
+
+def room_workers(count: int, device: str = "cpu") -> Workers:
+    """Workers, each with a room beside it. Raises `UserError` if `count` is less than 1."""
+    return Workers(count, device, beside=open_beside)
+
+
+def open_beside(device: str) -> None:
+    """Fork the room of a worker, which has just begun: it has loaded PyTorch, and neither data nor models."""
+    global _room
+    ours, theirs = socket.socketpair()
+    process = os.fork()
+    if process == 0:
+        try:
+            watch.die_with_parent()
+            number = os.dup2(theirs.fileno(), 3)
+            os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+            serve(socket.socket(fileno=number), device)
+        finally:
+            os._exit(0)
+    theirs.close()
+    _room = Room(ours, process, device)
+
+
+def _start(device: str) -> Room:
+    ours, theirs = socket.socketpair()
+    program = [sys.executable, "-m", "evaluation.isolation.room", str(theirs.fileno()), device]
+    started = subprocess.Popen(program, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    theirs.close()
+    atexit.register(close_room)
+    return Room(ours, started.pid, device)

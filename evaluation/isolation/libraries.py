@@ -1,0 +1,50 @@
+"""Importing what a method's file imports from Python and from installed packages, before its runs are forked.
+
+Otherwise each run would import them anew, and that would be part of its time. Nothing of a method is executed for it: its
+imports are read from the syntax tree.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import sysconfig
+from functools import cache
+from pathlib import Path
+
+INSTALLED = tuple(
+    str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib")
+)
+
+
+@cache
+def import_libraries(file: Path) -> None:
+    """Import what the Python file `file` imports, if it is a part of Python or installed. Failures are the file's."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            if _is_installed(name.partition(".")[0]):
+                try:
+                    importlib.import_module(name)
+                except Exception:
+                    continue  # some names are no modules; others fail again, and visibly, in the run
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a top-level package is a part of Python or installed, and not a file of somebody's project."""
+    try:
+        spec = importlib.util.find_spec(package)
+    except (ImportError, ValueError):
+        return False
+    if spec is None:
+        return False
+    return spec.origin in ("built-in", "frozen") or str(Path(spec.origin or "").resolve()).startswith(INSTALLED)

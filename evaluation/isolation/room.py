@@ -1,0 +1,202 @@
+"""A room: the process that runs of methods are forked from, and that watches them. It is trusted, and knows little.
+
+It has what a method may see (see `workplace`) and nothing else: no test set, no bank, no results. No code of a method runs
+in it: each run has a process of its own. That is forked when PyTorch is loaded, the data there and the network built, so
+it starts within milliseconds, and nothing that it does to itself lasts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import resource
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import Tensor, nn
+
+from checkpoints.networks import build_network
+from checkpoints.workers import be_deterministic
+from data import Task
+from data.loaders import run_datasets
+from evaluation.isolation.call import Datasets, original_network, prepare_once, unlearn_once, warm_up
+from evaluation.isolation.libraries import import_libraries
+from evaluation.isolation.limits import Limits
+from evaluation.isolation.structure import check_structure
+from evaluation.isolation.watch import Watch, adopt_orphans, be_closed_to_others, die_with_parent, follow
+from evaluation.isolation.wire import LENGTH, Message
+from evaluation.isolation.workplace import from_message
+
+
+@dataclass
+class Place:
+    """What the room has been given so far."""
+
+    task: Task
+    datasets: Datasets
+    fresh: nn.Module
+    """A network that no method sees."""
+    net: nn.Module | None = None
+    """The original."""
+    prepared: Mapping[str, Tensor] = field(default_factory=dict)
+    """What the method has prepared for it."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is to be called, and how."""
+
+    do: str
+    """"run" or "prepare"."""
+    method: str
+    hyper_parameters: Mapping[str, Any]
+    seed: int
+    budget: float | None
+    limits: Limits
+    memory: Mapping[str, Tensor]
+    """What the method has left for itself after the request before."""
+    file: str
+    """Where the method's class is."""
+
+    def to_message(self) -> Message:
+        """What `of` reads."""
+        facts = {name: getattr(self, name) for name in ("do", "method", "seed", "budget", "file")}
+        return Message(
+            {**facts, "hyper_parameters": dict(self.hyper_parameters), "limits": asdict(self.limits)}, self.memory
+        )
+
+    @staticmethod
+    def of(message: Message) -> Call:
+        """What a message asks for."""
+        facts = dict(message.facts)
+        return Call(limits=Limits(**facts.pop("limits")), memory=message.tensors, **facts)
+
+
+def serve(connection: socket.socket, device: str) -> None:
+    """Do what the trusted process at the other end asks for, until it hangs up.
+
+    It sends a "task" first, then an "original" (its weights, and what is prepared for it), then calls, each followed by
+    the descriptor of the file that the run prints to. The answer to a call is a message of facts about it, then the length
+    of what the run left, and that.
+    """
+    adopt_orphans()
+    be_closed_to_others()
+    be_deterministic(device)
+    requests = connection.makefile("rb", buffering=0)
+    place: Place | None = None
+    while True:
+        message = Message.read(requests)
+        do = message.facts["do"]
+        if do == "task":
+            task = from_message(message, device)
+            place = Place(task, run_datasets(task), build_network(task))
+            warm_up(task, place.datasets)
+            gc.collect()
+            gc.freeze()  # no run looks at these again, which would copy their memory
+            continue
+        assert place is not None, "a task comes first"
+        if do == "original":
+            place.net = original_network(place.task, parts_of(message, "weights"))
+            place.prepared = parts_of(message, "prepared")
+            continue
+        _, (log, *_), _, _ = socket.recv_fds(connection, 1, 1)
+        with os.fdopen(log, "wb", buffering=0):
+            _answer(connection, place, Call.of(message), log)
+
+
+def _answer(connection: socket.socket, place: Place, call: Call, log: int) -> None:
+    import_libraries(Path(call.file))
+    reading, writing = os.pipe()
+    process = os.fork()
+    if process == 0:
+        _be_a_run(place, call, log, writing)
+    os.close(writing)
+    watch = Watch(process, call.limits, call.budget, log)
+    try:
+        verdict = follow(watch, reading, connection, call.limits.answer_bytes)
+    finally:
+        os.close(reading)
+    facts = {name: value for name, value in verdict._asdict().items() if name != "answer"}
+    answer = verdict.answer or b""
+    for piece in (*Message(facts).pieces(), len(answer).to_bytes(LENGTH, "big"), answer):
+        connection.sendall(piece)
+
+
+def parts_of(message: Message, part: str) -> dict[str, Tensor]:
+    """The tensors of a message whose names begin with `part/`, by the rest of their names."""
+    return {
+        name.removeprefix(f"{part}/"): value for name, value in message.tensors.items() if name.startswith(f"{part}/")
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# In the process of a run
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def _be_a_run(place: Place, call: Call, log: int, pipe: int) -> NoReturn:
+    """Call the method, write what it leaves to `pipe`, and end."""
+    code = 1
+    try:
+        die_with_parent()
+        pipe = _keep_to(call.limits, log, pipe)
+        os.write(pipe, time.process_time_ns().to_bytes(LENGTH, "big"))
+        try:
+            answer = _do(place, call)
+        except BaseException as error:  # whatever a method raises, SystemExit too, is its own failure
+            traceback.print_exc()
+            answer = Message({"complaint": f"{type(error).__name__}: {error}"})
+        pieces = answer.pieces()
+        with contextlib.suppress(OSError, ValueError):  # a method may have closed them
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os.write(pipe, sum(piece.nbytes for piece in pieces).to_bytes(LENGTH, "big"))
+        for piece in pieces:
+            while piece:
+                piece = piece[os.write(pipe, piece) :]
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _do(place: Place, call: Call) -> Message:
+    """Call `run` or `prepare`: the message with what it leaves."""
+    assert place.net is not None, "an original comes first"
+    if call.do == "prepare":
+        left = prepare_once(call.method, call.hyper_parameters, place.task, place.net, call.seed)
+        return Message({}, {f"prepared/{name}": value for name, value in left.items()})
+    parts = (call.memory, place.prepared, place.datasets)
+    done = unlearn_once(call.method, call.hyper_parameters, place.task, place.net, call.seed, *parts)
+    check_structure(place.fresh, done.net, call.method)
+    tensors = {f"weights/{name}": value for name, value in done.net.state_dict().items()}
+    tensors |= {f"memory/{name}": value for name, value in done.memory.items()}
+    return Message({"notes": None if done.notes is None else json.dumps(done.notes)}, tensors)
+
+
+def _keep_to(limits: Limits, log: int, pipe: int) -> int:
+    """Give up what is not the run's: descriptors, standard input, files larger than allowed. The pipe's new number."""
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for descriptor, place in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(descriptor, place)
+    if pipe != 3:
+        os.dup2(pipe, 3, inheritable=False)
+    os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+    for kind, most in ((resource.RLIMIT_FSIZE, limits.file_bytes), (resource.RLIMIT_CORE, 0)):
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard),) * 2)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the process may be killed
+    return 3
+
+
+if __name__ == "__main__":  # python -m evaluation.isolation.room DESCRIPTOR DEVICE
+    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])

@@ -1,0 +1,262 @@
+"""Watching a run from outside: what it and all of its child processes take, and ending them when that is too much.
+
+Only for Linux, whose /proc says which processes there are. The process that watches is the one that orphans go to
+(`adopt_orphans`), so a run can't leave its family by forking twice or by `setsid`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from evaluation.isolation.limits import Limits
+
+SECONDS_BETWEEN_LOOKS = 0.02
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+# Of `prctl`, see <linux/prctl.h>.
+_DIE_WITH_PARENT, _DUMPABLE, _ADOPT_ORPHANS = 1, 4, 36
+
+
+class Verdict(NamedTuple):
+    """How a run ended, as seen from outside."""
+
+    answer: bytes | None
+    """What it left; None if it left nothing."""
+    seconds: float
+    """Processor seconds of it and all of its child processes."""
+    peak_memory: int
+    """Bytes: its largest resident set."""
+    complaint: str
+    """Why there is no answer; empty if there is one."""
+    retry: bool
+    """Whether the reason is time, so that another attempt may go well."""
+
+
+def adopt_orphans() -> None:
+    """Descendants whose parent ends become children of this process."""
+    _prctl(_ADOPT_ORPHANS, 1)
+
+
+def die_with_parent() -> None:
+    """This process is killed when the one that forked it ends."""
+    _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+
+
+def be_closed_to_others() -> None:
+    """Other processes of this user, but for root's, can't look into the memory of this one, or trace it."""
+    _prctl(_DUMPABLE, 0)
+
+
+def _prctl(option: int, value: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
+
+
+@dataclass
+class Watch:
+    """A look at a run, again and again. `process` is its first process, a child of this one."""
+
+    process: int
+    limits: Limits
+    budget: float | None
+    """Processor seconds; None: as many as it likes."""
+    log: int
+    """Descriptor of the file that it prints to."""
+    began: float = 0.0
+    """What `process` had used of its processor time before the method was called."""
+    status: int | None = None
+    """How `process` ended, as `waitpid` has it; None while it is there."""
+    largest: int = 0
+    """Resident set of `process` in bytes, when it has ended."""
+    _seen: dict[int, float] = field(default_factory=dict)
+    _reaped: float = 0.0
+    _before: int = 0
+
+    def __post_init__(self) -> None:
+        self._before = _resident(os.getpid())
+        self._wall = self.limits.wall_seconds(self.budget, "cpu")
+        self._deadline = None if self._wall is None else time.monotonic() + self._wall
+
+    def seconds(self) -> float:
+        """Processor seconds so far, of `process` since `began` and of all its descendants since ever."""
+        return self._seconds(self._family())
+
+    def complaint(self) -> tuple[str, bool] | None:
+        """What the run takes too much of, in words, and whether that is time; None if there is nothing to say."""
+        limits, family = self.limits, self._family()
+        if self.budget is not None and self._seconds(family) > self.budget:
+            return f"it exceeded the budget of {self.budget:.3g} seconds and was killed", True
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            waited = f"it exceeded the budget of {self.budget:.3g} seconds, most of which it only waited"
+            return f"{waited}, and was killed after {self._wall:.3g} seconds", True
+        if os.fstat(self.log).st_size > limits.log_bytes:
+            return f"it printed more than {limits.log_bytes / 2**20:.3g} MB and was killed", False
+        if len(family) > limits.processes + 1:
+            return f"it had {len(family) - 1} child processes ({limits.processes} are allowed) and was killed", False
+        held = sum(max(_resident(process) - self._before, 0) for process in family)
+        if held > limits.memory_bytes:
+            allowed = f"{limits.memory_bytes / 2**30:.3g} are allowed"
+            return f"it held {held / 2**30:.3g} GB of memory ({allowed}) and was killed", False
+        return None
+
+    def _family(self) -> list[int]:
+        """`process`, all its descendants, and those that have lost their parents."""
+        self.reap()
+        return [self.process, *(other for other in descendants(os.getpid()) if other != self.process)]
+
+    def _seconds(self, family: list[int]) -> float:
+        total = self._reaped
+        for process in family:
+            own, of_children = _processor_seconds(process)
+            self._seen[process] = max(own, self._seen.get(process, 0.0))
+            total += own + of_children
+        # Those whose parent refuses to hear of their end are in nobody's account: they count as they were last seen.
+        return max(total, sum(self._seen.values())) - self.began
+
+    def reap(self) -> None:
+        """Take note of those that have ended."""
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                process, status, usage = os.wait4(-1, os.WNOHANG)
+                if process == 0:
+                    return
+                self._reaped += usage.ru_utime + usage.ru_stime
+                self._seen.pop(process, None)
+                if process == self.process:
+                    self.status, self.largest = status, usage.ru_maxrss * 1024
+
+    def end(self) -> None:
+        """Kill the run and all that it has started, and wait until nothing of it is left."""
+        while True:
+            family = descendants(os.getpid())
+            for process in family:  # stopped first, so that none forks while others are killed
+                _send(process, signal.SIGSTOP)
+            for process in family:
+                _send(process, signal.SIGKILL)
+            self.reap()
+            if not family:
+                return
+            time.sleep(0.0005)
+
+
+def follow(watch: Watch, pipe: int, master: socket.socket, most: int) -> Verdict:
+    """Read what a run writes to `pipe`, and watch it until it has answered, ended, or taken too much.
+
+    It first writes, as 8 bytes each, the nanoseconds of processor time that it had used when the method was called, and
+    the length of its answer; then the answer, of at most `most` bytes. Whatever it does after that counts for nothing.
+    If `master` hangs up, nobody wants the answer, and this process ends.
+    """
+    os.set_blocking(pipe, False)
+    got, wanted = bytearray(), None
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    poll.register(master, select.POLLRDHUP)
+    complaint: tuple[str, bool] | None = None
+    next_look = 0.0
+    while complaint is None:
+        ready = dict(poll.poll(SECONDS_BETWEEN_LOOKS * 1000))
+        if master.fileno() in ready:
+            watch.end()
+            os._exit(0)
+        ended = _drain(pipe, got) if pipe in ready else False
+        if len(got) >= 16 and wanted is None:
+            watch.began = int.from_bytes(got[:8], "big") / 1e9
+            wanted = int.from_bytes(got[8:16], "big")
+        if wanted is not None and wanted > most:
+            complaint = f"it left {wanted} bytes, and {most} are allowed", False
+        elif wanted is not None and len(got) >= 16 + wanted:
+            break
+        elif ended or watch.status is not None:
+            complaint = _how_it_ended(watch), False
+        elif time.monotonic() > next_look:
+            complaint = watch.complaint()
+            next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS
+    seconds = watch.seconds()
+    watch.end()
+    if complaint is None and watch.budget is not None and seconds > watch.budget:
+        complaint = f"it exceeded the budget of {watch.budget:.3g} seconds: it took {seconds:.3g}", True
+    answer = bytes(got[16 : 16 + wanted]) if complaint is None and wanted is not None else None
+    text, retry = complaint or ("", False)
+    return Verdict(answer, seconds, watch.largest, text, retry)
+
+
+def _drain(pipe: int, got: bytearray) -> bool:
+    """Append what there is to read; whether that was all there will ever be."""
+    while True:
+        try:
+            piece = os.read(pipe, 1 << 20)
+        except BlockingIOError:
+            return False
+        if not piece:
+            return True
+        got += piece
+
+
+def _how_it_ended(watch: Watch) -> str:
+    """In words, of a process that has closed its pipe, or has ended, without an answer."""
+    patience = time.monotonic() + 1
+    while watch.status is None and time.monotonic() < patience:
+        watch.reap()
+        time.sleep(0.001)
+    if watch.status is None:
+        return "its process went on as another program (os.exec...) and was killed"
+    code = os.waitstatus_to_exitcode(watch.status)
+    if code == 0:
+        return "its process ended (os._exit(0)?) before run() returned"
+    return f"its process died with exit code {code} (-9 often means: out of memory)"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What Linux tells of processes
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def descendants(process: int) -> list[int]:
+    """All processes that descend from this one, its children first."""
+    found = list(_children(process))
+    for child in found:  # which grows meanwhile
+        found.extend(_children(child))
+    return found
+
+
+def _children(process: int) -> Iterator[int]:
+    try:
+        threads = os.listdir(f"/proc/{process}/task")
+    except OSError:  # it has ended
+        return
+    for thread in threads:
+        with contextlib.suppress(OSError):
+            yield from map(int, Path(f"/proc/{process}/task/{thread}/children").read_text().split())
+
+
+def _processor_seconds(process: int) -> tuple[float, float]:
+    """Of a process itself, all its threads included, and of those of its children that it has waited for."""
+    try:
+        own = time.clock_gettime(~process << 3 | 2)  # the clock of another process, see clock_getcpuclockid(3)
+        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return 0.0, 0.0
+    return own, (int(after_name[13]) + int(after_name[14])) / TICKS  # cutime and cstime, see proc(5)
+
+
+def _resident(process: int) -> int:
+    """Bytes of memory that a process holds."""
+    try:
+        return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
+    except (OSError, IndexError):
+        return 0
+
+
+def _send(process: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(process, number)
