@@ -184,8 +184,8 @@ def run_loaders(
 
     Their batches are as large as those that the original was trained on, unless `batch_size` says otherwise.
     They are over fresh copies, or over `datasets` that nobody else uses: what a method does to its data never reaches
-    another run, or the evaluation. Each has a generator of its own, seeded with `loader_seed`, so the order of one never
-    depends on use of the others.
+    another run, or the evaluation. Each has a generator of its own, seeded with `loader_seed`, so the order of one
+    never depends on use of the others.
     """
 
     def loader(name: str, dataset: ExampleDataset) -> TensorLoader:

@@ -16,11 +16,11 @@ import hypothesis
 import pytest
 import torch
 
+from evaluation.isolation.limits import Limits
 from evaluation.metrics.accuracies import Accuracies
 from evaluation.metrics.intervals import Estimate
 from evaluation.metrics.score import Reference, Scores
 from evaluation.report import FORMAT, Cost, GradingRecord, MethodRecord, Provenance, Report
-from evaluation.runs.settings import Limits
 
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("commands", "data", "checkpoints", "evaluation", "methods", "notebooks")
@@ -44,9 +44,9 @@ class Answer:
 
 WITH_LIMITS = """
 import runpy
-from evaluation.runs import settings
-from evaluation.runs.settings import Limits
-settings.LIMITS = {}
+from evaluation.isolation import limits
+from evaluation.isolation.limits import Limits
+limits.LIMITS = {}
 runpy.run_path("main.py", run_name="__main__")
 """
 """A program that is `main.py` with other limits."""

@@ -14,6 +14,7 @@ percentages, means over runs. "time" is relative to the time of retraining.
 from __future__ import annotations
 
 import argparse
+import os
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.workers import Workers, be_deterministic, start_server
 from data import Task, TaskSpec, UserError, load
 from data.seeds import derive_seed
-from evaluation.runs.one import unlearn_once
+from evaluation.isolation.call import original_network, unlearn_once
 from evaluation.runs.prepared import prepared_for
 from evaluation.runs.resolve import settings_in_force
 from evaluation.runs.settings import outside_gradings
@@ -87,12 +88,15 @@ def compare(sparsity: float, options: argparse.Namespace) -> None:
 
     chosen = FOUND_GOOD | dict(text.partition("=")[::2] for text in options.settings)
     settings = settings_in_force("adversarial", chosen, task.recipe)
-    prepared = prepared_for("adversarial", settings, task, 0, "cpu")
+    with open(os.devnull, "wb") as nothing:
+        run_settings = outside_gradings(task.spec, "adversarial", settings)
+        prepared = prepared_for(run_settings, task, 0, nothing.fileno())
     done = [
         unlearn_once(
-            outside_gradings(task.spec, "adversarial", settings, seed=run),
+            "adversarial",
+            settings,
             task,
-            bank.originals.state(0),
+            original_network(task, bank.originals.state(0)),
             derive_seed("adversarial", run),
             prepared=prepared,
         )

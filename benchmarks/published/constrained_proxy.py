@@ -39,10 +39,9 @@ from checkpoints.pool import Pool
 from checkpoints.workers import Workers, be_deterministic, start_server
 from data import Task, TaskSpec, UserError, load
 from data.seeds import derive_seed
+from evaluation.isolation.call import original_network, unlearn_once
 from evaluation.metrics import METRICS
 from evaluation.metrics.score import quick_score
-from evaluation.runs.one import unlearn_once
-from evaluation.runs.settings import outside_gradings
 from evaluation.spec import GradingSpec
 from evaluation.tuning import propose
 
@@ -152,8 +151,7 @@ def run(
     method: str, settings: Settings, task: Task, originals: Pool, original: int, seed: int
 ) -> tuple[Outputs, float]:
     """What one run leaves, and the processor seconds that it took."""
-    chosen = outside_gradings(task.spec, method, settings, seed=seed)
-    done = unlearn_once(chosen, task, originals.state(original), seed)
+    done = unlearn_once(method, settings, task, original_network(task, originals.state(original)), seed)
     return record_outputs(done.net, task), done.seconds
 
 

@@ -1,7 +1,7 @@
-"""The trusted end of a room: start it, tell it what to call, and take what a run leaves for what it is: bytes of a stranger.
+"""The trusted end of a room: start it, tell it what to call, and take what a run leaves as bytes of a stranger.
 
-On Linux each worker has a room from its first moment on (`open_beside`), forked when the worker knows nothing yet. Any other
-process starts one when it needs it.
+On Linux each worker has a room from its first moment on (`open_beside`), forked when the worker knows nothing yet. Any
+other process starts one when it needs it.
 """
 
 from __future__ import annotations

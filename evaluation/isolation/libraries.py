@@ -1,7 +1,7 @@
 """Importing what a method's file imports from Python and from installed packages, before its runs are forked.
 
-Otherwise each run would import them anew, and that would be part of its time. Nothing of a method is executed for it: its
-imports are read from the syntax tree.
+Otherwise each run would import them anew, and that would be part of its time. Nothing of a method is executed for it:
+its imports are read from the syntax tree.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A room: the process that runs of methods are forked from, and that watches them. It is trusted, and knows little.
 
-It has what a method may see (see `workplace`) and nothing else: no test set, no bank, no results. No code of a method runs
-in it: each run has a process of its own. That is forked when PyTorch is loaded, the data there and the network built, so
-it starts within milliseconds, and nothing that it does to itself lasts.
+It has what a method may see (see `workplace`) and nothing else: no test set, no bank, no results. No code of a method
+runs in it: each run has a process of its own. That is forked when PyTorch is loaded, the data there and the network
+built, so it starts within milliseconds, and nothing that it does to itself lasts.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import multiprocessing
 import os
 import resource
 import socket
@@ -18,6 +19,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +34,7 @@ from evaluation.isolation.libraries import import_libraries
 from evaluation.isolation.limits import Limits
 from evaluation.isolation.structure import check_structure
 from evaluation.isolation.watch import Watch, adopt_orphans, be_closed_to_others, die_with_parent, follow
-from evaluation.isolation.wire import LENGTH, Message
+from evaluation.isolation.wire import LENGTH, Message, WireError
 from evaluation.isolation.workplace import from_message
 
 
@@ -84,16 +86,21 @@ def serve(connection: socket.socket, device: str) -> None:
     """Do what the trusted process at the other end asks for, until it hangs up.
 
     It sends a "task" first, then an "original" (its weights, and what is prepared for it), then calls, each followed by
-    the descriptor of the file that the run prints to. The answer to a call is a message of facts about it, then the length
-    of what the run left, and that.
+    the descriptor of the file that the run prints to. The answer to a call is a message of facts about it, then the
+    length of what the run left, and that.
     """
     adopt_orphans()
     be_closed_to_others()
     be_deterministic(device)
+    if sys.platform == "linux":  # as in a notebook, where a method's DataLoader starts its workers at once
+        multiprocessing.set_start_method("fork", force=True)
     requests = connection.makefile("rb", buffering=0)
     place: Place | None = None
     while True:
-        message = Message.read(requests)
+        try:
+            message = Message.read(requests)
+        except (WireError, ConnectionError):  # it has hung up
+            return
         do = message.facts["do"]
         if do == "task":
             task = from_message(message, device)
@@ -126,8 +133,10 @@ def _answer(connection: socket.socket, place: Place, call: Call, log: int) -> No
         os.close(reading)
     facts = {name: value for name, value in verdict._asdict().items() if name != "answer"}
     answer = verdict.answer or b""
-    for piece in (*Message(facts).pieces(), len(answer).to_bytes(LENGTH, "big"), answer):
+    for piece in Message(facts).pieces():
         connection.sendall(piece)
+    connection.sendall(len(answer).to_bytes(LENGTH, "big"))
+    connection.sendall(answer)
 
 
 def parts_of(message: Message, part: str) -> dict[str, Tensor]:
@@ -193,6 +202,7 @@ def _keep_to(limits: Limits, log: int, pipe: int) -> int:
     for kind, most in ((resource.RLIMIT_FSIZE, limits.file_bytes), (resource.RLIMIT_CORE, 0)):
         _, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard),) * 2)
+    resource_tracker._resource_tracker._fd = None  # that of other processes is none of its business
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the process may be killed
     return 3

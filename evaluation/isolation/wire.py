@@ -54,7 +54,7 @@ class Message:
             [name, str(array.dtype).removeprefix("torch."), list(array.shape)] for name, array in arrays.items()
         ]
         head = json.dumps({"facts": dict(self.facts), "tensors": described}).encode()
-        contents = [memoryview(_bytes_of(array).numpy()).cast("B") for array in arrays.values() if array.numel()]
+        contents = [_memory_of(array) for array in arrays.values() if array.numel()]
         return [memoryview(len(head).to_bytes(LENGTH, "big")), memoryview(head), *contents]
 
     @staticmethod
@@ -92,7 +92,7 @@ def read_exactly(source: Source, count: int) -> bytearray:
 def _read_tensor(source: Source, dtype: torch.dtype, shape: list[int]) -> Tensor:
     tensor = torch.empty(shape, dtype=dtype)  # memory of PyTorch's own: aligned as any fresh tensor
     if tensor.numel():
-        _fill(source, memoryview(_bytes_of(tensor).numpy()).cast("B"))
+        _fill(source, _memory_of(tensor))
     return tensor
 
 
@@ -104,9 +104,9 @@ def _fill(source: Source, buffer: memoryview) -> None:
         buffer = buffer[count:]
 
 
-def _bytes_of(tensor: Tensor) -> Tensor:
-    """The memory of a contiguous tensor as bytes, uint8 `(n,)`."""
-    return tensor.reshape(-1).view(torch.uint8)
+def _memory_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous tensor, as bytes."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy()).cast("B")  # type: ignore[arg-type]  # it is one
 
 
 def _checked(name: object, dtype: object, shape: object) -> tuple[str, torch.dtype, list[int]]:

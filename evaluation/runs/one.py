@@ -45,7 +45,8 @@ class Failure(NamedTuple):
 def perform(settings: RunSettings, original: int, run: int) -> Failure | None:
     """Do one run and save what it leaves. A job for a worker; None if all went well."""
     task = load_task(settings.task, settings.device)
-    start, memory, key = _original_state(task, original), dict[str, Tensor](), original
+    start, memory = _original_state(task, original), dict[str, Tensor]()
+    key: int | None = original
     if settings.previous is not None:
         start, memory = load_weights(run_path(settings.previous, original, run, ".pt"))
         key = None

@@ -22,7 +22,7 @@ from data import Task, TaskSpec, UserError, features
 from data.folder import read_folder
 from data.loaders import run_loaders
 from data.raw import RawData, content_digest
-from evaluation.runs.contract import fresh_network
+from evaluation.isolation.structure import check_structure, fresh_network
 from evaluation.spec import GradingSpec
 from methods import all_method_handlers
 
@@ -214,7 +214,8 @@ def test_methods_work_on_features(hub: Path, make_folder: Callable[..., Path], n
     before = build_network(task, seed=0).state_dict()
     seed_everything(1)
     all_method_handlers()[name]().run(network, *loaders)
-    after = fresh_network(task, network, name).state_dict()
+    check_structure(build_network(task), network, name)
+    after = fresh_network(task, network.state_dict(), name).state_dict()
     assert any(not torch.equal(value, before[key]) for key, value in after.items())
 
 

@@ -24,11 +24,13 @@ from data import TaskSpec, UserError, load
 from evaluation import logit_scaled_confidence
 from evaluation.console import Console
 from evaluation.grading import grade_methods, score_again
+from evaluation.isolation.handle import open_beside
+from evaluation.isolation.limits import Limits
 from evaluation.metrics import METRICS
 from evaluation.report import Report, read_report
 from evaluation.runs.many import GradingFailedError, RunFailedError, do_runs
+from evaluation.runs.one import Failure
 from evaluation.runs.resolve import resolve
-from evaluation.runs.settings import Limits
 from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
 
@@ -178,7 +180,7 @@ HANGING = {
     "lets_others_work": "subprocess.run([sys.executable, '-c', 'import time\\nwhile time.process_time() < 0.7: pass'])",
     "ignores_interrupts": "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: pass",
 }
-"""Methods that take more than half a second, from the third call on (the first is the rehearsal)."""
+"""Methods that take more than half a second, from the third call on."""
 SLOW_ONCE = f"if call('slow_once') == 3:\n    while True: pass\n{BASELINE}"
 
 
@@ -219,14 +221,14 @@ class Gradings:
 def kit(make_kit: Callable[[], Kit], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kit]:
     """A kit with all these methods, which waits for less long until it kills one; $LEDGER is theirs to write to."""
     kit = make_kit()
-    kit.limits = Limits(rehearsal_seconds=6.0, patience=1.0, more_patience=0.5, attempts=2)
+    kit.limits = Limits(patience=1.0, more_patience=0.5, attempts=2)
     for name, (body, _) in FAILING.items():
         add_method(kit, name, body)
     for name, body in RUDE.items():
         add_method(kit, name, BASELINE + body)
     add_method(kit, "notes_twice", f"{BASELINE}self.notes = torch.rand(1).item()")
     for name, body in HANGING.items():
-        add_method(kit, name, f"if call('{name}') > 2:\n" + textwrap.indent(body, "    "))
+        add_method(kit, name, f"if call('{name}') > 1:\n" + textwrap.indent(body, "    "))
     add_method(kit, "fails_once", FAILS_ONCE)
     add_method(kit, "slow_once", SLOW_ONCE)
     add_method(kit, "is_edited", f"call('is_edited')\n{BASELINE}")
@@ -262,10 +264,8 @@ def test_a_failure_is_named_with_its_log(method: str, failed: Gradings) -> None:
     """Which method, which run, what it did, where the log is; in one line, without a traceback of ours."""
     line = failed.complaint(method)
     log = failed.folder(method) / "runs" / "original-000-run-0000.log"
-    said = (
-        rf"error: {method} failed in run 0 from original 0: ({FAILING[method][1]}).*\. Its log: {re.escape(str(log))}\."
-    )
-    assert re.match(said, line), line
+    which = rf"error: {method} failed in run \d+ from original 0"
+    assert re.match(rf"{which}: ({FAILING[method][1]}).*\. Its log: {re.escape(str(log))}\.", line), line
     assert line.endswith("The 0 runs that finished are kept.")
     assert log.exists()
     if "died" not in line:
@@ -321,7 +321,7 @@ def test_methods_that_hang_are_killed(kit: Kit, tmp_path: Path) -> None:
     assert gradings.answer.code == 2
     assert "Traceback" not in gradings.answer.stderr
     for method in HANGING:
-        said = f"error: {method} failed in run 2 from original 0: it exceeded the budget of 0.5 seconds and was killed;"
+        said = f"error: {method} failed in run 2 from original 0: it exceeded the budget of 0.5 seconds"
         assert gradings.complaint(method).startswith(said)
         assert gradings.complaint(method).endswith("The 2 runs that finished are kept.")
 
@@ -341,9 +341,9 @@ def test_of_several_failures_the_first_is_told() -> None:
     """On a busy machine many runs may have ended before the main process looks. Catches one taken from a set."""
     keys = [(original, run) for original in range(2) for run in range(20)]
 
-    def submit(key: tuple[int, int], pool: Workers) -> Future[str | None]:
-        future: Future[str | None] = Future()
-        future.set_result(None if key == keys[0] else f"run {key} failed")
+    def submit(key: tuple[int, int], pool: Workers) -> Future[Failure | None]:
+        future: Future[Failure | None] = Future()
+        future.set_result(None if key == keys[0] else Failure(f"run {key} failed", retry=False))
         return future
 
     with Workers(len(keys)) as never_used, pytest.raises(RunFailedError) as caught:
@@ -381,7 +381,7 @@ def test_finished_runs_are_kept_and_an_edited_method_is_another(
     mended = run(kit, failed.results, ["fails_once", "is_edited", "my_method"], "--budget-seconds", "60")
     assert mended.answer.code == 0, mended.answer.stderr
     more = Counter(ledger.read_text().split()) - calls
-    assert more["fails_once"] == 1 + (N - 2)  # a rehearsal, and what was missing
+    assert more["fails_once"] == N - 3  # what was missing
     assert more["is_edited"] == 1 + N
 
     whole, resumed = behaved.report("my_method"), mended.report("fails_once")
@@ -422,7 +422,7 @@ class CountingWorkers(Workers):
     """Workers that remember which runs they were given."""
 
     def __init__(self, count: int) -> None:
-        super().__init__(count)
+        super().__init__(count, beside=open_beside)
         self.runs: list[tuple[int, int]] = []
 
     def submit(self, job: Callable[..., Any], *args: Any) -> Future[Any]:

@@ -20,7 +20,7 @@ from checkpoints.networks import build_network
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers, be_deterministic
 from data import Task, TaskSpec, UserError, load
-from evaluation.runs.one import unlearn_once
+from evaluation.isolation.call import original_network, unlearn_once
 from evaluation.runs.settings import RunSettings, run_seed
 from evaluation.spec import GradingSpec
 from evaluation.submission import CheckpointJob, check_all, evaluate, largest_checkpoint, look_over
@@ -81,7 +81,7 @@ def refusal(path: Path, folder: Path, task: Task) -> str:
         return str(error)
     job = CheckpointJob(SPEC, "cpu", submission, folder)
     complaints = (job(run) for run in range(N))
-    return next((complaint for complaint in complaints if complaint is not None), "")
+    return next((failure.complaint for failure in complaints if failure is not None), "")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -116,7 +116,8 @@ def test_the_score_is_that_of_the_runs(results: Path, task: Task, tmp_path: Path
     settings = RunSettings(SPEC, "cpu", "my_method", report["method"]["settings"], 0, tmp_path)
     members = {}
     for run in range(N):
-        net, *_ = unlearn_once(settings, task, original, run_seed(settings, 0, run))
+        seed = run_seed(settings, 0, run)
+        net = unlearn_once("my_method", settings.hyper_parameters, task, original_network(task, original), seed).net
         members[name_of(run)] = as_bytes(net.state_dict())
     path = write_zip(tmp_path / "submission.zip", members)
 

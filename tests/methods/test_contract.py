@@ -23,7 +23,7 @@ from data import Recipe, Split, Task, TaskSpec, load
 from data.loaders import TensorLoader, run_loaders
 from data.task import Request
 from evaluation.certification.certificates import MECHANISMS
-from evaluation.runs.contract import fresh_network
+from evaluation.isolation.structure import check_structure, fresh_network
 from evaluation.views.history import can_be_drawn
 from methods import all_method_handlers
 from methods.BaseMethod import CLAIMS, BaseMethod, Between
@@ -318,7 +318,8 @@ def test_works_with_every_network(name: str, network: str, channels: int, size: 
     task = make_task(network, channels, size, train=21, forget=range(0, 20, 5))
     before = build_network(task, seed=0).state_dict()
     left = unlearn(name, task, batch_size=8)  # two batches to retain, and a last one of one image, as above
-    fresh_network(task, left, name)
+    check_structure(build_network(task), left, name)
+    fresh_network(task, left.state_dict(), name)
     assert not any(module.training for module in left.modules())
     assert bool(differing(before, left.state_dict())) != METHODS[name].leaves_original
 
@@ -339,14 +340,18 @@ def test_works_with_every_network(name: str, network: str, channels: int, size: 
 def test_works_with_every_forget_set(name: str, case: str, train: int, forget: Any, network: str) -> None:
     """Whatever the sizes are: no division by zero, no empty batch, no wait for a class that is not there."""
     task = make_task(network, train=train, forget=forget)
-    fresh_network(task, unlearn(name, task), name)
+    left = unlearn(name, task)
+    check_structure(build_network(task), left, name)
+    fresh_network(task, left.state_dict(), name)
 
 
 @every_method
 def test_works_on_the_default_task(name: str) -> None:
     """On real digits, in batches of the size that the grader hands out."""
     task = load(TaskSpec("digits", train_size=60))
-    fresh_network(task, unlearn(name, task, batch_size=64), name)
+    left = unlearn(name, task, batch_size=64)
+    check_structure(build_network(task), left, name)
+    fresh_network(task, left.state_dict(), name)
 
 
 @every_method

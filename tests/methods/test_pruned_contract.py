@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from checkpoints.networks import build_network
 from checkpoints.pruning import prune_smallest
-from data import Recipe, TaskSpec, UserError
-from evaluation.runs.contract import fresh_network
-from evaluation.runs.one import unlearn_once
+from data import Recipe, UserError
+from evaluation.isolation.call import original_network, unlearn_once
+from evaluation.isolation.structure import check_structure, fresh_network
 from evaluation.runs.resolve import settings_in_force
-from evaluation.runs.settings import RunSettings
 from methods import all_method_handlers
 from tests.methods.test_contract import make_task
 
@@ -37,8 +35,9 @@ def test_every_method_keeps_the_mask(name: str) -> None:
     known = {key: value for key, value in SMALL.items() if key in handler.hyper_parameters()}
     settings = {**known, **handler.tried_with}
     before = {key: value.clone() for key, value in original.state_dict().items()}
-    left = unlearn_once(RunSettings(TaskSpec(), "cpu", name, settings, 0, Path()), task, before, seed=1).net
-    state = fresh_network(task, left, name).state_dict()
+    left = unlearn_once(name, settings, task, original_network(task, before), seed=1).net
+    check_structure(build_network(task), left, name)
+    state = fresh_network(task, left.state_dict(), name).state_dict()
     assert all(bool((state[key][pruned] == 0).all()) for key, pruned in mask.items())
     changed = [key for key, value in before.items() if not torch.equal(value, state[key])]
     assert bool(changed) != handler.leaves_original
@@ -55,8 +54,8 @@ def test_a_method_computes_with_the_mask() -> None:
     prune_smallest(original, 0.5)
     states = []
     for recipe in (Recipe(), Recipe(pruning="omp", sparsity=0.5)):
-        run = RunSettings(TaskSpec(), "cpu", "finetune", {"epochs": 5, "learning_rate": 0.1}, 0, Path())
-        left = unlearn_once(run, replace(task, recipe=recipe), original.state_dict(), seed=1)
+        net, changed = original_network(task, original.state_dict()), replace(task, recipe=recipe)
+        left = unlearn_once("finetune", {"epochs": 5, "learning_rate": 0.1}, changed, net, seed=1)
         states.append(left.net.state_dict())
     dense, pruned = states
     kept = pruned["0.weight"] != 0

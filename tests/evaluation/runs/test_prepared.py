@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ from torch import Tensor
 from checkpoints.jobs import train_group
 from checkpoints.pool import Pool
 from data import TaskSpec, load
-from evaluation.runs.one import perform
+from evaluation.isolation.call import original_network, unlearn_once
+from evaluation.runs.one import load_weights, perform
 from evaluation.runs.prepared import prepared_for, prepared_path, prepared_seconds
-from evaluation.runs.settings import RunSettings, run_path
-from evaluation.runs.unlearned import Unlearned
+from evaluation.runs.settings import RunSettings, outside_gradings, run_path, run_seed
 from methods.Adversarial import Adversarial
 
 SPEC = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", 2),))
@@ -33,7 +34,9 @@ def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def prepared(spec: TaskSpec = SPEC, original: int = 0, **settings: Any) -> dict[str, Tensor]:
     """What `adversarial` prepares."""
-    return prepared_for("adversarial", {**SETTINGS, **settings}, load(spec), original, "cpu")
+    run_settings = outside_gradings(spec, "adversarial", {**SETTINGS, **settings})
+    with open(os.devnull, "wb") as nothing:
+        return prepared_for(run_settings, load(spec), original, nothing.fileno())
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -88,7 +91,7 @@ def test_what_is_damaged_is_made_again(damage: str, bank: Path) -> None:
 def test_methods_without_preparation(bank: Path) -> None:
     """Nothing is done, and nothing is reported."""
     task = load(SPEC)
-    assert prepared_for("do_nothing", {}, task, 0, "cpu") == {}
+    assert prepared_for(outside_gradings(SPEC, "do_nothing", {}), task, 0, log=1) == {}
     assert prepared_seconds("do_nothing", {}, task, "cpu") is None
     assert not list(bank.glob("*/prepared-*"))
 
@@ -106,20 +109,16 @@ def test_seconds_are_those_of_an_original(bank: Path) -> None:
     assert prepared_seconds("adversarial", SETTINGS, task, "cpu") == 3
 
 
-def test_every_run_gets_a_copy(bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one run does to it does not reach the next; the budget does not count its making."""
-    expected = prepared()
-    given: list[dict[str, Tensor]] = []
+def test_every_run_gets_what_is_prepared(bank: Path, tmp_path: Path) -> None:
+    """A run in a process of its own leaves what a call in this one leaves that is given it, the second as the first.
 
-    def noted(method: Adversarial, net: Any, *loaders: Any) -> None:
-        given.append({name: value.clone() for name, value in method.prepared.items()})
-        for value in method.prepared.values():
-            value.zero_()
-
-    monkeypatch.setattr(Adversarial, "run", noted)
-    settings = RunSettings(SPEC, "cpu", "adversarial", SETTINGS, 0, tmp_path / "grading")
+    Catches a run that gets nothing, or what the run before has made of it.
+    """
+    expected, task = prepared(), load(SPEC)
+    settings = RunSettings(SPEC, "cpu", "adversarial", SETTINGS, 0, tmp_path / "grading", keep_weights=True)
     for run in range(2):
         assert perform(settings, 0, run) is None
-        assert Unlearned.load(run_path(settings.folder, 0, run, ".npz")) is not None
-    assert len(given) >= 2
-    assert all(equal(one, expected) for one in given)
+        weights, _ = load_weights(run_path(settings.folder, 0, run, ".pt"))
+        net = original_network(task, Pool(task, "original").state(0))
+        here = unlearn_once("adversarial", SETTINGS, task, net, run_seed(settings, 0, run), prepared=expected)
+        assert equal(weights, here.net.state_dict())
