@@ -189,10 +189,14 @@ def execute(
 
 
 def _result_of_grader(local: Future[Any]) -> Any:
+    from evaluation.isolation.handle import CallFailedError
+
     try:
         return local.result()
     except UserError:
         raise
+    except CallFailedError as error:
+        raise UserError(f"The method fails in the grader, though not in the notebook: {error.complaint}") from error
     except Exception as error:
         raise UserError(
             f"The method fails in the grader, though not in the notebook: {type(error).__name__}: {error}"

@@ -328,6 +328,8 @@ class RunOptions(QuietOptions):
     """Processes. [default: one per core; on a GPU at most four]"""
     device: Annotated[str, RUN] = "auto"
     """cpu, cuda, cuda:1, or auto: a GPU if there is one."""
+    sandbox: Annotated[bool, RUN] = False
+    """Keep methods from the network and from all files but the system's. Needs bubblewrap; see docs/security.md."""
 
     def place(self) -> str:
         """The device. Raises `UserError` if it is not there."""
@@ -340,7 +342,8 @@ class RunOptions(QuietOptions):
         from checkpoints.workers import default_workers
         from evaluation.isolation.handle import room_workers
 
-        return room_workers(default_workers(place) if self.workers is None else self.workers, place)
+        count = default_workers(place) if self.workers is None else self.workers
+        return room_workers(count, place, self.sandbox)
 
 
 @OPTIONS

@@ -14,7 +14,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Hashable, Mapping
+import time
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +23,11 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from checkpoints.grouped import State
-from checkpoints.workers import Workers
+from checkpoints.workers import QUICK_TO_FORK, Workers
 from data import Task
 from evaluation.isolation import watch
-from evaluation.isolation.room import Call, serve
+from evaluation.isolation.room import Call, can_fork, serve
+from evaluation.isolation.sandbox import check_sandbox, sandboxed
 from evaluation.isolation.wire import LENGTH, Message, WireError, read_exactly
 from evaluation.isolation.workplace import to_message
 
@@ -56,8 +58,11 @@ class Left(NamedTuple):
 class Room:
     """A room, and what it has been told."""
 
-    def __init__(self, connection: socket.socket, process: int, device: str) -> None:
-        self._connection, self._process, self.device = connection, process, device
+    def __init__(
+        self, connection: socket.socket, process: int, device: str, forks: bool, files: tuple[Path, ...] = ()
+    ) -> None:
+        self._connection, self._process, self._forks = connection, process, forks
+        self.device, self.files = device, files
         self._answers = connection.makefile("rb", buffering=0)
         self._task: Hashable = None
         self._original: Hashable = None
@@ -84,17 +89,23 @@ class Room:
         """
         wall = call.limits.wall_seconds(call.budget, self.device)
         try:
-            self._connection.settimeout(None if wall is None else wall + MARGIN)
+            self._connection.settimeout(None if wall is None else wall + (MARGIN if self._forks else 0))
             self._send(call.to_message())
+            began = time.perf_counter()
             socket.send_fds(self._connection, [b"L"], [log])
-            about = Message.read(self._answers).facts
+            about = dict(Message.read(self._answers).facts)
+            if not self._forks:
+                about["seconds"] = time.perf_counter() - began
             answer = read_exactly(self._answers, int.from_bytes(read_exactly(self._answers, LENGTH), "big"))
         except TimeoutError as error:
             self.close()
-            raise CallFailedError(f"it was stopped, or waited, for more than {wall:.3g} seconds", retry=True) from error
+            said = f"it exceeded the budget of {call.budget:.3g} seconds and was killed after {wall:.3g} seconds"
+            raise CallFailedError(said, retry=True) from error
         except (OSError, WireError) as error:
             self.close()
             raise CallFailedError("the process that watches it was killed (out of memory?)", retry=True) from error
+        if call.budget is not None and not about["complaint"] and about["seconds"] > call.budget and not self._forks:
+            raise CallFailedError(f"it exceeded the budget of {call.budget:.3g} seconds", retry=True)
         if about["complaint"]:
             raise CallFailedError(about["complaint"], about["retry"])
         return _read(answer, about)
@@ -134,14 +145,19 @@ def _read(answer: bytearray, about: Mapping[str, Any]) -> Left:
 # ----------------------------------------------------------------------------------------------------------------------
 
 _room: Room | None = None
+_in_sandbox = False
 
 
-def room(device: str) -> Room:
-    """The room of this process, which is started if there is none, or none that is alive."""
+def room(device: str, files: Sequence[Path]) -> Room:
+    """The room of this process, which is started if there is none, or none that is alive.
+
+    In a sandbox, a room can read the `files` and no others but the system's and the kit's.
+    """
     global _room
-    if _room is None or not _room.alive or _room.device != device:
+    readable = tuple(files) if _in_sandbox else ()
+    if _room is None or not _room.alive or (_room.device, _room.files) != (device, readable):
         close_room()
-        _room = _start(device)
+        _room = start(device, can_fork(device), readable, _in_sandbox)
     return _room
 
 
@@ -153,9 +169,21 @@ def close_room() -> None:
         _room = None
 
 
-def room_workers(count: int, device: str = "cpu") -> Workers:
-    """Workers, each with a room beside it. Raises `UserError` if `count` is less than 1."""
-    return Workers(count, device, beside=open_beside)
+def room_workers(count: int, device: str = "cpu", sandbox: bool = False) -> Workers:
+    """Workers, each with a room beside it, or one in a sandbox for each method.
+
+    Raises:
+        UserError: `count` is less than 1, or there is no sandbox here.
+    """
+    if sandbox:
+        check_sandbox()
+    return Workers(count, device, beside=use_sandbox if sandbox else open_beside)
+
+
+def use_sandbox(device: str) -> None:
+    """The rooms of this process will be in sandboxes."""
+    global _in_sandbox
+    _in_sandbox = True
 
 
 def open_beside(device: str) -> None:
@@ -168,17 +196,31 @@ def open_beside(device: str) -> None:
             watch.die_with_parent()
             number = os.dup2(theirs.fileno(), 3)
             os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-            serve(socket.socket(fileno=number), device)
+            serve(socket.socket(fileno=number), device, can_fork(device))
         finally:
             os._exit(0)
     theirs.close()
-    _room = Room(ours, process, device)
+    _room = Room(ours, process, device, can_fork(device))
 
 
-def _start(device: str) -> Room:
+atexit.register(close_room)
+
+
+def start(device: str, forks: bool, files: tuple[Path, ...] = (), sandbox: bool = False) -> Room:
+    """A room in a new process. `forks`: whether it has a process for each run, see `can_fork`."""
     ours, theirs = socket.socketpair()
-    program = [sys.executable, "-m", "evaluation.isolation.room", str(theirs.fileno()), device]
-    started = subprocess.Popen(program, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    how = "forks" if forks else "stays"
+    program = [sys.executable, "-m", "evaluation.isolation.room", str(theirs.fileno()), device, how]
+    if sandbox:
+        program = [*sandboxed(device, files), *program]
+    environment = {**QUICK_TO_FORK, **os.environ}
+    started = subprocess.Popen(
+        program,
+        cwd=ROOT,
+        env=environment,
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
     theirs.close()
-    atexit.register(close_room)
-    return Room(ours, started.pid, device)
+    return Room(ours, started.pid, device, forks, files)

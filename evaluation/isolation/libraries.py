@@ -32,14 +32,14 @@ def import_libraries(file: Path) -> None:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
-            if _is_installed(name.partition(".")[0]):
+            if is_installed(name.partition(".")[0]):
                 try:
                     importlib.import_module(name)
                 except Exception:
                     continue  # some names are no modules; others fail again, and visibly, in the run
 
 
-def _is_installed(package: str) -> bool:
+def is_installed(package: str) -> bool:
     """Whether a top-level package is a part of Python or installed, and not a file of somebody's project."""
     try:
         spec = importlib.util.find_spec(package)

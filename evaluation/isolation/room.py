@@ -8,6 +8,7 @@ built, so it starts within milliseconds, and nothing that it does to itself last
 from __future__ import annotations
 
 import contextlib
+import copy
 import gc
 import json
 import multiprocessing
@@ -19,6 +20,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,10 +32,11 @@ from checkpoints.workers import be_deterministic
 from data import Task
 from data.loaders import run_datasets
 from evaluation.isolation.call import Datasets, original_network, prepare_once, unlearn_once, warm_up
+from evaluation.isolation.inline import call_here
 from evaluation.isolation.libraries import import_libraries
 from evaluation.isolation.limits import Limits
 from evaluation.isolation.structure import check_structure
-from evaluation.isolation.watch import Watch, adopt_orphans, be_closed_to_others, die_with_parent, follow
+from evaluation.isolation.watch import Verdict, Watch, adopt_orphans, be_closed_to_others, die_with_parent, follow
 from evaluation.isolation.wire import LENGTH, Message, WireError
 from evaluation.isolation.workplace import from_message
 
@@ -82,15 +85,16 @@ class Call:
         return Call(limits=Limits(**facts.pop("limits")), memory=message.tensors, **facts)
 
 
-def serve(connection: socket.socket, device: str) -> None:
-    """Do what the trusted process at the other end asks for, until it hangs up.
+def serve(connection: socket.socket, device: str, forks: bool) -> None:
+    """Do what the trusted process at the other end asks for, until it hangs up. `forks`: see `can_fork`.
 
     It sends a "task" first, then an "original" (its weights, and what is prepared for it), then calls, each followed by
     the descriptor of the file that the run prints to. The answer to a call is a message of facts about it, then the
     length of what the run left, and that.
     """
-    adopt_orphans()
-    be_closed_to_others()
+    if sys.platform == "linux":
+        adopt_orphans()
+        be_closed_to_others()
     be_deterministic(device)
     if sys.platform == "linux":  # as in a notebook, where a method's DataLoader starts its workers at once
         multiprocessing.set_start_method("fork", force=True)
@@ -116,11 +120,25 @@ def serve(connection: socket.socket, device: str) -> None:
             continue
         _, (log, *_), _, _ = socket.recv_fds(connection, 1, 1)
         with os.fdopen(log, "wb", buffering=0):
-            _answer(connection, place, Call.of(message), log)
+            call = Call.of(message)
+            import_libraries(Path(call.file))
+            if forks:
+                _tell(connection, _fork_and_follow(connection, place, call, log))
+                continue
+            net = copy.deepcopy(place.net)
+            verdict, as_before = call_here(partial(_do, place, call), call.limits, log)
+            place.net = net
+            _tell(connection, verdict)
+            if not as_before:  # another process takes over
+                return
 
 
-def _answer(connection: socket.socket, place: Place, call: Call, log: int) -> None:
-    import_libraries(Path(call.file))
+def can_fork(device: str) -> bool:
+    """Whether each run can have a process forked for it: not once a GPU is in use, and safely on Linux alone."""
+    return sys.platform == "linux" and device == "cpu"
+
+
+def _fork_and_follow(connection: socket.socket, place: Place, call: Call, log: int) -> Verdict:
     reading, writing = os.pipe()
     process = os.fork()
     if process == 0:
@@ -128,9 +146,12 @@ def _answer(connection: socket.socket, place: Place, call: Call, log: int) -> No
     os.close(writing)
     watch = Watch(process, call.limits, call.budget, log)
     try:
-        verdict = follow(watch, reading, connection, call.limits.answer_bytes)
+        return follow(watch, reading, connection, call.limits.answer_bytes)
     finally:
         os.close(reading)
+
+
+def _tell(connection: socket.socket, verdict: Verdict) -> None:
     facts = {name: value for name, value in verdict._asdict().items() if name != "answer"}
     answer = verdict.answer or b""
     for piece in Message(facts).pieces():
@@ -202,11 +223,11 @@ def _keep_to(limits: Limits, log: int, pipe: int) -> int:
     for kind, most in ((resource.RLIMIT_FSIZE, limits.file_bytes), (resource.RLIMIT_CORE, 0)):
         _, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard),) * 2)
-    resource_tracker._resource_tracker._fd = None  # that of other processes is none of its business
+    resource_tracker._resource_tracker._fd = None  # type: ignore[attr-defined]  # that of other processes is none of its business
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the process may be killed
     return 3
 
 
-if __name__ == "__main__":  # python -m evaluation.isolation.room DESCRIPTOR DEVICE
-    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2])
+if __name__ == "__main__":  # python -m evaluation.isolation.room DESCRIPTOR DEVICE forks|stays
+    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2], sys.argv[3] == "forks")

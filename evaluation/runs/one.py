@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 from collections.abc import Hashable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -55,10 +56,9 @@ def perform(settings: RunSettings, original: int, run: int) -> Failure | None:
             prepared = prepared_for(settings, task, original, log)
             seed = run_seed(settings, original, run)
             done = unlearn(settings, task, start, seed, log, memory=memory, prepared=prepared, key=key)
-        network = fresh_network(task, done.weights, settings.method)
-        outputs = finite_outputs(network, task, settings.method)
-    except MethodError as error:
-        return Failure(f"MethodError: {error}", retry=False)
+            with told_in(log):
+                network = fresh_network(task, done.weights, settings.method)
+                outputs = finite_outputs(network, task, settings.method)
     except CallFailedError as error:
         return Failure(error.complaint, error.retry)
     if done.notes is not None:
@@ -106,9 +106,9 @@ def unlearn(
     Raises:
         CallFailedError: it raised, took more than the budget or the limits in `settings`, or left nothing.
     """
-    here = room(settings.device)
-    here.enter(task, None if key is None else (key, settings.method, tuple(prepared)), weights, prepared)
     file = inspect.getfile(all_method_handlers()[settings.method])
+    here = room(settings.device, [Path(file)])
+    here.enter(task, None if key is None else (key, settings.method, tuple(prepared)), weights, prepared)
     budget = settings.budget_seconds
     call = Call("run", settings.method, settings.hyper_parameters, seed, budget, settings.limits, memory, file)
     left = here.call(call, log)
@@ -136,13 +136,24 @@ def single_run(settings: RunSettings, task: Task, original: int, run: int, log: 
     """The very run of a grading, without files; the network has the weights that it left.
 
     Raises:
-        MethodError: the method broke its contract.
-        CallFailedError: see `unlearn`.
+        CallFailedError: see `unlearn`; or the method broke its contract.
     """
     state = _original_state(task, original)
     prepared = prepared_for(settings, task, original, log)
     done = unlearn(settings, task, state, run_seed(settings, original, run), log, prepared=prepared, key=original)
-    return done, fresh_network(task, done.weights, settings.method)
+    with told_in(log):
+        return done, fresh_network(task, done.weights, settings.method)
+
+
+@contextlib.contextmanager
+def told_in(log: int) -> Iterator[None]:
+    """A method's breach of its contract is told in its log, too, and is a `CallFailedError`."""
+    try:
+        yield
+    except MethodError as error:
+        complaint = f"MethodError: {error}"
+        os.write(log, f"{complaint}\n".encode())
+        raise CallFailedError(complaint) from error
 
 
 @contextlib.contextmanager

@@ -79,7 +79,7 @@ def _prepare(path: Path, settings: RunSettings, task: Task, original: int, log: 
     seed = derive_seed("prepare", pool.seed(original))
     file = inspect.getfile(all_method_handlers()[settings.method])
     call = Call("prepare", settings.method, settings.hyper_parameters, seed, None, settings.limits, {}, file)
-    here = room(settings.device)
+    here = room(settings.device, [Path(file)])
     here.enter(task, (original, settings.method, ()), pool.state(original), {})
     left = here.call(call, log)
     tensors = {name.removeprefix("prepared/"): value for name, value in left.tensors.items()}

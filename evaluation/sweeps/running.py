@@ -26,10 +26,9 @@ from data.files import locked, write_atomically
 from evaluation.console import Console, OnProgress
 from evaluation.grading import load_with_one_request
 from evaluation.isolation.handle import CallFailedError, room_workers
-from evaluation.isolation.structure import MethodError
 from evaluation.metrics.accuracies import accuracies
 from evaluation.runs.many import failure_of
-from evaluation.runs.one import Failure, finite_outputs, log_file, single_run
+from evaluation.runs.one import Failure, finite_outputs, log_file, single_run, told_in
 from evaluation.runs.resolve import Grading, resolve
 from evaluation.runs.settings import RunSettings
 from evaluation.spec import GradingSpec
@@ -145,9 +144,8 @@ def perform_one(settings: RunSettings, original: int, path: Path) -> Failure | N
     try:
         with log_file(path.with_suffix(".log")) as log:
             done, network = single_run(settings, task, original, 0, log)
-        outputs = finite_outputs(network, task, settings.method)
-    except MethodError as error:
-        return Failure(f"MethodError: {error}", retry=False)
+            with told_in(log):
+                outputs = finite_outputs(network, task, settings.method)
     except CallFailedError as error:
         return Failure(error.complaint, error.retry)
     left = json.loads(done.notes or "{}")

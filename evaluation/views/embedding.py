@@ -22,7 +22,6 @@ from data.files import write_atomically
 from evaluation.console import Console
 from evaluation.grading import load_with_one_request
 from evaluation.isolation.handle import CallFailedError
-from evaluation.isolation.structure import MethodError
 from evaluation.metrics.accuracies import accuracy_by_class
 from evaluation.runs.one import single_run
 from evaluation.runs.resolve import Grading, resolve
@@ -111,7 +110,7 @@ def unlearned_network(grading: Grading, original: int, run: int) -> nn.Module:
         with open(os.devnull, "wb") as nothing:
             _, network = single_run(grading.run_settings, grading.task, original, run, nothing.fileno())
         return network.eval()
-    except (CallFailedError, MethodError) as error:
+    except CallFailedError as error:
         reason = str(error).rstrip(".")
         raise UserError(
             f"{method} failed ({reason}): python main.py -m {method} writes a log with the traceback."

@@ -14,7 +14,8 @@ from torch import Tensor
 from checkpoints.jobs import train_group
 from checkpoints.pool import Pool
 from data import TaskSpec, load
-from evaluation.isolation.call import original_network, unlearn_once
+from evaluation.isolation.call import original_network, prepare_once, unlearn_once
+from evaluation.isolation.workplace import from_message, to_message
 from evaluation.runs.one import load_weights, perform
 from evaluation.runs.prepared import prepared_for, prepared_path, prepared_seconds
 from evaluation.runs.settings import RunSettings, outside_gradings, run_path, run_seed
@@ -71,8 +72,10 @@ def test_it_sees_all_training_images_and_no_request(bank: Path, monkeypatch: pyt
         return {"one": torch.ones(1)}
 
     monkeypatch.setattr(Adversarial, "prepare", noted)
-    assert prepared() == {"one": torch.ones(1)}
     task = load(SPEC)
+    net = original_network(task, Pool(task, "original").state(0))
+    left = prepare_once("adversarial", SETTINGS, from_message(to_message(task), "cpu"), net, seed=1)
+    assert left == {"one": torch.ones(1)}
     assert seen == [sorted(task.train.image_ids.tolist()), sorted(task.validation.image_ids.tolist())]
 
 
