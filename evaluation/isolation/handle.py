@@ -214,13 +214,7 @@ def start(device: str, forks: bool, files: tuple[Path, ...] = (), sandbox: bool 
     if sandbox:
         program = [*sandboxed(device, files), *program]
     environment = {**QUICK_TO_FORK, **os.environ}
-    started = subprocess.Popen(
-        program,
-        cwd=ROOT,
-        env=environment,
-        pass_fds=[theirs.fileno()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-    )
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    started = subprocess.Popen(program, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], **quiet)
     theirs.close()
     return Room(ours, started.pid, device, forks, files)

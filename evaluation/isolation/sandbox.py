@@ -1,7 +1,7 @@
 """A sandbox for strangers' code: a room in which there is a read-only system, and no network, bank, results or home.
 
-It is bubblewrap's (https://github.com/containers/bubblewrap), which makes it from namespaces of Linux; 0.8.0 or later, as
-Debian 12 and Ubuntu 24.04 have it. Within, runs are forked as they are without it.
+It is bubblewrap's (https://github.com/containers/bubblewrap), which makes it from namespaces of Linux; 0.8.0 or later,
+as Debian 12 and Ubuntu 24.04 have it. Within, runs are forked as they are without it.
 """
 
 from __future__ import annotations
