@@ -214,7 +214,8 @@ def start(device: str, forks: bool, files: tuple[Path, ...] = (), sandbox: bool 
     if sandbox:
         program = [*sandboxed(device, files), *program]
     environment = {**QUICK_TO_FORK, **os.environ}
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-    started = subprocess.Popen(program, cwd=ROOT, env=environment, pass_fds=[theirs.fileno()], **quiet)
+    nothing = subprocess.DEVNULL
+    descriptors = [theirs.fileno()]
+    started = subprocess.Popen(program, cwd=ROOT, env=environment, pass_fds=descriptors, stdin=nothing, stdout=nothing)
     theirs.close()
     return Room(ours, started.pid, device, forks, files)
