@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints.devices import describe_device
 from checkpoints.jobs import record_group, time_retraining, train_group
-from checkpoints.outputs import OUTPUTS_FORMAT
+from checkpoints.outputs import OUTPUTS_FORMAT, SCORED, Outputs
 from checkpoints.pool import Pool, Tell
 from checkpoints.queue import work_off
 from checkpoints.workers import Workers
+from data.arrays import digest_of
 from data.files import sha256_of, write_atomically
 
 if TYPE_CHECKING:
@@ -37,13 +38,17 @@ class Bank:
     retrain_seconds: float
     """Seconds that one retrained model takes on this device, alone, in an ordinary training loop."""
 
-    def fingerprint(self, originals: int, retrained: int) -> str:
-        """Hash of the weights of the first models of each pool, as many as are named."""
+    def fingerprint(self, originals: Outputs, retrained: Outputs) -> str:
+        """Hash of weights and outputs of the first models of each pool, of which these are the outputs.
+
+        Of the outputs, what scores depend on: that has been recorded by all versions.
+        """
         digest = hashlib.sha256()
-        for pool, models in ((self.originals, originals), (self.retrained, retrained)):
+        for pool, outputs in ((self.originals, originals), (self.retrained, retrained)):
             manifest = pool.manifest()
-            for model in range(models):
-                digest.update(manifest[pool.model_path(model).name]["sha256"].encode())
+            for model in range(len(outputs)):
+                digest.update(manifest.get(pool.model_path(model).name, {}).get("sha256", "").encode())
+            digest.update(digest_of({name: getattr(outputs, name) for name in SCORED}))
         return digest.hexdigest()[:12]
 
 

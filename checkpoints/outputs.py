@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 OUTPUTS_FORMAT = 2
 """Version of what is recorded: models of the bank with another are recorded again. 2 has logits on the retain set."""
 
+SCORED = ("forget", "validation", "test", "retain_accuracy")
+"""The arrays that scores depend on, in all versions."""
+
 MANY_CLASSES = 10
 """Top-5 accuracy is for tasks with more classes than this: with ten, guessing is right half of the time."""
 

@@ -13,5 +13,5 @@ def command(directory: ResultFolder, /, *, output: OutOptions = OutOptions()) ->
 
     path = output.out or directory / "history.png"
     draw(directory, path)
-    Console(highlight=False).print(as_table(directory))
+    Console(highlight=False, markup=False, emoji=False).print(as_table(directory))
     print(f"drawn in {path}")

@@ -13,6 +13,9 @@ MOST_BYTES = 64 << 20
 """Of a file of text that is read; the largest of ours, a report of thousands of epsilons, has some megabytes."""
 
 
+MOST_BYTES_OF_YAML = 1 << 19
+"""Of a YAML file, of which reading half a megabyte takes seconds."""
+
 MOST_VALUES = 1_000_000
 """That a YAML file may stand for."""
 
@@ -21,7 +24,7 @@ class DocumentError(ValueError):
     """The text is no such document; the message says why, without the name of the file."""
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
     """The text of a regular file, in UTF-8.
 
     Raises:
@@ -31,9 +34,9 @@ def read_text(path: Path) -> str:
     if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
         raise DocumentError("it is not a regular file")
     with path.open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise DocumentError(f"it has more than {MOST_BYTES >> 20} MB")
+        content = file.read(most_bytes + 1)
+    if len(content) > most_bytes:
+        raise DocumentError(f"it has more than {most_bytes / (1 << 20):g} MB")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -69,17 +72,37 @@ def read_yaml(path: Path) -> Any:
     Raises:
         OSError, DocumentError: as `read_text`; or it is not YAML.
     """
-    text = read_text(path)
+    text = read_text(path, MOST_BYTES_OF_YAML)
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)
         size = _size(values, {})
-    except (yaml.YAMLError, ValueError) as error:  # a date that is none is a ValueError
+    except DocumentError:
+        raise
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # a date that is none is a ValueError
         raise DocumentError(f"it is not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise DocumentError("it is nested too deeply") from error
     if size > MOST_VALUES:
         raise DocumentError(f"it stands for more than {MOST_VALUES:,} values")
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads what `yaml.safe_load` reads, but for merges (`<<: *a`) that become more values than a file may have."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put the entries that are merged into a mapping in their place, if they are not too many."""
+        entries = len(node.value)
+        for key, merged in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                parts = merged.value if isinstance(merged, yaml.SequenceNode) else [merged]
+                for part in parts:
+                    if isinstance(part, yaml.MappingNode):
+                        self.flatten_mapping(part)
+                        entries += len(part.value)
+                    if entries > MOST_VALUES:
+                        raise DocumentError(f"it stands for more than {MOST_VALUES:,} values")
+        super().flatten_mapping(node)
 
 
 def _size(values: Any, known: dict[int, int]) -> int:

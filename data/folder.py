@@ -50,8 +50,11 @@ def read_folder(data_dir: str | None, progress: bool = True) -> RawData:
     images = sorted(_images(root), key=attrgetter("path"))
     _check_parts(root, images)
     names = [image.path for image in images]
-    if (root / METADATA_FILE).is_file():
+    metadata = root / METADATA_FILE
+    if metadata.is_file():
         names.append(METADATA_FILE)
+    elif metadata.exists():  # a pipe would be waited for
+        raise UserError(f"{metadata} is not a regular file: replace it, or remove it.")
     return cached(
         f"folder-{short_digest(str(root))}",
         stat_key(root, names),

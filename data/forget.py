@@ -27,15 +27,20 @@ denies the wrong label more firmly than they do is found out as well.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from data.arrays import ArrayError, read_array
 from data.errors import UserError, shortened, unknown_name
 from data.task import Request, Split
 from data.where import rows_where
 
 FORGET_SEED = 43
 """Seed of the random requests. A constant, like that of the splits."""
+
+WIDEST, MARGIN = 8, 1 << 16
+"""Bytes of an index in a file, at most, and of all else in it: a file of indices that is larger has some twice."""
 
 _NOTHING = np.empty(0, dtype=np.int64)
 
@@ -181,12 +186,19 @@ def _where(argument: str, train: Split, classes: Sequence[str], forgotten: np.nd
 
 
 def _file(argument: str, train: Split, classes: Sequence[str], forgotten: np.ndarray) -> np.ndarray:
+    if "\0" in argument:
+        raise UserError("no file has such a name.")
     try:
-        indices = np.load(argument, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        indices = read_array(Path(argument), most_bytes=MARGIN + WIDEST * len(train))
+    except OSError as error:
+        raise UserError(f"the file cannot be read ({error.strerror}); write it with numpy.save.") from error
+    except ArrayError as error:
         raise UserError(f"the file cannot be read as a NumPy array ({error}); write it with numpy.save.") from error
-    if not isinstance(indices, np.ndarray) or indices.ndim != 1 or indices.dtype.kind not in "iu":
-        raise UserError("the file must hold one array of whole numbers with one axis, the training indices.")
+    if indices.ndim != 1 or indices.dtype.kind not in "iu":
+        raise UserError(
+            f"the file holds {indices.dtype.name} with {indices.ndim} axes; it must hold one array of whole numbers "
+            "with one axis, the training indices."
+        )
     outside = indices[(indices < 0) | (indices >= len(train))]
     if len(outside):
         raise UserError(f"index {outside[0]} is not one of the {len(train)} training images (0 to {len(train) - 1}).")

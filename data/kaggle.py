@@ -35,6 +35,9 @@ CLASSES = tuple("0123456789")
 PART_OF = {"retain": "train", "forget": "train", "validation": "validation", "test": "test"}
 """The part of a `RawData` that the images of each CSV file (named without `.csv`) belong to."""
 
+MOST_CELL = 200
+"""Characters of a cell: NumPy gives each text of a column as much room as its longest needs."""
+
 FORGET_COLUMN = "in_forget_csv"
 """Metadata column, bool: whether an image is one of those that the folder itself wants forgotten."""
 
@@ -159,6 +162,8 @@ def _parse_row(path: Path, table: str, number: int, values: Mapping[str, Any]) -
     for column in COLUMNS:
         if not (values[column] or "").strip():  # None where the row is too short
             raise UserError(f"{where}: {column} is empty; every image needs one.")
+        if len(values[column]) > MOST_CELL:
+            raise UserError(f"{where}: {column} has {len(values[column])} characters, and may have {MOST_CELL}.")
     image_id, age_group, age, person_id = (values[column].strip() for column in COLUMNS)
     if not _IMAGE_ID.fullmatch(image_id):
         raise UserError(f"{where}: image_id {image_id!r} is not of the form <a>-<b>, two words of letters and digits.")

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
-from data.errors import UserError
+from data.errors import UserError, shortened
 
 if TYPE_CHECKING:
     import pandas as pd
 
 RESERVED = ("image", "image_id", "age_group", "label", "class_name")
 """Names that batches and `where:` expressions give to other things; no metadata column may have them."""
+
+
+MOST_CELL = 10_000
+"""Characters of a cell. NumPy gives each text of a column as much room as its longest needs."""
+MOST_BYTES_A_COLUMN = 1 << 30
+"""Of a column of texts in memory: with many images, cells may be less long."""
+MOST_COLUMNS = 1000
+MOST_LINE = 1 << 24
+"""Characters of a line that is looked at, to name what is too long in it."""
+MOST_BYTES, MOST_BYTES_A_ROW = 64 << 20, 4096
+"""Of the file; the second for each image."""
 
 
 def read_metadata(file: Path, image_ids: Sequence[str]) -> dict[str, np.ndarray]:
@@ -26,9 +39,10 @@ def read_metadata(file: Path, image_ids: Sequence[str]) -> dict[str, np.ndarray]
     Raises `UserError`, which names the file and its row (row 1 is the first below the header; blank lines do
     not count).
     """
-    table = _read_csv(file)
+    table = _read_csv(file, len(image_ids))
     if "path" not in table.columns:
-        raise UserError(f"{file} has no column path: its columns are {', '.join(map(str, table.columns))}.")
+        columns = shortened(", ".join(map(str, table.columns)), 300)
+        raise UserError(f"{file} has no column path: its columns are {columns}.")
     for name in RESERVED:
         if name in table.columns:
             raise UserError(f"{file} has a column {name}, a name that is taken: rename the column.")
@@ -37,14 +51,64 @@ def read_metadata(file: Path, image_ids: Sequence[str]) -> dict[str, np.ndarray]
     return {str(name): _array(table[name])[order] for name in table.columns if name != "path"}
 
 
-def _read_csv(file: Path) -> pd.DataFrame:
+def _read_csv(file: Path, images: int) -> pd.DataFrame:
     import pandas as pd
 
     try:
+        most = max(MOST_BYTES, MOST_BYTES_A_ROW * images)
+        if file.stat().st_size > most:
+            raise UserError(f"{file} has more than {most >> 20} MB, too much for {images} images: remove columns.")
+        _check_cells(file, images)
         # Only an empty cell is missing: "NA" and "None" are somebody's names.
         return pd.read_csv(file, keep_default_na=False, na_values=[""], dtype={"path": str})
-    except (OSError, ValueError) as error:  # pandas' parser errors and undecodable text are ValueErrors
-        raise UserError(f"{file} cannot be read as a CSV file ({str(error).strip()}).") from error
+    except (OSError, ValueError, csv.Error) as error:  # pandas' parser errors and undecodable text are ValueErrors
+        raise UserError(f"{file} cannot be read as a CSV file ({' '.join(str(error).split())}).") from error
+
+
+def _check_cells(file: Path, images: int) -> None:
+    """Refuse what would fill the memory: many columns, and long cells, for each of which all others get as much room.
+
+    Raises:
+        UserError: it names the row and the column.
+        ValueError, OSError, csv.Error: it can't be read.
+    """
+    usual = csv.field_size_limit(MOST_LINE)
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as opened:
+            rows = filter(None, csv.reader(_lines(opened)))
+            columns = next(rows, [""])
+            if len(columns) > MOST_COLUMNS:
+                raise UserError(f"{file} has {len(columns)} columns, and may have {MOST_COLUMNS}: remove some.")
+            longest = min(MOST_CELL, MOST_BYTES_A_COLUMN // (4 * max(images, 1)))
+            for number, row in enumerate(chain([columns], rows)):
+                _check_row(row, columns, number, longest, file)
+    finally:
+        csv.field_size_limit(usual)
+
+
+def _check_row(row: Sequence[str], columns: Sequence[str], number: int, longest: int, file: Path) -> None:
+    """A row, or the header as row 0, has a cell for each column at most, and no cell that is too long."""
+    if len(row) > len(columns):
+        raise ValueError(f"row {number} has {len(row)} cells, and there are {len(columns)} columns")
+    if len(max(row, key=len)) > longest:
+        place = next(place for place, cell in enumerate(row) if len(cell) > longest)
+        where = f"row {number}, column {shortened(columns[place])}" if number else f"the name of column {place + 1}"
+        raise UserError(
+            f"{file}, {where}: the cell has {len(row[place])} characters, and may have {longest}; shorten it. (Or is a "
+            "quotation mark not closed?)"
+        )
+
+
+def _lines(opened: TextIO) -> Iterator[str]:
+    """The lines of a file, of which none may be endless."""
+    number = 0
+    while line := opened.readline(MOST_LINE):
+        number += 1
+        if len(line) == MOST_LINE:
+            raise ValueError(f"line {number} has more than {MOST_LINE >> 20} million characters")
+        if "\0" in line:
+            raise ValueError(f"line {number} has a NUL byte")
+        yield line
 
 
 def _rows_of(paths: Sequence[str], image_ids: Sequence[str], file: Path) -> np.ndarray:
@@ -53,7 +117,7 @@ def _rows_of(paths: Sequence[str], image_ids: Sequence[str], file: Path) -> np.n
     row_of: dict[str, int] = {}
     for row, path in enumerate(paths):
         if path not in known:
-            raise UserError(f"{file}, row {row + 1}: there is no image {path} in {file.parent}.")
+            raise UserError(f"{file}, row {row + 1}: there is no image {shortened(path, 300)} in {file.parent}.")
         if path in row_of:
             raise UserError(f"{file}, row {row + 1}: {path} has a row already, row {row_of[path] + 1}.")
         row_of[path] = row

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.errors import UserError
+from data.errors import UserError, shortened
 
 if TYPE_CHECKING:
     import torch
 
 RETAIN_SAMPLE = 2000
 """Retained images whose logits are recorded; of all of them would take too much room."""
+
+MOST = 1_000_000
+"""No number of a recipe is larger: a million epochs are a mistake."""
 
 _ALIGNMENT = 64
 """Where PyTorch's own memory on the CPU begins: at a multiple of so many bytes."""
@@ -68,10 +71,13 @@ class Recipe:
                 raise UserError(f"recipe: {name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
         for name in ("learning_rate", "epochs", "batch_size", "models_together"):
             if not getattr(self, name) > 0:
-                raise UserError(f"recipe: {name} must be greater than 0, not {getattr(self, name)}.")
+                raise UserError(f"recipe: {name} must be greater than 0, not {shortened(str(getattr(self, name)))}.")
         for name in ("momentum", "weight_decay"):
             if not getattr(self, name) >= 0:
-                raise UserError(f"recipe: {name} must not be negative, not {getattr(self, name)}.")
+                raise UserError(f"recipe: {name} must not be negative, not {shortened(str(getattr(self, name)))}.")
+        for name in ("learning_rate", "momentum", "weight_decay", "epochs", "batch_size", "models_together"):
+            if getattr(self, name) > MOST:
+                raise UserError(f"recipe: {name} can't be more than {MOST:,}.")
         self._check_dp_sgd()
         self._check_pruning()
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
+
+import numpy as np
 
 from checkpoints.bank import Bank, ensure
 from checkpoints.devices import describe_device, versions
@@ -21,6 +24,7 @@ from evaluation.certification.certificates import collect
 from evaluation.console import Console
 from evaluation.metrics import METRICS
 from evaluation.metrics.accuracies import accuracies
+from evaluation.metrics.plausibility import examine
 from evaluation.metrics.score import Scores, score_outputs
 from evaluation.report import FORMAT, Cost, GradingRecord, MethodRecord, Provenance, Report, read_report
 from evaluation.runs.many import GradingFailedError, budget_seconds, unlearn
@@ -31,6 +35,9 @@ from evaluation.spec import GradingSpec
 
 FEW_TO_FORGET = 20
 """With fewer forget examples, the mean of their points (0, 1/2, 1/4, ...) is hardly a measurement."""
+
+LARGER, MARGIN = 2, 1 << 14
+"""Times, and bytes a run beyond that, that outputs which are read from disk may be larger than the bank's are."""
 
 
 def grade_methods(
@@ -155,11 +162,12 @@ def assemble_report(
 ) -> Report:
     """The report of models with these `outputs`, wherever they were made, compared with those of the bank."""
     originals, retrained = bank.originals.outputs(spec.originals_needed), bank.retrained.outputs(spec.models)
+    scores = _score(spec, task, originals, retrained, outputs)
     return Report(
         format=FORMAT,
         method=method,
-        grading=_grading_record(spec, task, bank),
-        scores=_score(spec, task, originals, retrained, outputs),
+        grading=_grading_record(spec, task, bank.fingerprint(originals, retrained)),
+        scores=scores,
         unlearned=accuracies(outputs, task),
         retrained=accuracies(retrained, task),
         drift=drift,
@@ -172,10 +180,11 @@ def assemble_report(
             git_commit=_git_commit(),
             created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         ),
+        plausibility=examine(_by_original(spec, outputs), retrained, scores),
     )
 
 
-def _grading_record(spec: GradingSpec, task: Task, bank: Bank) -> GradingRecord:
+def _grading_record(spec: GradingSpec, task: Task, bank_fingerprint: str) -> GradingRecord:
     return GradingRecord(
         task=task.name,
         forget=[request.text for request in task.arrived],
@@ -191,18 +200,23 @@ def _grading_record(spec: GradingSpec, task: Task, bank: Bank) -> GradingRecord:
         metric=spec.metric,
         seed=spec.seed,
         task_fingerprint=task.fingerprint,
-        bank_fingerprint=bank.fingerprint(spec.originals_needed, spec.models),
+        bank_fingerprint=bank_fingerprint,
     )
+
+
+def _by_original(spec: GradingSpec, outputs: Outputs) -> list[Outputs]:
+    """The runs that are scored by themselves: those of each original; by the protocol "full", all."""
+    count, models = spec.shape
+    return [outputs[k * models : (k + 1) * models] for k in range(count)]
 
 
 def _score(spec: GradingSpec, task: Task, originals: Outputs, retrained: Outputs, unlearned: Outputs) -> Scores:
     count, models = spec.shape
-    outputs = [unlearned[k * models : (k + 1) * models] for k in range(count)]
     # What doing nothing leaves: the originals themselves, N copies of each unless each is run once.
     floor = [originals]
     if spec.protocol == "per-original":
         floor = [Outputs.join([originals[k : k + 1]] * models) for k in range(count)]
-    return score_outputs(outputs, floor, retrained, task, METRICS[spec.metric])
+    return score_outputs(_by_original(spec, unlearned), floor, retrained, task, METRICS[spec.metric])
 
 
 def _git_commit() -> str | None:
@@ -215,27 +229,73 @@ def _git_commit() -> str | None:
     return answer.stdout.strip() or None
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# Scoring again
+# ----------------------------------------------------------------------------------------------------------------------
+
+
 def score_again(folder: Path, metric: str | None) -> Report:
     """Score the stored outputs of a grading, maybe by another metric, and store the report beside them.
 
+    The folder may be somebody else's; the bank is the one that is here.
+
     Raises:
-        UserError: the folder does not hold a finished grading, or its bank is gone.
+        UserError: the folder does not hold a finished grading, its outputs are not what was written, or its bank is
+            gone.
     """
-    config = folder / "config.yaml"
+    config, stored = folder / "config.yaml", folder / "outputs.npz"
     if not config.is_file():
         raise UserError(f"{folder} is not the folder of a grading: it has no config.yaml.")
     spec = GradingSpec.read(config)
     spec = replace(spec, metric=metric or spec.metric)
-    unlearned = Unlearned.load(folder / "outputs.npz")
     before = next((report for report in map(read_report, sorted(folder.glob("report*.json"))) if report), None)
-    if unlearned is None or before is None:
+    if before is None or not stored.exists():
         raise UserError(f"{folder} is not finished: {spec.command(config)} goes on with it.")
+    if before.method.name != spec.method:
+        raise UserError(f"{folder} has the report of {before.method.name}, and {spec.method} in its config.yaml.")
     task = load(spec.task)
-    originals, retrained = Pool(task, "original"), Pool(task, "retrained")
-    if not (originals.is_complete(spec.originals_needed) and retrained.is_complete(spec.models)):
+    pools = Pool(task, "original"), Pool(task, "retrained")
+    if not (pools[0].is_complete(spec.originals_needed) and pools[1].is_complete(spec.models)):
         raise UserError(f"The models it was compared with are gone: {spec.command(config)} makes them again.")
-    needed = originals.outputs(spec.originals_needed), retrained.outputs(spec.models)
-    scores = _score(spec, task, *needed, unlearned.outputs)
-    report = replace(before, grading=replace(before.grading, metric=spec.metric), scores=scores)
+    originals, retrained = pools[0].outputs(spec.originals_needed), pools[1].outputs(spec.models)
+    outputs = _stored_outputs(stored, spec, config, retrained)
+    scores = _score(spec, task, originals, retrained, outputs)
+    report = replace(
+        before,
+        grading=_grading_record(
+            spec, task, Bank(*pools, before.cost.retrain_seconds).fingerprint(originals, retrained)
+        ),
+        scores=scores,
+        unlearned=accuracies(outputs, task),
+        retrained=accuracies(retrained, task),
+        plausibility=examine(_by_original(spec, outputs), retrained, scores),
+    )
     report.save(folder)
     return report
+
+
+def _stored_outputs(path: Path, spec: GradingSpec, config: Path, retrained: Outputs) -> Outputs:
+    """What the runs of a grading have left, if it is what they can have left: as many models, with logits like those.
+
+    Raises:
+        UserError: it is not.
+    """
+    again = f"{spec.command(config)} makes it again."
+    runs = math.prod(spec.shape)
+    a_model = sum(array.nbytes for array in retrained.arrays().values()) // len(retrained)
+    if path.stat().st_size > LARGER * runs * (a_model + MARGIN):
+        raise UserError(f"{path} is larger than the outputs of {runs} runs can be: {again}")
+    reasons: list[str] = []
+    unlearned = Unlearned.load(path, reasons.append)
+    if unlearned is None:
+        raise UserError(f"{reasons[0] if reasons else f'{path} is gone'}; {again}")
+    arrays = unlearned.outputs.arrays()
+    wanted = {name: (runs, *array.shape[1:]) for name, array in retrained.arrays().items() if name in arrays}
+    for name, array in arrays.items():
+        if name in wanted and array.shape != wanted[name]:
+            raise UserError(
+                f"{path} does not fit its config.yaml: {name} is {array.shape}, not {wanted[name]}. {again}"
+            )
+        if not np.isfinite(array).all():
+            raise UserError(f"{path} has {name} that are NaN or infinite: it can't be scored.")
+    return unlearned.outputs

@@ -7,9 +7,10 @@ intervals; accuracies are shares of 1; what has one value for each original is a
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import msgspec
 
@@ -17,13 +18,21 @@ from data.documents import parse_json, read_text
 from data.files import generated_folder, write_atomically
 from evaluation.metrics import DEFAULT_METRIC
 from evaluation.metrics.accuracies import Accuracies
-from evaluation.metrics.score import Scores
+from evaluation.metrics.plausibility import Plausibility
+from evaluation.metrics.quantities import AtLeastOne, Count, Name, NotNegative, Text
+from evaluation.metrics.score import Reference, Scores
 
 FORMAT = 2
 """Version of `report.json`; the flat reports of version 1 had no number, and can still be read."""
 
-NOT_A_REPORT = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+NOT_A_REPORT = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 """What reading a text that is not the JSON of a report can raise."""
+
+
+ROUNDING = 1e-9
+"""How much an interval may miss its value by."""
+LONGEST_VALUE = 10_000
+"""Characters of a hyper-parameter that is a text."""
 
 
 def results_folder() -> Path:
@@ -35,17 +44,17 @@ def results_folder() -> Path:
 class MethodRecord:
     """What was graded."""
 
-    name: str
+    name: Name
     """Name in the registry; of a submission, the name it was given."""
     settings: dict[str, Any]
     """Every hyper-parameter's value; empty for a submission."""
     changed: dict[str, Any]
     """The hyper-parameters that the user set."""
-    tuned_trials: int | None
+    tuned_trials: Count | None
     """Trials that `tune` took to find the values of the others; None where they are the published ones."""
     exempt_from_budget: bool
     """Whether the method is a reference that may take as long as it likes."""
-    submission: str | None
+    submission: Text | None
     """SHA-256 of the zip of checkpoints that was graded; None where the method ran here."""
 
 
@@ -53,54 +62,55 @@ class MethodRecord:
 class GradingRecord:
     """What it was graded on, and how."""
 
-    task: str
+    task: Name
     """Name of the task."""
-    forget: list[str]
+    forget: list[Text]
     """The forget requests that have arrived so far, as the user put them."""
-    requests: int
+    requests: AtLeastOne
     """How many will have arrived in the end."""
-    forget_examples: int
+    forget_examples: AtLeastOne
     """Of all requests so far."""
-    forget_indices: list[int]
+    forget_indices: list[Count]
     """The training indices of the forget examples."""
-    train_examples: int
+    train_examples: AtLeastOne
     """Training images, those to be forgotten included."""
-    network: str
+    network: Name
     """Name of the architecture."""
     recipe: dict[str, Any]
     """How originals and retrained models were trained; see `Recipe` in `data/task.py`."""
-    models: int
+    models: AtLeastOne
     """N: runs per original, and retrained models that they are compared with."""
-    originals: int
+    originals: AtLeastOne
     """K: originals graded, each by itself (under protocol "full": N, one run each)."""
-    protocol: str
+    protocol: Literal["per-original", "full"]
     """"per-original" or "full"."""
-    metric: str
+    metric: Name
     """Name of the metric: "official" or "notebook"."""
     seed: int
     """Of the grading: the seeds of the runs follow from it."""
-    task_fingerprint: str
+    task_fingerprint: Text
     """Hash of data, splits, network, recipe and forget requests."""
-    bank_fingerprint: str
-    """Hash of the weights of all originals and retrained models that were used."""
+    bank_fingerprint: Text
+    """Hash of the weights and outputs of all originals and retrained models that were used. (Of the weights alone in
+    reports before version 0.2, which are compared among themselves until they are scored again.)"""
 
 
 @dataclass(frozen=True)
 class Cost:
     """What runs and retraining take in seconds and bytes; None for a submission, of which that is not known."""
 
-    retrain_seconds: float
+    retrain_seconds: NotNegative
     """Measured seconds of training one retrained model in an ordinary loop on this device."""
-    budget_seconds: float | None
+    budget_seconds: NotNegative | None
     """Seconds after which a run is killed; None for exempt methods, too."""
-    budget_fraction_used: float | None
+    budget_fraction_used: NotNegative | None
     """Mean seconds of a run over the seconds of retraining."""
-    runs_seconds_mean: float | None
+    runs_seconds_mean: NotNegative | None
     """Mean seconds of a run."""
-    peak_memory_bytes: int | None
+    peak_memory_bytes: Count | None
     """The largest of all runs. On a GPU what the run has allocated; on a CPU all that its process ever had, PyTorch and
     earlier runs included."""
-    prepare_seconds: float | None = None
+    prepare_seconds: NotNegative | None = None
     """Seconds that the method took to prepare for an original, before any request; None if it does not."""
 
 
@@ -108,17 +118,17 @@ class Cost:
 class Provenance:
     """Where the numbers come from."""
 
-    seconds: float
+    seconds: NotNegative
     """Wall-clock seconds of this grading, bank and scoring included."""
-    device: str
+    device: Text
     """The processor or GPU that the runs were done on."""
-    workers: int
+    workers: AtLeastOne
     """Processes that did them."""
-    versions: dict[str, str]
+    versions: dict[Name, Text]
     """Of Python, PyTorch and NumPy."""
-    git_commit: str | None
+    git_commit: Text | None
     """Of the kit, with "+" if files differ from it; None outside a repository."""
-    created: str
+    created: Text
     """Time of the grading, ISO 8601, UTC."""
 
 
@@ -138,13 +148,15 @@ class Report:
     """Mean over all runs."""
     retrained: Accuracies
     """Mean over the retrained models."""
-    drift: float | None
+    drift: NotNegative | None
     """How far the weights have moved from the original's, relative to their size (L2), mean over runs; None for a
     submission, whose original is not known."""
     cost: Cost
     """What runs and retraining take."""
     provenance: Provenance
     """Where the numbers come from."""
+    plausibility: Plausibility | None = None
+    """Whether an honest method can have left these models; None in reports of early versions."""
 
     @property
     def conditions(self) -> tuple[Any, ...]:
@@ -201,7 +213,9 @@ class Report:
         if values["format"] != FORMAT:
             raise ValueError(f"it has format {values['format']}, and this version of the kit reads up to {FORMAT}")
         _refuse_unknown(values, Report)
-        return msgspec.convert(values, Report)
+        report = msgspec.convert(values, Report)
+        _check_consistent(report)
+        return report
 
     def save(self, folder: Path) -> Path:
         """Write `report.json` (for another metric than the default one, `report-<metric>.json`)."""
@@ -237,9 +251,47 @@ def _refuse_unknown(values: Any, kind: Any, where: str = "it") -> None:
             _refuse_unknown(value, types[name], name)
 
 
+def _check_consistent(report: Report) -> None:
+    """Raise ValueError if what a report says in one place does not fit what it says in another."""
+
+    def require(right: bool, what: str) -> None:
+        if not right:
+            raise ValueError(what)
+
+    about, scores = report.grading, report.scores
+    graded = 1 if about.protocol == "full" else about.originals
+    arrived = len(about.forget)
+    require(1 <= arrived <= about.requests, "it has other numbers of requests")
+    require(len(about.forget_indices) == about.forget_examples, "it has other numbers of forget_indices")
+    require(max(about.forget_indices) < about.train_examples, "its forget_indices are not among the training images")
+    for values in (scores.score_by_original, scores.forgetting_quality_by_original, scores.epsilons):
+        require(len(values) == graded, "its scores are of another number of originals")
+    require({len(row) for row in scores.epsilons} == {about.forget_examples}, "its epsilons are of other examples")
+    for of_requests in (
+        scores.forgetting_quality_by_request,
+        report.unlearned.forget_by_request,
+        report.retrained.forget_by_request,
+    ):
+        require(len(of_requests) == arrived, "its values by request are of other requests")
+    rows: list[Scores | Reference] = [scores, scores.floor, scores.ceiling]
+    for estimate in (one for row in rows for one in (row.score, row.forgetting_quality)):
+        around = estimate.low <= estimate.value + ROUNDING and estimate.value <= estimate.high + ROUNDING
+        require(around, "an interval does not have its value inside")
+    for settings in (report.method.settings, report.method.changed, about.recipe):
+        require(all(map(_is_plain, settings.values())), "its settings are not plain values")
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a number of usual size, a text that is not too long, true, false or nothing."""
+    if isinstance(value, int):
+        return abs(value) < 2**64
+    return value is None or isinstance(value, float) or (isinstance(value, str) and len(value) <= LONGEST_VALUE)
+
+
 def _from_flat(flat: dict[str, Any]) -> dict[str, Any]:
     """Version 1, one flat record, as version 2. Raises KeyError if it is something else."""
     flat = dict(flat)
+    flat["epsilons"] = [[None if one == math.inf else one for one in row] for row in flat["epsilons"]]
     if flat["metric"] == "notebook":
         flat["share_of_ceiling"] = None  # an early version stored a number
 

@@ -179,12 +179,12 @@ class CheckpointJob:
         """The checkpoints, as runs from one original."""
         return [(0, run) for run in range(len(self.submission.members))]
 
-    def finished(self) -> dict[RunKey, Unlearned]:
+    def finished(self, tell: Tell = lambda text: None) -> dict[RunKey, Unlearned]:
         """What is on disk of their outputs: all of them together, or those from before an interruption."""
-        together = Unlearned.load(self.folder / "outputs.npz")
+        together = Unlearned.load(self.folder / "outputs.npz", tell)
         if together is not None and len(together) == len(self.keys):
             return {key: together[number : number + 1] for number, key in enumerate(self.keys)}
-        runs = {key: Unlearned.load(run_path(self.folder, *key, ".npz")) for key in self.keys}
+        runs = {key: Unlearned.load(run_path(self.folder, *key, ".npz"), tell) for key in self.keys}
         return {key: run for key, run in runs.items() if run is not None}
 
     def check(self, run: int) -> Failure | None:
@@ -261,7 +261,7 @@ def evaluate(
     folder = job.folder
     with locked(folder / "lock", lambda: tell("another process grades this submission: waiting for it")):
         write_atomically(folder / "config.yaml", lambda beside: beside.write_text(spec.to_yaml()))
-        known = job.finished()
+        known = job.finished(tell)
         _do_all(job, job, known, workers, on_progress)
         return gather_runs(folder, job.keys, known)
 

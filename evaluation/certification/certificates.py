@@ -6,14 +6,22 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from data.documents import read_json
-from data.errors import UserError
+from data.documents import read_json, read_yaml
+from data.errors import UserError, shortened
 from data.files import write_atomically
+from data.texts import printable
 from evaluation.certification import dp_sgd, hockey_stick, renyi
+
+SMALLEST, LARGEST = 1e-100, 1e100
+"""Of the numbers in a certificate, apart from 0."""
+MOST_STEPS = {"model_clipping": 20_000}
+"""Steps that a mechanism can have, if they are gone through one by one."""
+MOST_CHARACTERS = 2000
+"""Of a text."""
 
 CLAIM = {"epsilon", "delta"}
 """What every certificate has, and a file that is none has not."""
@@ -63,7 +71,7 @@ class Certificate:
         if not isinstance(values, dict) or not CLAIM & values.keys():
             raise UserError("This is no certificate: give a certificate.json, or the notes of a certified run.")
         if values.keys() != fields:
-            odd = ", ".join(sorted(map(str, values.keys() ^ fields)))
+            odd = shortened(", ".join(sorted(map(str, values.keys() ^ fields))), 200)
             raise UserError(f"This certificate has been edited, or is of another version: {odd} missing or too much.")
         if not isinstance(values["assumptions"], list):
             raise UserError("This certificate has been edited: assumptions must be a list of sentences.")
@@ -103,7 +111,15 @@ def _checksum(values: dict[str, Any]) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is one that can be computed with: 0, or of a size that the formulas don't lose."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return value == 0 or SMALLEST <= abs(value) <= LARGEST
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a condition can have this value."""
+    return _is_number(value) or (isinstance(value, str) and len(value) <= MOST_CHARACTERS)
 
 
 def _check_types(certificate: Certificate) -> None:
@@ -116,7 +132,8 @@ def _check_types(certificate: Certificate) -> None:
     known = mechanisms()
     names = ", ".join(known)
     method = certificate.method
-    require(isinstance(method, str) and method in known, f"its method is {method!r}, not one of {names}")
+    is_known = isinstance(method, str) and method in known
+    require(is_known, f"its method is {shortened(repr(method), 100)}, not one of {names}")
     require(_is_number(certificate.epsilon) and certificate.epsilon >= 0, "epsilon must be a number from 0")
     require(_is_number(certificate.delta) and 0 <= certificate.delta < 1, "delta must be a number from 0 to 1")
     mechanism = known[method]
@@ -131,8 +148,11 @@ def _check_types(certificate: Certificate) -> None:
             require(isinstance(value, list) and all(map(_is_number, value)), f"{name} must be a list of numbers")
         else:
             require(_is_number(value) and (kind is float or isinstance(value, int)), f"{name} must be {kind.__name__}")
+    most = MOST_STEPS.get(_mechanism_of(method), math.inf)
+    require(certificate.constants.get("steps", 0) <= most, f"{method} has at most {most:,} steps")
     require(certificate.conditions.keys() == set(mechanism.conditions), f"{method} has other conditions")
-    sentences = all(isinstance(sentence, str) for sentence in certificate.assumptions)
+    require(all(map(_is_plain, certificate.conditions.values())), "conditions must be numbers or short texts")
+    sentences = all(isinstance(one, str) and len(one) <= MOST_CHARACTERS for one in certificate.assumptions)
     require(sentences, "assumptions must be a list of sentences")
 
 
@@ -249,6 +269,12 @@ def mechanisms() -> dict[str, Mechanism]:
     return {name: MECHANISMS[mechanism] for name, mechanism in used.items() if mechanism in MECHANISMS}
 
 
+def _mechanism_of(method: str) -> str:
+    """The name of the mechanism of a method that has one."""
+    mechanism = mechanisms()[method]
+    return next(name for name, one in MECHANISMS.items() if one is mechanism)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Verification
 # ----------------------------------------------------------------------------------------------------------------------
@@ -266,6 +292,8 @@ class Verdict:
     """What they give by the certificate's own accounting; None where that claims nothing."""
     reasons: tuple[str, ...]
     """Why it does not hold, as sentences; empty if it does."""
+    is_of_a_grading: bool = True
+    """Whether it is known that it was left by runs of its method; else it is a claim about numbers."""
 
     def __str__(self) -> str:
         claim = f"epsilon = {self.certificate.epsilon:.6g} at delta = {self.certificate.delta:g}"
@@ -273,9 +301,11 @@ class Verdict:
         lines = [f"{self.certificate.method}: {claim} ({self.certificate.accounting}) {word}."]
         lines += [f"- {reason}" for reason in self.reasons]
         lines += [f"recomputed: epsilon = {self.epsilon:.6g}", "assumed:"]
-        return "\n".join([*lines, *(f"- {sentence}" for sentence in self.certificate.assumptions)])
+        assumed = [*self.certificate.assumptions, *([] if self.is_of_a_grading else [NO_GRADING])]
+        return "\n".join([*lines, *(f"- {printable(sentence, MOST_CHARACTERS)}" for sentence in assumed)])
 
 
+NO_GRADING = "It belongs to a run of its method: no config.yaml beside it says which method left it."
 TOLERANCE = 1e-6
 """Relative; what rounding may do to epsilon."""
 
@@ -293,7 +323,7 @@ def verify(certificate: Certificate) -> Verdict:
     constants, delta = dict(certificate.constants), certificate.delta
     most = certificate.epsilon * (1 + TOLERANCE)
     reasons = [
-        f"{CONDITIONS[name].otherwise} (It says {name} = {value!r}.)"
+        f"{CONDITIONS[name].otherwise} (It says {name} = {shortened(repr(value))}.)"
         for name, value in certificate.conditions.items()
         if value not in CONDITIONS[name].allowed
     ]
@@ -301,11 +331,13 @@ def verify(certificate: Certificate) -> Verdict:
         epsilon = mechanism.epsilon(constants, delta, mechanism.accountings[0])
     except ValueError as error:
         raise UserError(f"This certificate has been edited: {error}") from error
+    except ArithmeticError as error:
+        raise UserError("This certificate has been edited: with such constants, no epsilon can be computed.") from error
     accounted: float | None = epsilon
     if certificate.accounting != mechanism.accountings[0]:
         try:
             accounted = mechanism.epsilon(constants, delta, certificate.accounting)
-        except ValueError as error:
+        except (ValueError, ArithmeticError) as error:
             accounted = None
             reasons.append(str(error))
     if accounted is not None and accounted > most:
@@ -336,7 +368,44 @@ def collect(folder: Path, method: str) -> Path | None:
 def certify(path: Path) -> Verdict:
     """Read a certificate (or the notes of a certified run) and recompute it: `python main.py certify PATH`.
 
+    It doesn't hold if another method than its own left it: what a method notes of itself may be copied.
+
     Raises:
-        UserError: as `Certificate.read` and `verify`.
+        UserError: as `Certificate.read` and `verify`; or it is in notes of a run of which the method is not known.
     """
-    return verify(Certificate.read(path))
+    verdict = verify(Certificate.read(path))
+    graded = _graded_method(path)
+    if graded is None:
+        return replace(verdict, is_of_a_grading=False)
+    if graded == verdict.certificate.method:
+        return verdict
+    reason = f"It was left by {printable(graded, 100)}, and a certificate is for runs of its own method."
+    return replace(verdict, holds=False, reasons=(reason, *verdict.reasons))
+
+
+def _graded_method(path: Path) -> str | None:
+    """The method whose runs left a file with a certificate; None for a `certificate.json` out of its folder.
+
+    The notes of a run lie in the folder `runs` of their grading, whose `config.yaml` names the method;
+    `certificate.json` lies beside that; and the file of a sweep's run names the method itself.
+
+    Raises:
+        UserError: nothing says so for the notes of a run, or the grading is that of a zip.
+    """
+    values = read_json(path, with_nan=False)
+    is_note = "certificate" in values
+    if is_note and {"accuracy", "method"} <= values.keys():
+        return str(values["method"])
+    config = (path.resolve().parent.parent if is_note else path.resolve().parent) / "config.yaml"
+    if not config.exists() and not is_note:
+        return None
+    try:
+        grading = read_yaml(config)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"Nothing says which method left {path}: {config} can't be read ({reason}).") from error
+    if not isinstance(grading, dict) or not isinstance(grading.get("method"), str):
+        raise UserError(f"Nothing says which method left {path}: {config} is not that of a grading.")
+    if grading.get("submission") is not None:
+        raise UserError(f"{path} can't be certified: its models are those of a zip, of which nobody saw the run.")
+    return grading["method"]

@@ -9,11 +9,12 @@ import torch
 
 from checkpoints.outputs import MANY_CLASSES, Outputs, share_in_top5
 from data import Task
+from evaluation.metrics.quantities import Name, Share
 
 SPLITS = ("test", "validation", "forget")
 """Those of which logits are recorded in full."""
 
-ByClass = list[float | None]
+ByClass = list[Share | None]
 """The accuracy of each class in [0, 1], `(classes,)`; None for a class of which there is no example."""
 
 
@@ -21,20 +22,20 @@ ByClass = list[float | None]
 class Accuracies:
     """Accuracies of some models, shares of 1, averaged over the models."""
 
-    retain: float
+    retain: Share
     """On the retain set."""
-    test: float
+    test: Share
     """On the test set."""
-    validation: float
+    validation: Share
     """On the validation set."""
-    forget: float
+    forget: Share
     """On all that is to be forgotten so far."""
-    forget_by_request: list[float]
+    forget_by_request: list[Share]
     """On the examples of each request so far."""
-    by_class: dict[str, ByClass] | None = None
+    by_class: dict[Name, ByClass] | None = None
     """For each class, in the order of the task's classes, by split: "test", "validation" and "forget"; None for a
     class without examples. None altogether in reports of early versions."""
-    top5: dict[str, float] | None = None
+    top5: dict[Name, Share] | None = None
     """Top-5 accuracy by split: "test", "validation", "forget" and "retain". None where there are 10 classes or fewer,
     and in reports of early versions."""
 

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit  # imported here, while the workers' server starts: later it would be waited for
 
 from data.errors import UserError
+from evaluation.metrics.quantities import NotNegative
 
 Floats = NDArray[np.float64]
 Quality = Callable[[Floats, Floats], float]
@@ -52,11 +53,11 @@ CONFIDENCE_LEVEL = 0.95
 class Estimate:
     """A value and its 95 % confidence interval, `low <= value <= high`."""
 
-    value: float
+    value: NotNegative
     """The estimate itself."""
-    low: float
+    low: NotNegative
     """Lower end of the interval."""
-    high: float
+    high: NotNegative
     """Upper end of the interval."""
 
     @property

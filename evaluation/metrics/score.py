@@ -11,6 +11,7 @@ from checkpoints.outputs import Outputs
 from data import Request, Task
 from evaluation.metrics.intervals import Estimate, Grades, Population, ceiling, estimate_grades
 from evaluation.metrics.metric import Floats, Metric
+from evaluation.metrics.quantities import Finite, NotNegative
 
 FLOOR_REPLICATES = 20
 """Fewer than for a method: the floor is 0, or nearly so, and its interval need not be exact to a tenth of its width."""
@@ -24,9 +25,9 @@ class Reference:
     """As a method's."""
     forgetting_quality: Estimate
     """F, likewise."""
-    retain_ratio: float
+    retain_ratio: NotNegative
     """Mean retain accuracy over that of the retrained models."""
-    test_ratio: float
+    test_ratio: NotNegative
     """The same for the test set."""
 
 
@@ -38,23 +39,23 @@ class Scores:
     """F x retain ratio x test ratio."""
     forgetting_quality: Estimate
     """F: mean points of the forget examples."""
-    retain_ratio: float
+    retain_ratio: NotNegative
     """Mean retain accuracy of the unlearned models over that of the retrained ones."""
-    test_ratio: float
+    test_ratio: NotNegative
     """The same for the test set."""
-    share_of_ceiling: float | None
+    share_of_ceiling: NotNegative | None
     """score / ceiling score: 1 is a perfect method. None by a metric whose ceiling bounds nothing."""
     floor: Reference
     """What doing nothing gets."""
     ceiling: Reference
     """What retrained models get against each other: a perfect method."""
-    score_by_original: list[float]
+    score_by_original: list[NotNegative]
     """The score of each original's runs."""
-    forgetting_quality_by_original: list[float]
+    forgetting_quality_by_original: list[NotNegative]
     """F of each original's runs."""
-    forgetting_quality_by_request: list[float]
+    forgetting_quality_by_request: list[NotNegative]
     """F of the examples of each request so far."""
-    epsilons: list[list[float | None]]
+    epsilons: list[list[Finite | None]]
     """Epsilon of every forget example, `(originals, forget)`, in the order of the training indices; None: infinite."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -27,6 +28,8 @@ from evaluation.spec import GradingSpec
 
 RunKey = tuple[int, int]
 """(original, run)."""
+MOST_RUNS = 10**6
+"""No grading on disk has more: its config says nonsense, and isn't written out."""
 QUEUED = 3
 """Runs that are submitted at a time, for each worker: one that it does, and some that it finds when that is done."""
 
@@ -63,7 +66,7 @@ def unlearn(
             write_atomically(config, lambda beside: beside.write_text(spec.to_yaml()))
             (folder / "failed.json").unlink(missing_ok=True)
         write_atomically(folder / "run_identity", lambda beside: beside.write_text(grading.identity))
-        known = _known_runs(folder, grading.identity)
+        known = _known_runs(folder, grading.identity, tell)
         if budget is not None:  # an earlier grading may have allowed more
             known = {key: run for key, run in known.items() if run.seconds[0] <= budget}
         if for_audit:
@@ -98,7 +101,7 @@ def budget_seconds(grading: Grading, bank: Bank) -> float | None:
     return grading.spec.budget_seconds or grading.spec.budget * bank.retrain_seconds
 
 
-def _known_runs(folder: Path, identity: str) -> dict[RunKey, Unlearned]:
+def _known_runs(folder: Path, identity: str, tell: Tell) -> dict[RunKey, Unlearned]:
     """Runs with this identity that are on disk: in this folder, or in that of a grading with other numbers."""
     known: dict[RunKey, Unlearned] = {}
     for config in sorted(folder.parent.glob("*/config.yaml")):
@@ -106,16 +109,19 @@ def _known_runs(folder: Path, identity: str) -> dict[RunKey, Unlearned]:
         if not mark.is_file() or mark.read_text() != identity:
             continue
         try:
-            keys = GradingSpec.read(config).runs()
+            other = GradingSpec.read(config)
         except UserError:  # damaged, and that of another grading: this one's has just been written
             continue
+        if math.prod(other.shape) > MOST_RUNS:
+            continue
+        keys = other.runs()
         _bring_files(config.parent, folder, keys)
-        together = Unlearned.load(config.with_name("outputs.npz"))
+        together = Unlearned.load(config.with_name("outputs.npz"), tell)
         if together is not None and len(together) == len(keys):
             known |= {key: together[number : number + 1] for number, key in enumerate(keys)}
             continue
         for key in keys:
-            alone = Unlearned.load(run_path(config.parent, *key, ".npz"))
+            alone = Unlearned.load(run_path(config.parent, *key, ".npz"), tell)
             if alone is not None:
                 known[key] = alone
     return known

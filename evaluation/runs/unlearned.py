@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ import numpy as np
 
 from checkpoints.grouped import State
 from checkpoints.outputs import Outputs
-from data.files import write_arrays
+from checkpoints.pool import Tell
+from data.arrays import ArrayError, read_sealed, write_sealed
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,20 +43,42 @@ class Unlearned:
         )
 
     def save(self, path: Path) -> None:
-        """Write an `.npz` file, whole or not at all."""
-        own = {"seconds": self.seconds, "peak_memory": self.peak_memory, "drift": self.drift}
-        write_arrays(path, {**self.outputs.arrays(), **own})
+        """Write an `.npz` file, whole or not at all, with a checksum in it."""
+        own = {name: getattr(self, name) for name in _OWN}
+        write_sealed(path, {**self.outputs.arrays(), **own})
 
     @staticmethod
-    def load(path: Path) -> Unlearned | None:
-        """Read what `save` wrote; None if it is not there, or damaged."""
+    def load(path: Path, tell: Tell = lambda text: None) -> Unlearned | None:
+        """Read what `save` wrote; None if it is not there, or is not what was written, which `tell` is told.
+
+        Whoever can write the file can write its checksum, too: it finds accidents, not lies (docs/trust.md).
+        """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
-            own = {name: arrays.pop(name) for name in ("seconds", "peak_memory", "drift")}
-            return Unlearned(Outputs(**arrays), **own)
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
+            arrays = read_sealed(path)
+            own = {name: arrays.pop(name) for name in _OWN}
+            return _checked(Unlearned(Outputs(**arrays), **own))
+        except FileNotFoundError:
             return None
+        except (OSError, ArrayError, KeyError, TypeError) as error:
+            reason = _REASONS.get(type(error), getattr(error, "strerror", None) or str(error))
+            tell(f"{path} is damaged, or was changed after it was written ({reason}): its runs are not used")
+            return None
+
+
+_OWN = ("seconds", "peak_memory", "drift")
+_REASONS = {KeyError: "an array is missing", TypeError: "it has another array"}
+
+
+def _checked(unlearned: Unlearned) -> Unlearned:
+    """The same, if its arrays are such as runs leave; `ArrayError` if not."""
+    outputs, runs = unlearned.outputs.arrays(), len(unlearned.outputs.retain_accuracy)
+    for name, array in {**outputs, **{name: getattr(unlearned, name) for name in _OWN}}.items():
+        wanted = 3 if name in ("forget", "validation", "test", "retain") else 1
+        if array.dtype.kind not in "fi" or array.ndim != wanted or len(array) != runs:
+            raise ArrayError(f"{name} is not of {runs} runs")
+    if len({array.shape[2] for array in outputs.values() if array.ndim == 3}) > 1:
+        raise ArrayError("its logits are of different numbers of classes")
+    return unlearned
 
 
 def drift_from(original: State, weights: State) -> float:

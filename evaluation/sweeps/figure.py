@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data.files import write_atomically
+from data.texts import unmathematical
 from evaluation.sweeps.outcome import SweepResult
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def make_figure(outcome: SweepResult) -> Figure:
         errors = [0.0 if math.isnan(mean.error) else mean.error for mean in means]
         style: dict[str, Any] = {"color": f"C{number % 10}", "marker": MARKERS[number % len(MARKERS)]}
         places, values = [point.x for point in points], [mean.value for mean in means]
-        axes.errorbar(places, values, errors, markersize=4, capsize=2, label=curve.name, **style)
+        axes.errorbar(places, values, errors, markersize=4, capsize=2, label=unmathematical(curve.name), **style)
         if curve.published:
             places, values = map(list, zip(*sorted(curve.published.items()), strict=True))
             axes.plot(places, values, linestyle=":", linewidth=1.2, markersize=2.5, **style)
@@ -53,7 +54,8 @@ def make_figure(outcome: SweepResult) -> Figure:
             axes.axhline(level, color="grey", linewidth=0.8, linestyle="--")
     dotted = " (dotted: published)" if any(curve.published for curve in outcome.sweep.curves) else ""
     axes.set(xlabel=label, ylabel="validation accuracy")
-    axes.set_title("\n".join(textwrap.wrap(f"{outcome.title}{dotted}", LINE)), fontsize=9)
+    title = textwrap.wrap(f"{unmathematical(outcome.title)}{dotted}", LINE)
+    axes.set_title("\n".join(title), fontsize=9)
     places = [point.x for point in outcome.points]
     if places and min(places) > 0 and max(places) / min(places) >= WIDE:
         axes.set_xscale("log")

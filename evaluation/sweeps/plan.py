@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from data import TaskSpec, UserError
 from data.documents import DocumentError, read_yaml
-from data.errors import unknown_name
+from data.errors import shortened, unknown_name
 from evaluation.spec import choose_methods
 from methods import all_method_handlers
 from methods.BaseMethod import PLAIN_TYPES
+
+MOST_RUNS, MOST_SEEDS, MOST_X = 100_000, 10_000, 1_000_000
+"""Of a sweep: runs, seeds, and numbers along the x axis, such as epochs. More is a mistake."""
+MOST_INTEGER, MOST_CHARACTERS = 2**64, 10_000
+"""Of a value."""
+FORMAT = re.compile(r"[.0-9]{0,4}[bcdeEfFgGns%]?")
+"""How a value may be written in the name of a curve."""
 
 FIGURES = ("budget", "course", "convergence")
 """What is drawn over x: the accuracy after a run with this x; that after x passes of a run of a given length, with the
@@ -108,28 +117,35 @@ def _sweep(described: Any, task: Mapping[str, Any], seeds: int | None) -> Sweep:
     known = ("title", "figure", "x", "values", "length", "seeds", "task", "curves")
     top = _mapping(described, "a sweep", known, required=("title", "figure", "values", "task", "curves"))
     if top["figure"] not in FIGURES:
-        raise UserError(f"figure is one of {', '.join(FIGURES)}, not {top['figure']!r}.")
+        raise UserError(f"figure is one of {', '.join(FIGURES)}, not {_shown(top['figure'])}.")
     values = _list(top["values"], "values")
     if not all(_is_number(value) for value in values) or sorted(set(values)) != values:
         raise UserError("values must be increasing numbers, like [1, 2, 3].")
+    if not all(abs(value) <= MOST_X for value in values):
+        raise UserError(f"values can't be beyond {MOST_X:,}.")
     length = top.get("length")
     if (length is not None) != (top["figure"] == "course"):
         raise UserError("length is the number of passes of each run of a course: only that figure needs it.")
-    if length is not None and not all(_is_whole(one) and 0 <= one <= length for one in (length, *values)):
+    if length is not None and not all(_is_whole(one) and 0 <= one <= length <= MOST_X for one in (length, *values)):
         raise UserError("values and length of a course are whole numbers of passes, and no value may exceed length.")
     count = top.get("seeds", 4) if seeds is None else seeds
     if not _is_whole(count) or count < 1:
-        raise UserError(f"seeds must be a whole number from 1, not {count!r}.")
-    curves = [
-        curve
-        for entry in _list(top["curves"], "curves")
-        for curve in _curves(entry, top["task"], task, str(top.get("x", "epochs")))
-    ]
-    names = [curve.name for curve in curves]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"Two curves are called {name!r}: give each its own name.")
-    return Sweep(str(top["title"]), top["figure"], tuple(values), count, tuple(curves), length)
+        raise UserError(f"seeds must be a whole number from 1, not {_shown(count)}.")
+    if count > MOST_SEEDS:
+        raise UserError(f"seeds can't be more than {MOST_SEEDS:,}.")
+    curves: dict[str, Curve] = {}
+    for entry in _list(top["curves"], "curves"):
+        for curve in _curves(entry, top["task"], task, str(top.get("x", "epochs"))):
+            if curve.name in curves:
+                raise UserError(f"Two curves are called {_shown(curve.name)}: give each its own name.")
+            curves[curve.name] = curve
+    sweep = Sweep(
+        shortened(str(top["title"]), 1000), top["figure"], tuple(values), count, tuple(curves.values()), length
+    )
+    runs = sum(len(curve.configurations) for curve in sweep.curves) * len(sweep.lengths) * count
+    if runs > MOST_RUNS:
+        raise UserError(f"It asks for {runs:,} runs, and can't have more than {MOST_RUNS:,}.")
+    return sweep
 
 
 def _curves(entry: Any, task: Any, overrides: Mapping[str, Any], x: str) -> Iterator[Curve]:
@@ -143,7 +159,7 @@ def _curves(entry: Any, task: Any, overrides: Mapping[str, Any], x: str) -> Iter
     fixed = _mapping(values.get("settings", {}), "settings")
     along = str(values.get("x", x))
     if along not in all_method_handlers()[method].hyper_parameters():
-        raise UserError(f"{method} has no hyper-parameter {along!r} for the x axis: name one with x.")
+        raise UserError(f"{method} has no hyper-parameter {_shown(along)} for the x axis: name one with x.")
     published = {} if values.get("published") is None else _published(values["published"], bool(values.get("for_each")))
     for one in _product(values.get("for_each", {}), "for_each"):
         name = _filled_in(str(values["name"]), one)
@@ -155,24 +171,35 @@ def _one_method(value: Any) -> str:
     """The registered method that an entry names."""
     name = value.strip() if isinstance(value, str) else ""
     if name in ("", "all") or "," in name:
-        raise UserError(f"A curve has one method, not {value!r}: write a curve for each method.")
+        raise UserError(f"A curve has one method, not {_shown(value)}: write a curve for each method.")
     (method,) = choose_methods(name)
     return method
 
 
 def _filled_in(name: str, values: Mapping[str, Any]) -> str:
-    """The name of a curve with the values in place of their names in braces."""
+    """The name of a curve with the values in place of their names in braces, which may have a format, like {noise:.2g}.
+
+    An attribute of a value, or a width of a thousand million, is refused: the file may be somebody else's.
+    """
     try:
-        return name.format(**values)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
-        raise UserError(f"The name {name!r} of a curve refers to something that for_each does not have.") from error
+        parts = list(Formatter().parse(name))
+        for _, field_name, how, conversion in parts:
+            if field_name is not None and (field_name not in values or conversion or not FORMAT.fullmatch(how or "")):
+                raise KeyError(field_name)
+        return shortened(name.format(**values), 200)
+    except (KeyError, IndexError, ValueError, TypeError, OverflowError) as error:
+        raise UserError(
+            f"The name {_shown(name)} of a curve refers to something that for_each does not have."
+        ) from error
 
 
 def _settings(values: Mapping[str, Any]) -> Settings:
     for name, value in values.items():
         if not isinstance(value, PLAIN_TYPES):
-            raise UserError(f"{name} must be a number, a text, true or false, not {value!r}.")
-    return tuple(sorted(values.items()))
+            raise UserError(f"{_shown(name)} must be a number, a text, true or false, not {_shown(value)}.")
+        if (isinstance(value, int) and abs(value) >= MOST_INTEGER) or len(str(value)) > MOST_CHARACTERS:
+            raise UserError(f"{_shown(name)} can't have a value as long as {_shown(value)}.")
+    return tuple(sorted((str(name), value) for name, value in values.items()))
 
 
 def _published(values: Any, several: bool) -> dict[str, dict[float, float]]:
@@ -194,6 +221,9 @@ def _product(grid: Any, what: str) -> list[dict[str, Any]]:
     [{'a': 1, 'b': 3}, {'a': 2, 'b': 3}]
     """
     values = {name: _list(choices, f"{what}: {name}") for name, choices in _mapping(grid, what).items()}
+    combinations = math.prod(map(len, values.values()))
+    if combinations > MOST_RUNS:
+        raise UserError(f"{what} has {combinations:,} combinations, and can't have more than {MOST_RUNS:,}.")
     return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
 
 
@@ -209,10 +239,10 @@ def _task(values: Mapping[str, Any]) -> TaskSpec:
     values = _mapping(values, "task", known, required=("name",))
     for name in ("train_size", "test_size"):
         if not isinstance(values.get(name), (int, type(None))):
-            raise UserError(f"{name} must be a whole number, not {values[name]!r}.")
+            raise UserError(f"{name} must be a whole number, not {_shown(values[name])}.")
     for name in set(values) - {"train_size", "test_size", "recipe", "forget"}:
         if not isinstance(values[name], (str, type(None))):
-            raise UserError(f"{name} must be a text, not {values[name]!r}.")
+            raise UserError(f"{name} must be a text, not {_shown(values[name])}.")
     requests = values.get("forget", [])
     requests = requests if isinstance(requests, list) else [requests]
     return TaskSpec(**{**values, "forget": tuple(map(str, requests)), "recipe": tuple(values["recipe"].items())})
@@ -222,7 +252,7 @@ def _mapping(
     values: Any, what: str, known: Iterable[str] | None = None, required: Sequence[str] = ()
 ) -> dict[str, Any]:
     if not isinstance(values, dict):
-        raise UserError(f"{what} must be a mapping of keys to values, not {values!r}.")
+        raise UserError(f"{what} must be a mapping of keys to values, not {_shown(values)}.")
     for name in values:
         if known is not None and name not in known:
             raise unknown_name(f"key of {what}", str(name), known)
@@ -234,12 +264,19 @@ def _mapping(
 
 def _list(values: Any, what: str) -> list[Any]:
     if not isinstance(values, list) or not values:
-        raise UserError(f"{what} must be a list, like [1, 2], not {values!r}.")
+        raise UserError(f"{what} must be a list, like [1, 2], not {_shown(values)}.")
     return values
 
 
+def _shown(value: Any) -> str:
+    """A value in a message."""
+    return shortened(repr(value), 100)
+
+
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) < MOST_INTEGER  # neither NaN nor infinity, nor 10^400, which is no floating point number
 
 
 def _is_whole(value: Any) -> bool:

@@ -10,6 +10,7 @@ import torch
 
 from data import Task
 from data.files import write_atomically
+from data.texts import unmathematical
 
 COLUMNS = 14
 """Images in a row."""
@@ -50,12 +51,13 @@ def draw(task: Task, path: Path) -> None:
 
     rows = rows_of(task)
     figure = Figure(figsize=(COLUMNS * 0.62 + 2.2, len(rows) * 0.62 + 0.6), layout="constrained")
-    figure.suptitle(f"{task.name}: forget {', '.join(r.text for r in task.requests)} of {len(task.train)} images")
+    requests = unmathematical(", ".join(request.text for request in task.requests))
+    figure.suptitle(f"{task.name}: forget {requests} of {len(task.train)} images")
     low, high = task.train.images.min(), task.train.images.max()
     for axis, (title, indices) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
         shades = (task.train.images[torch.as_tensor(indices)] - low) / (high - low).clamp(min=1e-9)
         axis.imshow(_side_by_side(shades.cpu().numpy()), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
+        axis.set_ylabel(unmathematical(title), rotation=0, ha="right", va="center", fontsize=8)
         axis.set(xticks=[], yticks=[], frame_on=False)
     write_atomically(path, lambda beside: figure.savefig(beside, dpi=110, format="png", bbox_inches="tight"))
 

@@ -19,6 +19,7 @@ from checkpoints.pool import Pool
 from checkpoints.workers import Workers, be_deterministic
 from data import Task, UserError
 from data.files import write_atomically
+from data.texts import unmathematical
 from evaluation.console import Console
 from evaluation.grading import load_with_one_request
 from evaluation.isolation.handle import CallFailedError
@@ -197,7 +198,8 @@ def draw(task: Task, shown: list[Panel]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.6 * len(shown), 7.2), layout="constrained")
-    figure.suptitle(f"{task.name}: forget {', '.join(request.text for request in task.requests)}")
+    requests = unmathematical(", ".join(request.text for request in task.requests))
+    figure.suptitle(f"{task.name}: forget {requests}")
     parts: Any = figure.subfigures(2, 1, height_ratios=[2.6, 1])
     for axis, panel in zip(parts[0].subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         _draw_points(axis, task, panel)
@@ -248,7 +250,8 @@ def _draw_bars(axis: Axes, task: Task, shown: list[Panel]) -> None:
         places = np.arange(classes) + (number - (len(shown) - 1) / 2) * width
         shade = str(0.75 - 0.6 * number / max(len(shown) - 1, 1))
         axis.bar(places, heights, width, color=shade, label=panel.title)
-    axis.set_xticks(np.arange(classes), task.classes, rotation=90 if classes > 20 else 0)
+    names = list(map(unmathematical, task.classes))
+    axis.set_xticks(np.arange(classes), names, rotation=90 if classes > 20 else 0)
     for tick, colour in zip(axis.get_xticklabels(), _colours(classes), strict=True):
         tick.set(color=colour, fontweight="bold")
     axis.set(ylim=(0, 1), ylabel="test accuracy", xlabel="class", xlim=(-0.6, classes - 0.4))

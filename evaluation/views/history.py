@@ -18,6 +18,7 @@ import numpy as np
 from data.documents import read_json, read_yaml
 from data.errors import UserError
 from data.files import write_atomically
+from data.texts import printable, unmathematical
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +31,12 @@ Histories = dict[str, list[list[float]]]
 
 PANELS = 3
 """Panels in a row."""
+
+MOST_SERIES, MOST_ENTRIES = 100, 100_000
+"""Series that are drawn, and numbers in one of them."""
+
+LARGEST = 1e100
+"""Numbers beyond it are none that a panel can have room for."""
 
 MOST_NAMES = 16
 """The most bars in a panel whose names can be read beside it; more are numbered."""
@@ -48,7 +55,11 @@ def _histories(notes: Sequence[Mapping[str, Any]], folder: Path) -> Histories:
     histories: Histories = {}
     for of_run in notes:
         for name, values in _history(of_run).items():
+            if len(values) > MOST_ENTRIES:
+                raise UserError(f"{folder} has a history of more than {MOST_ENTRIES:,} entries, too long to be drawn.")
             histories.setdefault(name, []).append([float(value) for value in values])
+            if len(histories) > MOST_SERIES:
+                raise UserError(f"{folder} has more than {MOST_SERIES} series, too many to be drawn.")
     if not histories:
         raise UserError(
             f"{folder} has no run with a history: name the folder of a grading in results/, of a method that notes "
@@ -64,7 +75,10 @@ def _read_notes(folder: Path) -> list[dict[str, Any]]:
         try:
             notes = read_json(path)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path} can't be read as the notes of a run ({error}): grade the method again.") from error
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"{path} can't be read as the notes of a run ({reason}): grade the method again."
+            ) from error
         if isinstance(notes, dict):
             found.append(notes)
     return found
@@ -79,15 +93,30 @@ def _history(notes: Mapping[str, Any]) -> Mapping[str, Sequence[float]]:
 
 
 def _is_series(values: Any) -> bool:
-    return isinstance(values, list) and values != [] and all(isinstance(value, (int, float)) for value in values)
+    return isinstance(values, list) and values != [] and all(map(_is_number, values))
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it can be drawn: NaN and infinity can be left out, but 10^400 is no number for NumPy."""
+    if isinstance(value, int):
+        return abs(value) <= LARGEST
+    return isinstance(value, float) and (abs(value) <= LARGEST or not math.isfinite(value))
 
 
 def _is_matrix(values: Any) -> bool:
-    return isinstance(values, list) and all(map(_is_series, values)) and len(set(map(len, values))) == 1
+    return (
+        isinstance(values, list) and all(map(_is_series, values)) and len(set(map(len, values))) == 1 and _fits(values)
+    )
+
+
+def _fits(matrix: Sequence[Sequence[float]]) -> bool:
+    """Whether all entries are finite, and not too many for a picture."""
+    entries = len(matrix) * len(matrix[0])
+    return entries <= MOST_ENTRIES and all(math.isfinite(value) for row in matrix for value in row)
 
 
 def _is_object_of_numbers(values: Any) -> bool:
-    return isinstance(values, dict) and _is_series(list(values.values()))
+    return isinstance(values, dict) and _is_matrix([list(values.values())])
 
 
 def summary(runs: Sequence[Sequence[float]]) -> np.ndarray:
@@ -96,14 +125,19 @@ def summary(runs: Sequence[Sequence[float]]) -> np.ndarray:
     Numbers that are not finite do not count; an entry without any other is NaN.
     """
     longest = max(len(run) for run in runs)
-    padded = np.full((len(runs), longest), np.nan)  # (runs, entries)
-    for row, run in zip(padded, runs, strict=True):
-        row[: len(run)] = run
-    found = np.full((3, longest), np.nan)
-    for entry, column in enumerate(padded.T):
-        values = column[np.isfinite(column)]
-        if len(values):
-            found[:, entry] = values.mean(), values.min(), values.max()
+    total, count = np.zeros(longest), np.zeros(longest)
+    low, high = np.full(longest, np.inf), np.full(longest, -np.inf)
+    for run in runs:
+        values = np.array(run)
+        finite = np.isfinite(values)
+        reached = slice(len(run))
+        total[reached] += np.where(finite, values, 0.0)
+        count[reached] += finite
+        low[reached] = np.minimum(low[reached], np.where(finite, values, np.inf))
+        high[reached] = np.maximum(high[reached], np.where(finite, values, -np.inf))
+    none = count == 0
+    found = np.stack([total / np.maximum(count, 1), low, high])  # (3, entries)
+    found[:, none] = np.nan
     return found
 
 
@@ -124,7 +158,8 @@ def draw(folder: Path, path: Path) -> None:
     drawings += _other_drawings(notes, _declared(folder))
     rows = math.ceil(len(drawings) / PANELS)
     figure = Figure(figsize=(3.2 * PANELS, 2.3 * rows + 0.5), layout="constrained")
-    figure.suptitle(f"{folder.resolve().name}: {max(map(len, histories.values()))} runs, mean and range", fontsize=10)
+    name = unmathematical(folder.resolve().name, most=100)
+    figure.suptitle(f"{name}: {max(map(len, histories.values()))} runs, mean and range", fontsize=10)
     panels = figure.subplots(rows, PANELS, squeeze=False).ravel()
     for panel, drawing in zip(panels, drawings, strict=False):
         drawing(panel)
@@ -139,7 +174,7 @@ def _draw_series(panel: Axes, name: str, runs: Sequence[Sequence[float]]) -> Non
     entries = np.arange(1, len(mean) + 1)
     panel.fill_between(entries, low, high, alpha=0.25, linewidth=0)
     panel.plot(entries, mean, marker="." if len(mean) < 40 else "")
-    panel.set_title(name.replace("_", " "), fontsize=9)
+    panel.set_title(unmathematical(name.replace("_", " "), most=60), fontsize=9)
     panel.set_xlim(0.5, len(mean) + 0.5)
     panel.locator_params(axis="x", integer=True)
     panel.ticklabel_format(axis="y", useOffset=False)
@@ -209,7 +244,7 @@ def _draw_bars(panel: Axes, drawing: Bars, runs: Sequence[Mapping[str, float]]) 
         panel.set_xlim(*drawing.limits)
     panel.invert_yaxis()
     if len(places) <= MOST_NAMES:
-        panel.set_yticks(places, list(runs[0]))
+        panel.set_yticks(places, [unmathematical(name, most=30) for name in runs[0]])
     else:
         panel.set_ylabel(drawing.entries, fontsize=8)
 
@@ -228,5 +263,5 @@ def as_table(folder: Path) -> Table:
         lengths = sorted({len(run) for run in runs})
         entries = f"{lengths[0]}" if len(lengths) == 1 else f"{lengths[0]} to {lengths[-1]}"
         ends = f"{last[1]:.4g} to {last[2]:.4g}"
-        table.add_row(name, str(len(runs)), entries, f"{first[0]:.4g}", f"{last[0]:.4g}", ends)
+        table.add_row(printable(name, most=60), str(len(runs)), entries, f"{first[0]:.4g}", f"{last[0]:.4g}", ends)
     return table

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from data.texts import printable
 from evaluation.report import Report
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 MIN_MODELS_FOR_RANK = 32
 """Peers that graded with 3 models ranked doing nothing above the competition's winner."""
+MARK = " !"
+WHY_MARKED = "hardly possible for an honest method: see its report, and docs/trust.md"
 WHY_NO_RANK = "F takes too few values to tell methods apart, and flatters bad ones"
 
 
@@ -77,12 +80,12 @@ def cells(row: Row) -> tuple[str, ...]:
         used = f"{report.cost.budget_fraction_used:.2f}"
     return (
         rank_text,
-        report.label,
+        printable(report.label),
         f"{report.scores.score.value:.4f}  [{low:.4f}, {high:.4f}]",
         f"{report.scores.forgetting_quality.value:.4f}",
         f"{report.scores.retain_ratio:.3f}",
         f"{report.scores.test_ratio:.3f}",
-        report.percent_of_ceiling(),
+        report.percent_of_ceiling() + (MARK if is_suspicious(report) else ""),
         used,
         report.values,
         str(report.grading.models),
@@ -91,25 +94,37 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def title(rows: Sequence[Row]) -> str:
     """What the rows of a table share, in words."""
-    return rows[0].report.described_conditions
+    return printable(rows[0].report.described_conditions, most=1000)
+
+
+def is_suspicious(report: Report) -> bool:
+    """Whether an honest method can hardly have left these models."""
+    return report.plausibility is not None and not report.plausibility.is_fine
 
 
 def as_rich_table(rows: Sequence[Row]) -> Table:
     """For the terminal."""
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title(rows), title_justify="left", title_style="", box=None, pad_edge=False)
+    table = Table(title=Text(title(rows)), title_justify="left", title_style="", box=None, pad_edge=False)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in rows:
-        table.add_row(*cells(row))
+        table.add_row(*map(Text, cells(row)))
     return table
 
 
 def as_markdown(rows: Sequence[Row]) -> str:
     """For a README."""
     lines = [f"**{title(rows)}**", "", f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}"]
-    return "\n".join([*lines, *(f"| {' | '.join(cells(row))} |" for row in rows)])
+    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells(row))} |" for row in rows]
+    return "\n".join([*lines, *(["", f"{MARK.strip()} {WHY_MARKED}"] if any(map(is_marked, rows)) else [])])
+
+
+def is_marked(row: Row) -> bool:
+    """Whether the row has the mark of a report that is suspicious."""
+    return is_suspicious(row.report)
 
 
 def as_csv(tables: Sequence[Sequence[Row]]) -> str:
@@ -146,6 +161,7 @@ def _unrounded(report: Report) -> dict[str, Any]:
         "retain_ratio": scores.retain_ratio,
         "test_ratio": scores.test_ratio,
         "share_of_ceiling": scores.share_of_ceiling,
+        "suspicious": "" if report.plausibility is None else int(is_suspicious(report)),
         "budget_fraction_used": report.cost.budget_fraction_used,
         "task_fingerprint": about.task_fingerprint,
         "bank_fingerprint": about.bank_fingerprint,

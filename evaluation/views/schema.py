@@ -9,11 +9,11 @@ import docstring_parser
 import msgspec
 
 from evaluation import report, sequence
-from evaluation.metrics import accuracies, intervals, score
+from evaluation.metrics import accuracies, intervals, plausibility, score
 from evaluation.report import FORMAT, Report
 from evaluation.sequence import SequenceReport
 
-MODULES = (report, sequence, accuracies, intervals, score)
+MODULES = (report, sequence, accuracies, intervals, plausibility, score)
 """Where the classes of a report's records are."""
 
 

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as Screen
 from rich.table import Table
 
 from data import all_tasks
+from data.texts import printable
 from evaluation.audits import AUDITS
 from evaluation.audits.audit import Audit
 from evaluation.metrics.intervals import Estimate
 from evaluation.metrics.score import Reference
 from evaluation.report import Report, read_reports, results_folder
-from evaluation.views.leaderboard import MIN_MODELS_FOR_RANK, WHY_NO_RANK, Row, as_rich_table, place_of
+from evaluation.views.leaderboard import (
+    MARK,
+    MIN_MODELS_FOR_RANK,
+    WHY_MARKED,
+    WHY_NO_RANK,
+    Row,
+    as_rich_table,
+    is_marked,
+    place_of,
+)
 from methods import all_method_handlers
 
 if TYPE_CHECKING:
@@ -25,8 +35,9 @@ if TYPE_CHECKING:
 
 def _screen() -> Screen:
     # Without a terminal, rich would fold tables at 80 columns.
-    screen = Screen(highlight=False)
-    return screen if screen.is_terminal else Screen(highlight=False, width=140)
+    plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # texts are shown as they are
+    screen = Screen(**plain)
+    return screen if screen.is_terminal else Screen(**plain, width=140)
 
 
 def show_report(report: Report) -> None:
@@ -38,7 +49,7 @@ def show_report(report: Report) -> None:
         table.add_column(name, justify="left" if name == "score" else "right")
     table.add_column("")
     table.add_row(
-        report.label,
+        printable(report.label),
         _with_interval(report.scores.score),
         f"{report.scores.forgetting_quality.value:.4f}",
         f"{report.scores.retain_ratio:.3f}",
@@ -56,6 +67,8 @@ def show_report(report: Report) -> None:
         screen.print(_top5_line(report.unlearned.top5, report.retrained.top5))
     screen.print(_budget_line(report))
     screen.print(_rank_line(report))
+    for line in _suspicions(report):
+        screen.print(line)
 
 
 def show_result(result: Report | SequenceReport) -> None:
@@ -74,7 +87,7 @@ def show_sequence(sequence: SequenceReport) -> None:
     for report in [*sequence.steps, sequence.at_once]:
         at_once = report is sequence.at_once
         table.add_row(
-            "all at once" if at_once else f"{len(report.grading.forget)}. {report.grading.forget[-1]}",
+            "all at once" if at_once else f"{len(report.grading.forget)}. {printable(report.grading.forget[-1])}",
             _with_interval(report.scores.score),
             report.percent_of_ceiling(" %"),
             " ".join(f"{quality:.3f}" for quality in report.scores.forgetting_quality_by_request),
@@ -85,10 +98,38 @@ def show_sequence(sequence: SequenceReport) -> None:
             f"{report.drift:.3f}",
         )
     screen.print(
-        f"\n{sequence.at_once.label}: accuracies and seconds a run, in brackets those of retraining; "
+        f"\n{printable(sequence.at_once.label)}: accuracies and seconds a run, in brackets those of retraining; "
         "score and forget: of all requests so far"
     )
     screen.print(table)
+    for report in [*sequence.steps, sequence.at_once]:
+        for line in _suspicions(report):
+            screen.print(line)
+
+
+def _suspicions(report: Report) -> Iterator[str]:
+    """What an honest method can hardly have done, and what to look at; nothing if all is well, or not known."""
+    found = report.plausibility
+    if found is None:
+        return
+    if found.above_ceiling:
+        best, own = report.scores.ceiling, report.scores
+        yield (
+            f"BEWARE       impossible for an honest method, but for chance: score and F ({own.score.value:.3f}, "
+            f"{own.forgetting_quality.value:.3f}) are above the ceiling ({best.score.value:.3f}, "
+            f"{best.forgetting_quality.value:.3f}), which no method passes without the retrained models."
+        )
+        if not found.copies:
+            nearest = "" if found.nearest is None else f" (the nearest is at {found.nearest:.2f}; copies are below 0.5)"
+            yield f"look at      what the method reads: no run is a copy of a single retrained model{nearest}"
+    if found.copies:
+        some = ", ".join(f"{one.run} of {one.retrained} ({one.distance:.2f})" for one in found.copies[:SHOWN_COPIES])
+        more = f" and {len(found.copies) - SHOWN_COPIES} more" if len(found.copies) > SHOWN_COPIES else ""
+        kind = "run" if report.method.submission is None else "checkpoint"
+        yield (
+            f"BEWARE       {len(found.copies)} of its models are copies, or nearly so, of the bank's retrained models: "
+            f"{kind} {some}{more}; in brackets the distance, 1 is that of the two nearest retrained models"
+        )
 
 
 def _with_interval(estimate: Estimate) -> str:
@@ -113,10 +154,14 @@ def _values_line(report: Report) -> str:
     return f"values       tuned ({report.method.tuned_trials} trials){changed}: {_in_words(report.method.settings)}"
 
 
+SHOWN_COPIES = 5
+"""More are in the report."""
+
+
 def _in_words(settings: Mapping[str, Any]) -> str:
     """Hyper-parameters, numbers rounded."""
     texts = {name: f"{value:.3g}" if isinstance(value, float) else str(value) for name, value in settings.items()}
-    return " ".join(f"{name}={text}" for name, text in texts.items())
+    return printable(" ".join(f"{name}={text}" for name, text in texts.items()), most=2000)
 
 
 def show_outcomes(outcomes: Sequence[TuningResult]) -> None:
@@ -168,6 +213,8 @@ def print_table(rows: Sequence[Row]) -> None:
     screen.print(as_rich_table(rows))
     if rows[0].report.grading.models < MIN_MODELS_FOR_RANK:
         screen.print(f"no ranks: with fewer than {MIN_MODELS_FOR_RANK} models {WHY_NO_RANK}")
+    if any(map(is_marked, rows)):
+        screen.print(f"{MARK.strip()} {WHY_MARKED}")
     screen.print()
 
 

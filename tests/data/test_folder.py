@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -16,6 +18,7 @@ from PIL import Image
 
 import data
 from data import Task, TaskSpec, UserError
+from data.metadata import read_metadata
 
 SHARED = Path(data.__file__).parents[2] / "shared"
 
@@ -255,6 +258,71 @@ def test_what_is_wrong_is_named(make_folder: Any, what: str) -> None:
     folder = make_folder()
     spoil(folder, what)
     with pytest.raises(UserError, match=MESSAGES[what]):
+        load(folder)
+
+
+LONG = {
+    "5 MB in a cell": (
+        lambda rows: [*rows[:3], rows[3].replace("NA", "x" * 5_000_000), *rows[4:]],
+        "row 3, column code",
+    ),
+    "a long first cell": (lambda rows: [*rows[:5], "x" * 20_000 + rows[5], *rows[6:]], "row 5, column path"),
+    "many long cells": (
+        lambda rows: [rows[0], *(row.replace("NA", "x" * 12_000) for row in rows[1:])],
+        "row 1, column code",
+    ),
+    "a long name": (lambda rows: [rows[0] + "y" * 20_000, *rows[1:]], "name of column 6"),
+    "many columns": (lambda rows: [rows[0] + ",c" * 1000, *rows[1:]], "1006 columns, and may have 1000"),
+    "very many columns": (lambda rows: [rows[0] + "," * 20_000_000, *rows[1:]], "line 1 has more than 16 million"),
+    "many cells in a row": (lambda rows: [*rows[:2], rows[2] + "," * 1_000_000, *rows[3:]], "row 2 has 1000006 cells"),
+    "a NUL byte": (lambda rows: [*rows[:2], rows[2].replace("NA", "N\0A"), *rows[3:]], "line 3 has a NUL byte"),
+    "an unclosed quote": (lambda rows: [*rows[:2], rows[2].replace("NA", '"NA'), *rows[3:]], "EOF inside string"),
+    "an unclosed quote of much": (
+        lambda rows: [*rows[:2], rows[2].replace("NA", '"' + "NA\n" * 10_000), *rows[3:]],
+        "row 2, column code.*quotation mark",
+    ),
+    "an unclosed quote in the header": (lambda rows: [rows[0].replace("person", '"person'), *rows[1:]], "metadata.csv"),
+    "many rows": (lambda rows: [*rows, *("a,1,1,1,1,1" for _ in range(100_000))], "row 49: there is no image a"),
+    "100 MB": (lambda rows: [*rows, ("x" * 9000 + "\n") * 11_000], "more than 64 MB"),
+    "no UTF-8": (lambda rows: [*rows[:2], rows[2].replace("NA", "\udcff"), *rows[3:]], "cannot be read as a CSV"),
+    "a long number": (lambda rows: [*rows[:2], rows[2].replace("NA", "9" * 5000), *rows[3:]], None),
+}
+
+
+@pytest.mark.parametrize(("change", "said"), LONG.values(), ids=LONG)
+def test_metadata_that_would_fill_the_memory_is_refused(
+    change: Callable[[list[str]], list[str]], said: str | None, make_folder: Any
+) -> None:
+    """A cell of 5 MB made a column of 5 MB for each image. One sentence, which names file, row and column."""
+    folder = make_folder()
+    write_metadata(folder)
+    path = folder / "metadata.csv"
+    text = "\n".join(change(path.read_text().strip().split("\n")))
+    path.write_bytes(text.encode(errors="surrogateescape"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if said is None:
+        assert load(folder).train.columns["code"].dtype.kind == "U"
+    else:
+        with pytest.raises(UserError, match=said) as refused:
+            load(folder)
+        assert str(path) in str(refused.value)
+        assert len(str(refused.value)) < 1000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700_000  # kilobytes
+
+
+def test_long_cells_are_allowed_less_where_there_are_many_images(tmp_path: Path) -> None:
+    """Catches a limit for each cell that lets a column fill the memory."""
+    (tmp_path / "metadata.csv").write_text(f"path,note\na,{'x' * 5000}\n")
+    assert read_metadata(tmp_path / "metadata.csv", ["a"])["note"].tolist() == ["x" * 5000]
+    with pytest.raises(UserError, match="row 1, column note: the cell has 5000 characters, and may have 268;"):
+        read_metadata(tmp_path / "metadata.csv", ["a", *map(str, range(1_000_000 - 1))])
+
+
+def test_metadata_that_is_a_pipe_is_refused(make_folder: Any) -> None:
+    """It was passed over, as if there were none."""
+    folder = make_folder()
+    os.mkfifo(folder / "metadata.csv")
+    with pytest.raises(UserError, match="not a regular file"):
         load(folder)
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 from data import Split, UserError
 from data.forget import parse_request, parse_requests
+from tests.command_line import command
 
 CLASSES = ("airplane", "cat", "2:1", "0")
 
@@ -183,10 +186,74 @@ def test_a_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
         ("none.npy", "No such file"),
         ("text.npy", "cannot"),
         ("empty.npy", "cannot"),
-        ("many.npz", "one array"),
+        ("many.npz", "cannot"),
     ):
         with pytest.raises(UserError, match=word):
             indices(f"file:{tmp_path / name}")
+
+
+def pipe(path: Path) -> None:
+    """Nobody writes to it."""
+    os.mkfifo(path)
+
+
+def header_of_terabytes(path: Path) -> None:
+    """Twenty-four bytes that say they are terabytes."""
+    np.save(path, np.arange(3))
+    path.write_bytes(path.read_bytes().replace(b"(3,)", b"(1099511627776,)").replace(b" " * 12 + b"\n", b"\n"))
+
+
+def half_a_zip(path: Path) -> None:
+    """`numpy.load` raises an error of its own for it."""
+    np.savez(path.with_suffix(".npz"), a=np.arange(100))
+    path.write_bytes(path.with_suffix(".npz").read_bytes()[:200])
+
+
+def sparse(path: Path) -> None:
+    """A terabyte that takes no room."""
+    np.save(path, np.arange(3))
+    os.truncate(path, 1 << 40)
+
+
+NO_ARRAYS: dict[str, Callable[[Path], object]] = {
+    "half a zip": half_a_zip,
+    "terabytes": header_of_terabytes,
+    "a sparse file": sparse,
+    "a pipe": pipe,
+    "a device": lambda path: path.symlink_to("/dev/zero"),
+    "a folder": lambda path: path.mkdir(),
+    "a link to itself": lambda path: path.symlink_to(path),
+    "objects": lambda path: np.save(path, np.array([{}, 1], dtype=object)),
+}
+
+
+@pytest.mark.parametrize("make", NO_ARRAYS.values(), ids=NO_ARRAYS)
+def test_a_file_that_would_hang_or_fill_the_memory_is_refused(make: Callable[[Path], object], tmp_path: Path) -> None:
+    """One line, at once; from the command line too."""
+    make(tmp_path / "some.npy")
+    with pytest.raises(UserError, match=r"the file cannot be read .*; write it with numpy\.save\.$") as refused:
+        indices(f"file:{tmp_path / 'some.npy'}")
+    assert "\n" not in str(refused.value)
+    answer = command("show", "--train-size", "60", "--forget", f"file:{tmp_path / 'some.npy'}")
+    assert (answer.code, answer.stderr.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["\0", "a" * 5000])
+def test_a_name_that_no_file_has(name: str) -> None:
+    """Python raises errors of its own for both."""
+    with pytest.raises(UserError, match=r"no file has such a name|cannot be read"):
+        indices(f"file:{name}")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64, ">i8"])
+def test_indices_of_any_width(dtype: Any, tmp_path: Path) -> None:
+    """And the largest of 64 bits, which is no index."""
+    np.save(tmp_path / "some.npy", np.array([5, 3, 100], dtype=dtype))
+    assert indices(f"file:{tmp_path / 'some.npy'}").tolist() == [3, 5, 100]
+    if dtype is np.uint64:
+        np.save(tmp_path / "some.npy", np.array([2**64 - 1], dtype=dtype))
+        with pytest.raises(UserError, match="index 18446744073709551615 is not one"):
+            indices(f"file:{tmp_path / 'some.npy'}")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ from scipy import stats
 
 from checkpoints.workers import Workers
 from data import TaskSpec, UserError, load
+from data.arrays import read_arrays, read_sealed, write_sealed
+from data.files import write_arrays
 from evaluation import logit_scaled_confidence
 from evaluation.console import Console
 from evaluation.grading import grade_methods, score_again
@@ -498,6 +500,78 @@ def test_damaged_outputs_are_made_again(size: int, workers: CountingWorkers, res
     assert len(workers.runs) == N
 
 
+def changed_outputs(path: Path) -> None:
+    """Other numbers in a file that is whole, with the checksum that was there."""
+    arrays = read_arrays(path)
+    arrays["forget"] = arrays["forget"] + np.float32(1e-3)
+    write_arrays(path, arrays)
+
+
+def test_changed_outputs_are_not_believed(
+    workers: CountingWorkers, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`outputs.npz` with other numbers: told, and made again; `score` refuses it. Catches a file that scored."""
+    report = grade_one(TINY, workers)
+    path = folder_of(TINY) / "outputs.npz"
+    changed_outputs(path)
+    with pytest.raises(UserError, match=r"outputs\.npz is damaged, or was changed .* python main\.py --config"):
+        score_again(path.parent, None)
+    workers.runs = []
+    (again,) = grade_methods([TINY], workers, Console())
+    assert isinstance(again, Report)
+    assert lasting(again) == lasting(report)
+    assert len(workers.runs) == N
+    assert "outputs.npz is damaged, or was changed after it was written" in capsys.readouterr().err
+
+
+def test_outputs_of_early_versions_are_read(workers: CountingWorkers, results: Path) -> None:
+    """Without a checksum."""
+    report = grade_one(TINY, workers)
+    path = folder_of(TINY) / "outputs.npz"
+    write_arrays(path, read_sealed(path))
+    assert lasting(grade_one(TINY, workers)) == lasting(report)
+    assert workers.runs == []
+    assert score_again(path.parent, None).scores == report.scores
+
+
+def shorter(arrays: dict[str, np.ndarray], *names: str) -> dict[str, np.ndarray]:
+    """The arrays of one model less."""
+    return {**arrays, **{name: arrays[name][1:] for name in names}}
+
+
+UNFIT: dict[str, Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]] = {
+    "unequal lengths": lambda arrays: shorter(arrays, "forget"),
+    "a run less": lambda arrays: shorter(arrays, *arrays),
+    "examples less": lambda arrays: {**arrays, "forget": arrays["forget"][:, 1:]},
+    "classes less": lambda arrays: {**arrays, **{k: arrays[k][:, :, 1:] for k in arrays if arrays[k].ndim == 3}},
+    "classes less of one": lambda arrays: {**arrays, "test": arrays["test"][:, :, 1:]},
+    "texts": lambda arrays: {**arrays, "seconds": np.array(["a"] * N)},
+    "two axes": lambda arrays: {**arrays, "test": arrays["test"][:, :, 0]},
+    "an array more": lambda arrays: {**arrays, "more": arrays["seconds"]},
+    "an array less": lambda arrays: {name: array for name, array in arrays.items() if name != "drift"},
+    "NaN": lambda arrays: {**arrays, "forget": arrays["forget"] * np.float32("nan")},
+    "no runs": lambda arrays: {name: array[:0] for name, array in arrays.items()},
+}
+
+
+def test_outputs_that_do_not_fit_are_refused(workers: CountingWorkers, results: Path) -> None:
+    """In somebody else's folder, with a right checksum: one sentence each, and no score."""
+    grade_one(TINY, workers)
+    path = folder_of(TINY) / "outputs.npz"
+    arrays = read_sealed(path)
+    report = (path.parent / "report.json").read_text()
+    for what, change in UNFIT.items():
+        write_sealed(path, change(arrays))
+        with pytest.raises(UserError, match=r"outputs\.npz") as refused:
+            score_again(path.parent, None)
+        assert "\n" not in str(refused.value), what
+    path.write_bytes(b"")
+    os.truncate(path, 1 << 40)
+    with pytest.raises(UserError, match="larger than the outputs"):
+        score_again(path.parent, None)
+    assert (path.parent / "report.json").read_text() == report
+
+
 def test_hyper_parameters_and_seed_make_another_grading(workers: CountingWorkers, results: Path) -> None:
     """Nothing is reused from runs of another learning rate, or another seed."""
     first = grade_one(TINY, workers)
@@ -616,7 +690,7 @@ def test_scoring_again_needs_a_finished_grading(workers: CountingWorkers, result
     folder = folder_of(TINY)
     with pytest.raises(UserError, match="--metric is one of"):
         score_again(folder, "accuracy")
-    (folder / "outputs.npz").write_bytes(b"")
+    (folder / "outputs.npz").unlink()
     with pytest.raises(UserError, match=r"is not finished: python main\.py --config"):
         score_again(folder, None)
 

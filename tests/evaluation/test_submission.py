@@ -151,6 +151,28 @@ def test_the_score_is_that_of_the_runs(results: Path, task: Task, tmp_path: Path
     assert f"is not finished: python main.py grade {path} " in command("score", str(folder)).stderr
 
 
+def test_a_zip_of_the_banks_own_models_is_named(results: Path, task: Task, tmp_path: Path) -> None:
+    """In another order and with a little noise: in the report, on the terminal, and on the leaderboard."""
+    flags = [*FLAGS, "--models", str(N)]
+    command("-m", "do_nothing", "--originals", "1", "--quiet", *flags)
+    generator = torch.Generator().manual_seed(0)
+    members = {}
+    for run in range(N):
+        state = Pool(task, "retrained").state(N - 1 - run)
+        for value in state.values():
+            if value.is_floating_point() and value.numel() > 1:
+                value += 0.001 * value.std() * torch.randn(value.shape, generator=generator)
+        members[name_of(run)] = as_bytes(state)
+    path = write_zip(tmp_path / "submission.zip", members)
+    report = json.loads(command("grade", str(path), "--json", *flags).stdout)
+    copies = report["plausibility"]["copies"]
+    assert [(one["run"], one["retrained"]) for one in copies] == [(run, N - 1 - run) for run in range(N)]
+    shown = command("grade", str(path), *flags).stdout
+    assert f"{N} of its models are copies, or nearly so, of the bank's retrained models: checkpoint 0 of 5" in shown
+    assert "hardly possible for an honest method" in command("leaderboard").stdout
+    assert "BEWARE" not in command("-m", "do_nothing", "--originals", "1", "--quiet", *flags).stdout
+
+
 def test_a_bad_checkpoint_is_found_before_anything_is_trained(
     task: Task, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

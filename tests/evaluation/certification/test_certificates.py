@@ -16,6 +16,7 @@ from evaluation.certification.certificates import CONDITIONS, Certificate, certi
 from evaluation.certification.dp_sgd import dp_sgd_epsilon
 from evaluation.certification.hockey_stick import gaussian_noise, model_clipping_noise
 from evaluation.certification.renyi import clipping_noise
+from tests.command_line import command
 
 DYNAMICS: dict[str, Any] = {"initial_clip": 20.0, "gradient_clip": 10.0, "learning_rate": 0.01, "weight_decay": 50.0}
 GOOD: dict[str, float | int | str] = {
@@ -169,11 +170,83 @@ def test_what_voids_a_certificate(name: str, value: float | str) -> None:
     assert reason in str(verdict)
 
 
+def graded_run(folder: Path, config: str | None) -> tuple[Path, Path]:
+    """The notes of a certified run in the folder of a grading with this `config.yaml`; and its `certificate.json`."""
+    made = gradient_clipping()
+    write_runs(folder, {"certificate": made.to_dict(), "history": {}})
+    made.write(folder / "certificate.json")
+    if config is not None:
+        (folder / "config.yaml").write_text(config)
+    return folder / "runs" / "original-000-run-0000.json", folder / "certificate.json"
+
+
 def test_notes_of_a_run_can_be_certified(tmp_path: Path) -> None:
-    """What the grader keeps of a certified run."""
-    path = tmp_path / "original-000-run-0000.json"
-    path.write_text(json.dumps({"certificate": gradient_clipping().to_dict(), "history": {}}))
+    """What the grader keeps of a certified run, and of all runs."""
+    for path in graded_run(tmp_path, "method: certified_gradient_clipping"):
+        assert certify(path).holds
+        assert "which method left it" not in str(certify(path))
+
+
+@pytest.mark.parametrize("method", ["do_nothing", "certified_model_clipping", "[/red]\\x1b[31m", "certified"])
+def test_a_copied_certificate_does_not_hold(method: str, tmp_path: Path) -> None:
+    """In the notes of a run of another method, and in the folder of its grading. Catches a do-nothing run that held."""
+    for path in graded_run(tmp_path, f'method: "{method}"'):
+        verdict = certify(path)
+        assert not verdict.holds
+        assert verdict.reasons[0].startswith("It was left by ")
+        assert "does not hold" in str(verdict)
+        assert "\x1b" not in str(verdict)
+        answer = command("certify", str(path))
+        assert (answer.code, answer.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("config", [None, "", "[1]", "method: 3", "method: [", "method: a\nsubmission: x.zip", "\x00"])
+def test_notes_of_nobody_are_refused(config: str | None, tmp_path: Path) -> None:
+    """Nothing beside them says which method was run. A `certificate.json` alone is a claim, and says so."""
+    notes, whole = graded_run(tmp_path, config)
+    with pytest.raises(UserError, match=r"Nothing says which method left|can't be certified"):
+        certify(notes)
+    if config is None:
+        verdict = certify(whole)
+        assert verdict.holds
+        assert "It belongs to a run of its method: no config.yaml" in str(verdict)
+    else:
+        with pytest.raises(UserError, match=r"Nothing says which method left|can't be certified"):
+            certify(whole)
+
+
+def test_the_run_of_a_sweep_names_its_method(tmp_path: Path) -> None:
+    """Its file has the method beside the certificate."""
+    path = tmp_path / "run.json"
+    result = {"accuracy": {}, "certificate": gradient_clipping().to_dict()}
+    path.write_text(json.dumps({**result, "method": "certified_gradient_clipping"}))
     assert certify(path).holds
+    path.write_text(json.dumps({**result, "method": "finetune"}))
+    assert not certify(path).holds
+
+
+EXTREME = [0, -1, 5e-324, 1e-100, 1e100, 10**12, 10**400]
+
+
+@pytest.mark.parametrize("make", RIGHT.values(), ids=RIGHT)
+def test_extreme_numbers_are_answered(make: Any, tmp_path: Path) -> None:
+    """Each constant, epsilon and delta: a verdict or a sentence, soon. Catches steps that are counted to 10^12."""
+    for name in [*make().constants, "epsilon", "delta"]:
+        for value in EXTREME:
+            values = make().to_dict()
+            room = values["constants"] if name in values["constants"] else values
+            room[name] = [value] * 3 if isinstance(room[name], list) else value
+            path = tmp_path / "notes.json"
+            path.write_text(json.dumps({"certificate": values}))
+            assert answered(path).startswith((values["method"], "This certificate has been edited: "))
+
+
+def answered(path: Path) -> str:
+    """What is said of a certificate, whatever that is."""
+    try:
+        return str(verify(Certificate.read(path)))
+    except UserError as error:
+        return str(error)
 
 
 def write_runs(folder: Path, *notes: Any) -> Path:

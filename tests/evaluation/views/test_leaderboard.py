@@ -169,5 +169,5 @@ def test_markdown_is_a_table(rows: list[Row]) -> None:
 def test_the_terminal_shows_the_same_cells(rows: list[Row]) -> None:
     """One table, three ways to show it."""
     table = as_rich_table(rows)
-    columns = [list(column.cells) for column in table.columns]
+    columns = [list(map(str, column.cells)) for column in table.columns]
     assert list(zip(*columns, strict=True)) == [cells(row) for row in rows]

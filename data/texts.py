@@ -1,0 +1,23 @@
+"""Texts that somebody else may have written, where they are shown: as they are, and nothing else."""
+
+from __future__ import annotations
+
+from data.errors import shortened
+
+
+def printable(text: str, most: int = 300) -> str:
+    """On one line, without characters that move a terminal's cursor or change its colours, and not too long.
+
+    >>> printable("a\\x1b[31mb\\nc")
+    'a�[31mb�c'
+    """
+    return "".join(letter if letter.isprintable() else "\ufffd" for letter in shortened(text, most))
+
+
+def unmathematical(text: str, most: int = 300) -> str:
+    r"""For Matplotlib, which takes what is between two dollar signs for a formula, and may not understand it.
+
+    >>> unmathematical(r"$\frac$")
+    '\\$\\frac\\$'
+    """
+    return printable(text, most).replace("$", r"\$")
