@@ -11,10 +11,9 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from pebble import ProcessExpired
-
 from checkpoints.bank import Bank
 from checkpoints.pool import Tell
+from checkpoints.processes import WorkerLostError
 from checkpoints.queue import work_off
 from checkpoints.workers import Workers
 from data import UserError
@@ -36,6 +35,10 @@ class GradingFailedError(UserError):
     """A run of the method failed, and so does its grading. The message names the run and its log."""
 
 
+class GradingLostError(GradingFailedError):
+    """The worker of a run was lost, again and again. That tells nothing of the method: its grading may go on later."""
+
+
 def unlearn(
     grading: Grading,
     bank: Bank,
@@ -53,6 +56,7 @@ def unlearn(
 
     Raises:
         GradingFailedError: a run raised, broke the contract or exceeded the budget. The others are kept.
+        UserError: files of the grading were removed meanwhile.
     """
     spec, folder = grading.spec, grading.folder
     last = spec.task.step == len(grading.task.requests) - 1
@@ -135,7 +139,11 @@ def gather_runs(folder: Path, keys: list[RunKey], known: dict[RunKey, Unlearned]
     """The runs `keys` as one, those that are not `known` read from their files; it replaces the files."""
     runs = [known[key] if key in known else Unlearned.load(run_path(folder, *key, ".npz")) for key in keys]
     finished = [run for run in runs if run is not None]
-    assert len(finished) == len(keys), f"runs were reported as finished, but left no outputs in {folder}"
+    if len(finished) < len(keys):
+        raise UserError(
+            f"Outputs of {len(keys) - len(finished)} finished runs in {folder} were removed or damaged meanwhile: type "
+            "the same command again to make them anew."
+        )
     unlearned = Unlearned.join(finished)
     unlearned.save(folder / "outputs.npz")
     for path in (folder / "runs").glob("*.npz"):
@@ -146,9 +154,11 @@ def gather_runs(folder: Path, keys: list[RunKey], known: dict[RunKey, Unlearned]
 class RunFailedError(Exception):
     """The first run that failed: which, what went wrong in words, and how many had finished by then."""
 
-    def __init__(self, key: RunKey, complaint: str, finished: int) -> None:
+    def __init__(self, key: RunKey, complaint: str, finished: int, lost: bool = False) -> None:
         super().__init__(complaint)
         self.key, self.complaint, self.finished = key, complaint, finished
+        self.lost = lost
+        """Whether nothing is known of the method's part in it: its worker was lost."""
 
 
 def do_runs(
@@ -161,10 +171,11 @@ def do_runs(
 ) -> None:
     """Have the workers do the runs `keys`, of `total` in all. The first that fails ends the work.
 
-    A run that is killed for its time is tried again, as often as the limits in `settings` say.
+    A run that is killed for its time is tried again, as often as the limits in `settings` say; one whose worker is lost
+    as often as `work_off` says.
 
     Raises:
-        RunFailedError: a run answered with a complaint, or its process died.
+        RunFailedError: a run answered with a complaint, or its worker was lost each time.
     """
     attempts = 1 if settings is None else settings.limits.attempts
     budget = None if settings is None else settings.budget_seconds
@@ -180,33 +191,40 @@ def do_runs(
         killed[key] += 1
         if _was_too_slow(future) and killed[key] < attempts:
             return True
-        raise RunFailedError(key, complaint, finished)
+        raise RunFailedError(key, complaint, finished, _was_lost(future))
 
     known = total - len(keys)
-    work_off(keys, [workers], submit, settle, lambda done: on_progress(known + done, total), ahead=QUEUED)
+    work_off(keys, [workers], submit, settle, lambda done: on_progress(known + done, total), QUEUED, OVER_BUDGET)
 
 
 def _was_too_slow(future: Future[str | None]) -> bool:
     error = future.exception()
-    return isinstance(error, ProcessExpired) and error.exitcode in OVER_BUDGET
+    return isinstance(error, WorkerLostError) and error.exitcode in OVER_BUDGET
+
+
+def _was_lost(future: Future[str | None]) -> bool:
+    return isinstance(future.exception(), WorkerLostError) and not _was_too_slow(future)
 
 
 def _complaint(future: Future[str | None], budget_seconds: float | None) -> str | None:
     """What went wrong in a run, in words; None if nothing did."""
     try:
         return future.result()
-    except ProcessExpired as death:
+    except WorkerLostError as death:
         if _was_too_slow(future):
             over = f"it exceeded the budget of {budget_seconds:.3g} seconds and was killed"
             return f"{over}; --budget or --budget-seconds allow more"
-        return f"its process died with exit code {death.exitcode} (-9 often means: out of memory)"
+        return f"its process died with {death.how}"
 
 
 def _grading_failed(settings: RunSettings, failure: RunFailedError) -> GradingFailedError:
-    """What to raise for a grading of which a run has failed; `failed.json` tells of it, too."""
+    """What to raise for a grading of which a run has failed; `failed.json` tells of it, too, if the method did."""
     original, run = failure.key
     log = run_path(settings.folder, original, run, ".log")
+    message = f"{settings.method} failed in run {run} from original {original}: {failure.complaint.rstrip('.')}."
+    message = f"{message} Its log: {log}. The {failure.finished} runs that finished are kept."
+    if failure.lost:
+        return GradingLostError(message)
     record = {"method": settings.method, "original": original, "run": run, "complaint": failure.complaint}
     write_atomically(settings.folder / "failed.json", lambda beside: beside.write_text(json.dumps(record, indent=1)))
-    message = f"{settings.method} failed in run {run} from original {original}: {failure.complaint.rstrip('.')}."
-    return GradingFailedError(f"{message} Its log: {log}. The {failure.finished} runs that finished are kept.")
+    return GradingFailedError(message)

@@ -15,12 +15,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pebble import ProcessExpired
-
 from checkpoints.bank import ensure
 from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.pool import Pool
+from checkpoints.processes import WorkerLostError
 from checkpoints.queue import work_off
 from checkpoints.workers import Workers, default_workers, load_task
 from data import Task
@@ -128,8 +127,8 @@ def _note(run: Run, future: Future[str | None], path: Path, results: Results) ->
     """Take over what a run has left."""
     try:
         complaint = future.result()
-    except ProcessExpired as death:
-        complaint = f"its process died with exit code {death.exitcode} (-9 often means: out of memory)"
+    except WorkerLostError as death:
+        complaint = f"its process died with {death.how}"
     result = _read(path) if complaint is None else None
     if result is not None:
         results.finished[run] = result
