@@ -91,12 +91,13 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent)
         beside = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
-        try:
-            with _marked_as_written(beside):
+        with _marked_as_written(beside):
+            try:
                 write(beside)
                 os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+            except BaseException:
+                beside.unlink(missing_ok=True)
+                raise
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ LOSSES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], int]] = {
     "SIGKILL": (be_killed, (signal.SIGKILL,), -signal.SIGKILL),
     "SIGTERM": (be_killed, (signal.SIGTERM,), -signal.SIGTERM),
     "SIGSEGV": (be_killed, (signal.SIGSEGV,), -signal.SIGSEGV),
-    "SystemExit, but only after half an answer": (send_half, (end_quietly, 0), 0),
+    "exit code 0 after half an answer": (send_half, (end_quietly, 0), 0),
     "killed after half an answer": (send_half, (be_killed, signal.SIGKILL), -signal.SIGKILL),
     "nonsense": (send_nonsense, (), -signal.SIGKILL),
     "closed files": (close_everything, (), -signal.SIGKILL),
@@ -208,7 +209,7 @@ def test_a_server_that_is_stopped_is_replaced(pool: Workers, monkeypatch: pytest
     """It does not answer any more. Catches a main process that waits for it."""
     monkeypatch.setattr(processes, "SECONDS_TO_START", 1.0)
     assert pool.submit(whose, 0).result(SECONDS)[0] == 0
-    server = getattr(processes.forkserver._forkserver, "_forkserver_pid")  # noqa: B009  # it is not typed
+    server = getattr(forkserver._forkserver, "_forkserver_pid")  # noqa: B009  # it is not typed
     os.kill(server, signal.SIGSTOP)
     monkeypatch.setattr(processes, "SECONDS_TO_START", 30.0)  # a new one imports PyTorch first
     with pytest.raises(WorkerLostError):
