@@ -13,41 +13,31 @@ after the processes:
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import pickle
 import selectors
-import signal
 import socket
-import struct
-import sys
 import threading
 import time
-import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from dataclasses import dataclass, field
-from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
-from checkpoints.watch import Watch, all_processes, descendants
+from checkpoints.messages import READ_AT_ONCE
+from checkpoints.one_process import SECONDS_TO_END, Task, WorkerProcess, kill_server
+from checkpoints.watch import all_processes
 from data.errors import UserError
 
-SECONDS_TO_START = 120.0
-"""After which the server that processes are forked from is taken for dead: it imports PyTorch first."""
 FAILED_STARTS = 3
 """For each process of a pool: how often processes may die one after another before a single one is ready to work."""
-SECONDS_TO_END = 2.0
-"""How long to wait for the end of a process that was killed: one that waits for a broken disk ends later, or never."""
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_BETWEEN_WATCHES = 5.0
 """How often the pool looks whether processes stand still."""
-READ_AT_ONCE = 1 << 16
-"""Bytes."""
 
 NO_WORKERS = (
     "The worker processes died, and new ones can't be started: memory may be short (--workers 1 needs less), or a file "
@@ -86,9 +76,9 @@ class JobPool:
         self.progress = 0.0
         """The sum of what the jobs have told by `tell_progress`, but for jobs that were lost."""
         self._count = count
-        self._start = lambda: _Worker(context, prepare, arguments)
-        self._workers: list[_Worker] = []
-        self._queue: deque[_Task] = deque()
+        self._start = lambda: WorkerProcess(context, prepare, arguments)
+        self._workers: list[WorkerProcess] = []
+        self._queue: deque[Task] = deque()
         self._failed_starts = 0
         self._broken: Exception | None = None
         self._stopping = False
@@ -101,7 +91,7 @@ class JobPool:
 
     def submit(self, job: Callable[..., Any], arguments: Sequence[object]) -> Future[Any]:
         """Queue `job(*arguments)`; both have to be picklable. The future can be cancelled while the job is done."""
-        task = _Task(bytes(ForkingPickler.dumps((job, tuple(arguments)))))
+        task = Task(bytes(ForkingPickler.dumps((job, tuple(arguments)))))
         task.future.add_done_callback(lambda future: self._wake() if future.cancelled() else None)
         if self._thread.ident is None:
             self._thread.start()
@@ -163,11 +153,12 @@ class JobPool:
             raise NoWorkersError(TOO_FEW_FILES.format(os.strerror(number)) if number in _TOO_MANY else NO_WORKERS)
 
     def _hand_out(self) -> None:
-        free = [worker for worker in self._workers if worker.ready and worker.task is None]
+        free = deque(worker for worker in self._workers if worker.ready and worker.task is None)
         while self._queue and free:
-            task = self._queue.popleft()
-            if not task.future.cancelled():
-                free.pop(0).give(task)
+            if self._queue[0].future.cancelled():
+                self._queue.popleft()
+            elif not (worker := free.popleft()).is_dead():
+                worker.give(self._queue.popleft())
 
     def _listen(self, seconds: float) -> None:
         """Wait for whatever happens first, and take up what has happened."""
@@ -184,7 +175,7 @@ class JobPool:
         for worker in [worker for worker in self._workers if worker in happened]:
             self._hear(worker)
 
-    def _hear(self, worker: _Worker) -> None:
+    def _hear(self, worker: WorkerProcess) -> None:
         try:
             dead = worker.is_dead()  # before reading: what it has written until then is all there is
             worker.write()
@@ -195,7 +186,7 @@ class JobPool:
         if dead:
             self._lose(worker)
 
-    def _take(self, worker: _Worker, kind: str, content: Any) -> None:
+    def _take(self, worker: WorkerProcess, kind: str, content: Any) -> None:
         if kind == "ready":
             worker.ready = True
             self._failed_starts = 0
@@ -210,7 +201,7 @@ class JobPool:
                 else:
                     task.future.set_exception(content)
 
-    def _lose(self, worker: _Worker, stood_still: float | None = None) -> None:
+    def _lose(self, worker: WorkerProcess, stood_still: float | None = None) -> None:
         """Do without a process, dead or to be killed."""
         self._workers.remove(worker)
         exitcode = worker.end()
@@ -249,240 +240,10 @@ class JobPool:
 
 
 _POOLS: weakref.WeakSet[JobPool] = weakref.WeakSet()
-_TOO_MANY = (23, 24)  # ENFILE, EMFILE
+_TOO_MANY = (errno.ENFILE, errno.EMFILE)
 
 
 def kill_all() -> None:
     """End the processes of all pools of this process, for a main process that is about to end without ado."""
     for pool in list(_POOLS):
         pool.kill()
-
-
-@dataclass(eq=False)
-class _Task:
-    """A job on its way."""
-
-    pickled: bytes
-    future: Future[Any] = field(default_factory=Future)
-    progress: float = 0.0
-
-
-class _Worker:
-    """One process, as the main process sees it. Starting it raises `OSError` or `EOFError` if that is not possible."""
-
-    def __init__(self, context: BaseContext, prepare: Callable[..., object], arguments: Sequence[object]) -> None:
-        self.task: _Task | None = None
-        self.ready = False
-        self.outbox = bytearray()
-        self._inbox = bytearray()
-        self.socket, theirs = socket.socketpair()
-        try:
-            with theirs:
-                self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-                    target=_work, args=(theirs, prepare, arguments), name="worker"
-                )
-                with _server_killed_after(SECONDS_TO_START):
-                    self.process.start()
-        except BaseException:
-            self.socket.close()
-            raise
-        self.socket.setblocking(False)
-        assert self.process.pid is not None
-        self.pid = self.process.pid
-        self._pidfd = _open_pidfd(self.pid)
-        self.watch = Watch(self.pid)
-
-    @property
-    def death(self) -> int:
-        """A descriptor that can be read when the process has ended."""
-        # That of `multiprocessing` seems to tell of the end of all workers when it is the server's.
-        return self.process.sentinel if self._pidfd is None else self._pidfd
-
-    def is_dead(self) -> bool:
-        """Whether the process has ended."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self.death, selectors.EVENT_READ)
-            return bool(selector.select(0))
-
-    def give(self, task: _Task) -> None:
-        """Have it do a job, as soon as it reads it."""
-        self.task = task
-        self.watch.reset()
-        self.outbox += _framed(task.pickled)
-        with contextlib.suppress(OSError):  # its death is noticed otherwise
-            self.write()
-
-    def write(self) -> None:
-        """Send what it is ready to take of the outbox."""
-        with contextlib.suppress(BlockingIOError):
-            while self.outbox:
-                del self.outbox[: self.socket.send(self.outbox)]
-
-    def read(self) -> Iterator[tuple[str, Any]]:
-        """The messages that are complete by now. Raises `EOFError` if there are no more to come."""
-        ended = False
-        with contextlib.suppress(BlockingIOError):
-            while not (ended := not (read := self.socket.recv(READ_AT_ONCE))):
-                self._inbox += read
-        while (message := _unframed(self._inbox)) is not None:
-            kind, content = _unpickled(message)
-            yield kind, content
-        if ended:
-            raise EOFError
-
-    def kill(self) -> None:
-        """End the process, and those that it has started."""
-        offspring = descendants(self.pid)
-        with contextlib.suppress(OSError):
-            if self._pidfd is not None and sys.platform == "linux":
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-            else:
-                self.process.kill()
-        for pid in offspring:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
-
-    def end(self) -> int | None:
-        """Kill the process unless it has ended, and let go of it; its exit code."""
-        if not self.is_dead():
-            self.kill()
-        self.process.join(SECONDS_TO_END)
-        exitcode = self.process.exitcode
-        self.socket.close()
-        if self._pidfd is not None:
-            os.close(self._pidfd)
-            self._pidfd = None
-        if exitcode is not None:
-            self.process.close()
-        return exitcode
-
-
-def _open_pidfd(pid: int) -> int | None:
-    """A descriptor that stands for a process, and never for another with its number; None where there are none."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            return os.pidfd_open(pid)
-    return None
-
-
-@contextlib.contextmanager
-def _server_killed_after(seconds: float) -> Iterator[None]:
-    """A server that does not answer is killed, and then whoever waits for its answer gets an `EOFError`."""
-    timer = threading.Timer(seconds, kill_server)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def kill_server() -> None:
-    """End the server that processes are forked from; there is a new one as soon as it is needed."""
-    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
-    if pid is not None:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Messages: eight bytes with the length, then a pickle
-# ----------------------------------------------------------------------------------------------------------------------
-
-_LENGTH = struct.Struct("!Q")
-
-
-def _framed(message: bytes) -> bytes:
-    return _LENGTH.pack(len(message)) + message
-
-
-def _unframed(inbox: bytearray) -> bytes | None:
-    """Take the first message out of the inbox; None if it is not all there yet."""
-    if len(inbox) < _LENGTH.size:
-        return None
-    (length,) = _LENGTH.unpack_from(inbox)
-    end = _LENGTH.size + length
-    if len(inbox) < end:
-        return None
-    message = bytes(inbox[_LENGTH.size : end])
-    del inbox[:end]
-    return message
-
-
-def _unpickled(message: bytes) -> tuple[str, Any]:
-    """What a process has said. Raises `UnpicklingError` for whatever goes wrong."""
-    try:
-        kind, content = pickle.loads(message)
-        if kind == "error":
-            content, text = content
-            content.__cause__ = _RemoteTraceback(text)
-        return kind, content
-    except Exception as error:
-        raise pickle.UnpicklingError(str(error)) from error
-
-
-class _RemoteTraceback(Exception):  # noqa: N818  # it is shown as the cause of another
-    """The traceback in the process, as a text."""
-
-    def __str__(self) -> str:
-        return f"\n{self.args[0]}"
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# In the process
-# ----------------------------------------------------------------------------------------------------------------------
-
-_to_main: socket.socket | None = None
-
-
-def tell_progress(amount: float) -> None:
-    """In a job: add to the progress of the pool."""
-    if _to_main is not None:
-        _send("progress", amount)
-
-
-def _work(to_main: socket.socket, prepare: Callable[..., object], arguments: Sequence[object]) -> None:
-    """What a process does: one job after another, until the main process is gone."""
-    global _to_main
-    for number in (signal.SIGINT, signal.SIGHUP):  # they are for the main process, which ends the others
-        signal.signal(number, signal.SIG_IGN)
-    _to_main = to_main
-    prepare(*arguments)
-    try:
-        _send("ready", None)
-        while True:
-            pickled = _receive(to_main)
-            _send(*_outcome(pickled))
-    except (EOFError, OSError):
-        os._exit(0)
-
-
-def _outcome(pickled: bytes) -> tuple[str, Any]:
-    """Do a job; its answer, or what it raised."""
-    try:
-        job, arguments = pickle.loads(pickled)
-        answer = job(*arguments)
-        pickle.dumps(answer)
-        return "answer", answer
-    except BaseException as error:
-        text = traceback.format_exc()
-        try:
-            pickle.loads(pickle.dumps(error))
-        except Exception:
-            error = RuntimeError(f"{type(error).__name__}: {error}")
-        return "error", (error, text)
-
-
-def _send(kind: str, content: Any) -> None:
-    assert _to_main is not None
-    _to_main.sendall(_framed(pickle.dumps((kind, content))))
-
-
-def _receive(to_main: socket.socket) -> bytes:
-    """The next message, whole. Raises `EOFError` if the main process is gone."""
-    inbox = bytearray()
-    while (message := _unframed(inbox)) is None:
-        if not (read := to_main.recv(READ_AT_ONCE)):
-            raise EOFError
-        inbox += read
-    return message

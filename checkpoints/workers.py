@@ -23,7 +23,8 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.util import get_temp_dir
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.processes import JobPool, tell_progress
+from checkpoints.messages import tell_progress
+from checkpoints.processes import JobPool
 from data.errors import UserError
 from data.files import choose_folders, chosen_folders
 

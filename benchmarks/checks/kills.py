@@ -268,7 +268,7 @@ def disturb_all(
     for number in range(kills):
         on_progress(len(scenes) + number, steps)
         scene = scenes[number % len(scenes)]
-        victim = VICTIMS[(number + number // len(scenes)) % len(VICTIMS)]
+        victim = VICTIMS[(number % len(scenes) + number // len(scenes)) % len(VICTIMS)]  # all with all
         expected, seconds = undisturbed[scene]
         place = Place(scene, folder / f"kill-{number}")
         place.prepare(bank)
