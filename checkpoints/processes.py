@@ -54,11 +54,11 @@ class WorkerLostError(UserError):
         """Negative: minus the number of a signal. None if it can't be told."""
         self.stood_still = stood_still
         """The seconds for which it did nothing, after which it was killed; None if it was not killed for that."""
-        self.how = f"exit code {exitcode} (-9 often means: out of memory)"
+        self.how = f"died with exit code {exitcode} (-9 often means: out of memory)"
         if stood_still is not None:
-            self.how = f"no sign of life for {stood_still:.0f} seconds, after which it was killed"
+            self.how = f"did nothing for {stood_still:.0f} seconds, and was killed"
         super().__init__(
-            f"The process of a worker died with {self.how}. What is finished is saved: type the same command again to "
+            f"The process of a worker {self.how}. What is finished is saved: type the same command again to "
             "go on; if memory is short, --workers 1 needs less."
         )
 

@@ -52,7 +52,7 @@ def work_off(
         losses[number] += 1
         if losses[number] == ATTEMPTS:
             return False
-        _log.warning("The process of a worker died with %s: what it did is done again.", error.how)
+        _log.warning("The process of a worker %s: its job is done again.", error.how)
         return True
 
     waiting = deque(enumerate(jobs))

@@ -214,7 +214,7 @@ def _complaint(future: Future[str | None], budget_seconds: float | None) -> str 
         if _was_too_slow(future):
             over = f"it exceeded the budget of {budget_seconds:.3g} seconds and was killed"
             return f"{over}; --budget or --budget-seconds allow more"
-        return f"its process died with {death.how}"
+        return f"its process {death.how}"
 
 
 def _grading_failed(settings: RunSettings, failure: RunFailedError) -> GradingFailedError:

@@ -128,7 +128,7 @@ def _note(run: Run, future: Future[str | None], path: Path, results: Results) ->
     try:
         complaint = future.result()
     except WorkerLostError as death:
-        complaint = f"its process died with {death.how}"
+        complaint = f"its process {death.how}"
     result = _read(path) if complaint is None else None
     if result is not None:
         results.finished[run] = result

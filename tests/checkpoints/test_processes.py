@@ -249,7 +249,7 @@ def test_a_process_that_stands_still_is_killed(standstill: str, pool: Workers) -
     job, arguments = STILL[standstill]
     lost = pool.submit(job, *arguments)
     assert [pool.submit(whose, number).result(SECONDS)[0] for number in range(3)] == [0, 1, 2]
-    with pytest.raises(WorkerLostError, match=r"no sign of life for \d+ seconds"):
+    with pytest.raises(WorkerLostError, match=r"did nothing for \d+ seconds, and was killed"):
         lost.result(SECONDS)
     assert pool.submit(whose, 3).result(SECONDS)[0] == 3
 

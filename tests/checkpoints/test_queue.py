@@ -105,7 +105,7 @@ def test_a_job_whose_worker_is_lost_is_done_again(times: int, caplog: pytest.Log
     assert submitted == [0] * (times + 1) + [1]
     assert settled == [0, 1]
     assert [record.getMessage() for record in caplog.records] == [
-        "The process of a worker died with exit code 0 (-9 often means: out of memory): what it did is done again."
+        "The process of a worker died with exit code 0 (-9 often means: out of memory): its job is done again."
     ] * times
 
 
