@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import signal
 import sys
 
 
@@ -20,9 +21,16 @@ def main() -> int:
     """Run `python main.py`, or `unlearning-kit` of an installed kit; the exit code."""
     gc.set_threshold(100_000)  # importing PyTorch makes half a million objects, and all of them stay
     atexit.register(leave_quickly)
-    from commands import start
+    try:
+        from commands import start
+        from commands.interrupts import ignore_interrupts
 
-    return start(sys.argv[1:])
+        code = start(sys.argv[1:])
+        ignore_interrupts()
+    except KeyboardInterrupt:  # in the tenths of a second before and after `start` cares for it
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return 130
+    return code
 
 
 if __name__ == "__main__":

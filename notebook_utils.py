@@ -15,7 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from data.errors import UserError, unknown_name
 from data.files import shown
 
 if TYPE_CHECKING:
+    from checkpoints.workers import Workers
     from notebooks.extraction import Program, Travellers
 
 
@@ -154,6 +155,7 @@ def execute(
     """
     import torch
 
+    from checkpoints.queue import answers_of
     from data import TaskSpec, load
     from evaluation.isolation.handle import room_workers
     from methods import all_method_handlers
@@ -168,12 +170,15 @@ def execute(
     scratch = Path(tempfile.mkdtemp(prefix="submission-"))
     try:
         with room_workers(1, device) as grader:
-            local = grader.submit(
-                checks.local_states, submission.method, submission.settings, task_spec, original, checkpoints, device
-            )
+
+            def submit(pool: Workers) -> Future[Any]:
+                arguments = submission.method, submission.settings, task_spec, original, checkpoints, device
+                return pool.submit(checks.local_states, *arguments)
+
+            local = submit(grader)
             execution = execute_notebook(submission.notebook, folder, scratch, checkpoints)
             states = checks.read_states(execution.submission, checkpoints)
-            expected = _result_of_grader(local)
+            expected = _result_of_grader(local, lambda: answers_of(grader, submit)[0])
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     task = load(task_spec, progress=False)
@@ -188,11 +193,16 @@ def execute(
     return ExecutionReport(checkpoints, execution.seconds_per_checkpoint, remarks)
 
 
-def _result_of_grader(local: Future[Any]) -> Any:
+def _result_of_grader(local: Future[Any], again: Callable[[], Any]) -> Any:
+    """What the grader's run gave; if its worker was lost, what it gives when it is done `again`."""
+    from checkpoints.processes import WorkerLostError
     from evaluation.isolation.handle import CallFailedError
 
     try:
-        return local.result()
+        try:
+            return local.result()
+        except WorkerLostError:
+            return again()
     except UserError:
         raise
     except CallFailedError as error:

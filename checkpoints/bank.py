@@ -20,7 +20,7 @@ from checkpoints.devices import describe_device
 from checkpoints.jobs import record_group, time_retraining, train_group
 from checkpoints.outputs import OUTPUTS_FORMAT, SCORED, Outputs
 from checkpoints.pool import Pool, Tell
-from checkpoints.queue import work_off
+from checkpoints.queue import answers_of, work_off
 from checkpoints.workers import Workers
 from data.arrays import digest_of
 from data.files import sha256_of, write_atomically
@@ -147,9 +147,11 @@ def _retrain_seconds(retrained: Pool, workers: Workers) -> float:
         known = json.loads(path.read_text())
     except (OSError, ValueError):
         known = {}
-    device = workers.submit(describe_device, workers.device).result()
+    (device,) = answers_of(workers, lambda pool: pool.submit(describe_device, pool.device))
     if device not in known:
-        measured = [workers.submit(time_retraining, retrained.task.spec, workers.device) for _ in range(workers.count)]
-        known[device] = mean(seconds.result() for seconds in measured)
+        spec = retrained.task.spec
+        known[device] = mean(
+            answers_of(workers, lambda pool: pool.submit(time_retraining, spec, pool.device), workers.count)
+        )
         write_atomically(path, lambda beside: beside.write_text(json.dumps(known)))
     return known[device]

@@ -1,7 +1,7 @@
 """Processes that do the heavy work: training groups of models, and runs of unlearning methods.
 
 Each lives through many jobs, so that the seconds it takes to import PyTorch are paid once; one that dies (killed for
-exceeding the budget, out of memory) is replaced and only its own job fails. The pool itself is `pebble`'s.
+exceeding the budget, out of memory) is replaced and only its own job fails: see `processes.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -19,10 +20,11 @@ from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.util import get_temp_dir
 from typing import TYPE_CHECKING, Any
 
-from pebble import ProcessPool
-
+from checkpoints.messages import tell_progress
+from checkpoints.processes import JobPool
 from data.errors import UserError
 from data.files import choose_folders, chosen_folders
 
@@ -33,7 +35,8 @@ QUICK_TO_FORK = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "PYTHONMALLOC": "ma
 """Environment variables with which glibc asks for large pages. A process that has loaded PyTorch has a third of a
 gigabyte of its own; to fork it takes the time to copy the table of its pages, 3 ms then instead of 19."""
 
-_progress: Any = None  # in a worker: the shared counter of its pool
+LONGEST_FOLDER = 70
+"""Bytes. The name of a socket may have 107, and multiprocessing puts some 30 behind the folder."""
 
 
 class Workers:
@@ -50,42 +53,27 @@ class Workers:
             raise UserError(f"--workers must be at least 1, not {count}.")
         self.count = count
         self.device = device
-        self._context = context = _context()
-        self._server_is_up = sys.platform != "linux"  # elsewhere there is no server
-        self._progress = context.Value("d", 0.0)
-        self._pool = ProcessPool(
-            max_workers=count,
-            initializer=_start,
-            initargs=(self._progress, device, chosen_folders(), beside),
-            context=context,
-        )
+        self._pool = JobPool(count, _context(), _start, (device, chosen_folders(), beside))
 
     def submit(self, job: Callable[..., Any], *args: object) -> Future[Any]:
-        """Queue `job(*args)`, a module-level function. A worker that dies gives `pebble.ProcessExpired`."""
-        if not self._server_is_up:
-            _wait_for_server(self._context)
-            self._server_is_up = True
-        future: Future[Any] = self._pool.schedule(job, args=args)
-        return future
+        """Queue `job(*args)`, a module-level function. A worker that dies gives `processes.WorkerLostError`."""
+        return self._pool.submit(job, args)
 
     @property
     def progress(self) -> float:
-        """The sum of all `add_progress` calls made in the workers so far."""
-        return float(self._progress.value)
+        """The sum of all `add_progress` calls made in the workers so far, but for jobs whose worker was lost."""
+        return self._pool.progress
 
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._pool.stop()
-        self._pool.join()
 
 
 def add_progress(amount: float) -> None:
     """Called inside a job: report that `amount` (in the unit of the caller's choice) of its work is done."""
-    if _progress is not None:
-        with _progress.get_lock():
-            _progress.value += amount
+    tell_progress(amount)
 
 
 @lru_cache(maxsize=1)
@@ -132,14 +120,10 @@ def start_server() -> None:
     _context()
 
 
-def _start(progress: Any, device: str, folders: Mapping[str, str | None], beside: Callable[[str], None] | None) -> None:
-    global _progress
+def _start(device: str, folders: Mapping[str, str | None], beside: Callable[[str], None] | None) -> None:
     if beside is not None:
         beside(device)
-    _progress = progress
     choose_folders(folders)  # the server that workers are forked from has the environment of when it was started
-    # Ctrl-C is for the main process, which stops the workers; they would only print their own tracebacks.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":  # as in a notebook, where a method's DataLoader starts its workers at once
         multiprocessing.set_start_method("fork", force=True)
     threading.Thread(target=_die_with_parent, daemon=True).start()
@@ -155,38 +139,18 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-class _KeepsLocks:
-    """Mixed into a context, keeps the locks that a pool makes for as long as the context is there.
-
-    pebble drops them before it stops its workers, and one that is just starting prints a traceback if it misses them.
-    """
-
-    def __init__(self) -> None:
-        self._locks: list[Any] = []
-
-    def RLock(self) -> Any:  # noqa: N802  # multiprocessing's name
-        """See `multiprocessing`."""
-        lock = super().RLock()  # type: ignore[misc]
-        self._locks.append(lock)
-        return lock
-
-
-class _ForkServerContext(_KeepsLocks, ForkServerContext):
-    pass
-
-
-class _SpawnContext(_KeepsLocks, SpawnContext):
-    pass
-
-
-def _context() -> _ForkServerContext | _SpawnContext:
+def _context() -> ForkServerContext | SpawnContext:
     """On Linux, workers are forked from a server that has imported PyTorch: a replacement starts at once."""
     if sys.platform != "linux":
-        return _SpawnContext()
-    context = _ForkServerContext()
+        return SpawnContext()
+    context = ForkServerContext()
     context.set_forkserver_preload(["checkpoints.preload"])
+    _keep_sockets_short()
     with _interrupts_ignored(), _environment(QUICK_TO_FORK):
-        forkserver.ensure_running()
+        try:
+            forkserver.ensure_running()
+        except OSError as error:
+            raise UserError(f"The worker processes can't be started ({error.strerror or error}).") from error
     return context
 
 
@@ -202,15 +166,20 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
             del os.environ[name]
 
 
-def _wait_for_server(context: _ForkServerContext | _SpawnContext) -> None:
-    """Wait until workers start at once: Ctrl-C before that would leave them half-started, and their tracebacks."""
-    probe = context.Process(target=_do_nothing)
-    probe.start()
-    probe.join()
-
-
-def _do_nothing() -> None:
-    pass
+def _keep_sockets_short() -> None:
+    """Have `multiprocessing` make its sockets in /tmp where their names would get too long in the usual folder."""
+    if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER:
+        return
+    usual, tempfile.tempdir = tempfile.tempdir, "/tmp"
+    try:
+        get_temp_dir()  # it is made now, and asked for ever after
+    except OSError as error:
+        raise UserError(
+            f"The folder of temporary files, {usual}, has too long a name for sockets, and /tmp can't be written "
+            f"({error.strerror}): set TMPDIR to a folder with a shorter name."
+        ) from error
+    finally:
+        tempfile.tempdir = usual
 
 
 @contextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from commands import main_job
+from commands import interrupts, main_job, trouble
 from commands.help import CompactHelp
 from commands.version import version
 from data.errors import UserError
@@ -61,22 +62,44 @@ def make_app() -> App:
 def start(arguments: Sequence[str]) -> int:
     """Run a command line, and return its exit code.
 
-    A user's mistake is one sentence and exit code 2; Ctrl-C says how to go on; our bugs keep their traceback.
+    A user's mistake is one sentence and exit code 2, and so is what the system refuses; Ctrl-C says how to go on; our
+    bugs keep their traceback.
     """
-    try:
-        return make_app()(list(arguments)) or 0
-    except UserError as error:
-        message = str(error)
-    except CycloptsError as error:
-        from commands.mistakes import sentence
+    with interrupts.stopping_in_order():
+        try:
+            code = make_app()(list(arguments)) or 0
+            if sys.stdout is not None:
+                sys.stdout.flush()  # at the exit, Python would only say that it can't
+            return code
+        except UserError as error:
+            message = str(error)
+        except CycloptsError as error:
+            from commands.mistakes import sentence
 
-        message = sentence(error, COMMANDS)
-    except BrokenPipeError:  # whoever reads our output, like `head`, has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except KeyboardInterrupt:
-        saved = "Every finished model and run is saved: type the same command again to go on."
-        print(f"\nInterrupted. {saved}", file=sys.stderr)
-        return 130
-    print(f"error: {message}", file=sys.stderr)
-    return 2
+            message = sentence(error, COMMANDS)
+        except BrokenPipeError:  # whoever reads our output, like `head`, has had enough
+            _drop_output()
+            return 1
+        except OSError as error:
+            refused = trouble.sentence(error)
+            if refused is None:
+                raise
+            message = refused
+        except KeyboardInterrupt:
+            interrupts.tell_interrupted()
+            return interrupts.EXIT_CODE
+        _drop_output()
+        with contextlib.suppress(OSError):
+            print(f"error: {message}", file=sys.stderr, flush=True)
+        return 2
+
+
+def _drop_output() -> None:
+    """Forget what is printed and not yet written, if that is not possible any more: Python would try it again."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except AttributeError:  # there is no standard output
+        pass

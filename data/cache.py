@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.files import generated_folder, locked, write_arrays
+from data.files import UNFINISHED, generated_folder, locked, write_arrays
 from data.raw import RawData
 
 _FORMAT = 1
@@ -57,8 +57,9 @@ def cached_folder(name: str, make: Callable[[Path], object]) -> Path:
         return folder
     with cache_lock(name):
         if not folder.is_dir():  # another process may have made it while this one waited
-            beside = folder.with_name(f".{os.getpid()}-{name}")
-            shutil.rmtree(beside, ignore_errors=True)
+            for leftover in folder.parent.glob(f"{UNFINISHED}*-{name}"):  # nobody else makes it: we have the lock
+                shutil.rmtree(leftover, ignore_errors=True)
+            beside = folder.with_name(f"{UNFINISHED}{os.getpid()}-{name}")
             make(beside)
             beside.rename(folder)
     return folder

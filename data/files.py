@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ _GENERATED = {
     "UNLEARNING_TUNED": _KIT / "methods" / "tuned",
 }
 """The folders of generated files, by the environment variable that names another."""
+FOLDERS = tuple(_GENERATED)
+"""The names of these variables."""
 
 
 def generated_folder(variable: str) -> Path:
@@ -51,6 +54,12 @@ def shown(path: Path) -> str:
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
+UNFINISHED = ".unfinished-"
+"""What the names of files begin with that are being written; the number of the writing process follows."""
+_tidied: set[Path] = set()
+"""The folders in which this process has looked for leftovers."""
+
+
 @contextmanager
 def writing_to(path: Path) -> Iterator[None]:
     """Inside, an `OSError` (no permission, no room, a file where a folder should be) is for the user to fix.
@@ -72,19 +81,70 @@ def writing_to(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file beside `path`, then rename it to `path`.
 
-    A process that dies in between leaves at most a file whose name starts with a dot; two that write the same
-    file at once both succeed, and the later one wins. Raises `UserError` if the file can't be written.
+    A process that dies in between leaves at most a file whose name starts with a dot, which the next one that writes to
+    the folder removes; two that write the same file at once both succeed, and the later one wins. Raises `UserError` if
+    the file can't be written.
     """
     if not path.name:
         raise UserError("A file to write needs a name; none is given.")
     with writing_to(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{os.getpid()}-{path.name}")
+        remove_leftovers(path.parent)
+        beside = path.with_name(f"{UNFINISHED}{os.getpid()}-{path.name}")
+        with _marked_as_written(beside):
+            try:
+                write(beside)
+                os.replace(beside, path)
+            except BaseException:
+                beside.unlink(missing_ok=True)
+                raise
+
+
+@contextmanager
+def _marked_as_written(path: Path) -> Iterator[None]:
+    """Make an empty file, and hold a lock on it: the system lets go of it when this process ends, in whatever way."""
+    descriptor = _locked_descriptor(path)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locked_descriptor(path: Path) -> int:
+    while True:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
-            write(beside)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+            with suppress(OSError):  # some file systems have no locks, and then nobody removes a leftover
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                return descriptor
+        except FileNotFoundError:  # it was taken for a leftover just before it was locked
+            pass
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing in `folder`; done once for each folder and process."""
+    if folder in _tidied:
+        return
+    _tidied.add(folder)
+    with suppress(OSError):
+        for path in folder.glob(f"{UNFINISHED}*-*"):
+            with suppress(OSError):
+                if path.is_file() and not path.is_symlink():
+                    _remove_unless_locked(path)
+
+
+def _remove_unless_locked(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an OSError if its writer is alive
+        path.unlink()
+    finally:
+        os.close(descriptor)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -146,6 +206,7 @@ def locked(path: Path, waiting: Callable[[], object] = lambda: None) -> Iterator
         except Timeout:
             waiting()
             lock.acquire()
+    remove_leftovers(path.parent)
     try:
         yield
     finally:

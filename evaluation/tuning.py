@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from evaluation.grading import load_with_one_request
 from evaluation.metrics import METRICS
 from evaluation.metrics.score import quick_score
 from evaluation.report import results_folder
-from evaluation.runs.many import GradingFailedError, unlearn
+from evaluation.runs.many import GradingFailedError, GradingLostError, unlearn
 from evaluation.runs.resolve import Grading, resolve
 from evaluation.spec import GradingSpec
 from evaluation.tuned import tuned_path, write_tuned
@@ -85,7 +86,7 @@ def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> 
     Every finished trial is on disk. `spec.models` is the number of runs of a trial that is not stopped early.
 
     Raises:
-        UserError: the method has no search space, or `trials` is less than 1.
+        UserError: the method has no search space, or `trials` is less than 1; or workers were lost again and again.
     """
     if trials < 1:
         raise UserError(f"--trials must be at least 1, not {trials}.")
@@ -141,6 +142,7 @@ def _open_study(folder: Path) -> optuna.Study:
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _mend_journal(folder / "trials.journal")
     study = optuna.create_study(
         storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / "trials.journal"))),
         study_name="tuning",
@@ -151,6 +153,18 @@ def _open_study(folder: Path) -> optuna.Study:
     for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
         study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
     return study
+
+
+def _mend_journal(path: Path) -> None:
+    """Undo what a killed search has left unfinished; nobody else works on it, as we hold the lock of its folder.
+
+    That is Optuna's own lock, for which it would wait half a minute, and a last line that is not whole, after which it
+    reads nothing any more.
+    """
+    for leftover in path.parent.glob(f"{path.name}.lock*"):
+        leftover.unlink()
+    if path.is_file() and (content := path.read_bytes()) and not content.endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _finished(study: optuna.Study) -> int:
@@ -173,6 +187,8 @@ def _one_trial(study: optuna.Study, published: Grading, bank: Bank, workers: Wor
     values = {**dict(spec.settings), **propose(trial, spec)}
     try:
         score = _score_of_trial(trial, replace(spec, settings=tuple(values.items())), published.task, bank, workers)
+    except GradingLostError:  # that is no answer: the trial is done again by the next call
+        raise
     except GradingFailedError as error:
         trial.set_user_attr("complaint", str(error))
         score = 0.0

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import re
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.errors import UserError
+
+if TYPE_CHECKING:
+    from nbclient import NotebookClient
 
 CHECKPOINTS_CELL = "checkpoints"
 """The id of the cell that does the runs."""
@@ -63,7 +67,7 @@ def execute_notebook(notebook: Path, input_folder: Path, scratch: Path, checkpoi
         shutdown_kernel="immediate",
     )
     try:
-        client.execute(env=_environment(input_folder, scratch, checkpoints))
+        _execute(client, _environment(input_folder, scratch, checkpoints))
     except CellExecutionError as error:
         message = (
             f"The notebook fails: {error.ename}: {_first_line(error.evalue)} (see above; {notebook} has the cell.)"
@@ -76,6 +80,27 @@ def execute_notebook(notebook: Path, input_folder: Path, scratch: Path, checkpoi
     if not submission.is_file():
         raise UserError(f"{notebook} was executed, but it wrote no submission.zip into the working folder.")
     return Execution(submission, _seconds_each(scratch / "tmp", content), _printed(content))
+
+
+def _execute(client: NotebookClient, environment: dict[str, str]) -> None:
+    """Execute, in a thread: in the main one, nbclient takes Ctrl-C for itself, and says that the kernel has died."""
+    with ThreadPoolExecutor(1) as executor:
+        execution = executor.submit(client.execute, env=environment)
+        try:
+            execution.result()
+        except BaseException:
+            if not execution.done():  # it was interrupted: the thread ends as soon as the kernel does
+                _kill_kernel(client, execution)
+            raise
+
+
+def _kill_kernel(client: NotebookClient, execution: Future[Any]) -> None:
+    """End the kernel, and with it the execution."""
+    while not execution.done():
+        process = getattr(getattr(client.km, "provisioner", None), "process", None)  # none if it has not started yet
+        if process is not None:
+            process.kill()
+        wait([execution], timeout=0.1)
 
 
 def _offline_kernels() -> type:

@@ -12,10 +12,9 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from pebble import ProcessExpired
-
 from checkpoints.bank import Bank
 from checkpoints.pool import Tell
+from checkpoints.processes import WorkerLostError
 from checkpoints.queue import work_off
 from checkpoints.workers import Workers
 from data import UserError
@@ -38,6 +37,10 @@ class GradingFailedError(UserError):
     """A run of the method failed, and so does its grading. The message names the run and its log."""
 
 
+class GradingLostError(GradingFailedError):
+    """The worker of a run was lost, again and again. That tells nothing of the method: its grading may go on later."""
+
+
 def unlearn(
     grading: Grading,
     bank: Bank,
@@ -55,6 +58,7 @@ def unlearn(
 
     Raises:
         GradingFailedError: a run raised, broke the contract or exceeded the budget. The others are kept.
+        UserError: files of the grading were removed meanwhile.
     """
     spec, folder = grading.spec, grading.folder
     last = spec.task.step == len(grading.task.requests) - 1
@@ -140,7 +144,11 @@ def gather_runs(folder: Path, keys: list[RunKey], known: dict[RunKey, Unlearned]
     """The runs `keys` as one, those that are not `known` read from their files; it replaces the files."""
     runs = [known[key] if key in known else Unlearned.load(run_path(folder, *key, ".npz")) for key in keys]
     finished = [run for run in runs if run is not None]
-    assert len(finished) == len(keys), f"runs were reported as finished, but left no outputs in {folder}"
+    if len(finished) < len(keys):
+        raise UserError(
+            f"Outputs of {len(keys) - len(finished)} finished runs in {folder} were removed or damaged meanwhile: type "
+            "the same command again to make them anew."
+        )
     unlearned = Unlearned.join(finished)
     unlearned.save(folder / "outputs.npz")
     for path in (folder / "runs").glob("*.npz"):
@@ -151,9 +159,11 @@ def gather_runs(folder: Path, keys: list[RunKey], known: dict[RunKey, Unlearned]
 class RunFailedError(Exception):
     """The first run that failed: which, what went wrong in words, and how many had finished by then."""
 
-    def __init__(self, key: RunKey, complaint: str, finished: int) -> None:
+    def __init__(self, key: RunKey, complaint: str, finished: int, lost: bool = False) -> None:
         super().__init__(complaint)
         self.key, self.complaint, self.finished = key, complaint, finished
+        self.lost = lost
+        """Whether nothing is known of the method's part in it: its worker was lost."""
 
 
 def do_runs(
@@ -166,10 +176,11 @@ def do_runs(
 ) -> None:
     """Have the workers do the runs `keys`, of `total` in all. The first that fails ends the work.
 
-    A run that was killed for its time, or whose worker died, is tried again, as often as the limits in `settings` say.
+    A run that was killed for its time is tried again, as often as the limits in `settings` say; one whose worker is
+    lost as often as `work_off` says.
 
     Raises:
-        RunFailedError: a run answered with a complaint, or its process died.
+        RunFailedError: a run answered with a complaint, or its worker was lost each time.
     """
     attempts = 1 if settings is None else settings.limits.attempts
     failed = Counter[RunKey]()
@@ -184,26 +195,28 @@ def do_runs(
         failed[key] += 1
         if failure.retry and failed[key] < attempts:
             return True
-        raise RunFailedError(key, failure.complaint, finished)
+        raise RunFailedError(key, failure.complaint, finished, failure.lost)
 
     known = total - len(keys)
-    work_off(keys, [workers], submit, settle, lambda done: on_progress(known + done, total), ahead=QUEUED)
+    work_off(keys, [workers], submit, settle, lambda done: on_progress(known + done, total), QUEUED)
 
 
 def failure_of(future: Future[Failure | None]) -> Failure | None:
     """What went wrong in a run; None if nothing did."""
     try:
         return future.result()
-    except ProcessExpired as death:
-        complaint = f"its worker died with exit code {death.exitcode} (-9 often means: out of memory)"
-        return Failure(complaint, retry=True)
+    except WorkerLostError as death:
+        return Failure(f"its worker {death.how}", lost=True)
 
 
 def _grading_failed(settings: RunSettings, failure: RunFailedError) -> GradingFailedError:
-    """What to raise for a grading of which a run has failed; `failed.json` tells of it, too."""
+    """What to raise for a grading of which a run has failed; `failed.json` tells of it, too, if the method did."""
     original, run = failure.key
     log = run_path(settings.folder, original, run, ".log")
+    message = f"{settings.method} failed in run {run} from original {original}: {failure.complaint.rstrip('.')}."
+    message = f"{message} Its log: {log}. The {failure.finished} runs that finished are kept."
+    if failure.lost:
+        return GradingLostError(message)
     record = {"method": settings.method, "original": original, "run": run, "complaint": failure.complaint}
     write_atomically(settings.folder / "failed.json", lambda beside: beside.write_text(json.dumps(record, indent=1)))
-    message = f"{settings.method} failed in run {run} from original {original}: {failure.complaint.rstrip('.')}."
-    return GradingFailedError(f"{message} Its log: {log}. The {failure.finished} runs that finished are kept.")
+    return GradingFailedError(message)

@@ -39,8 +39,10 @@ class Failure(NamedTuple):
 
     complaint: str
     """What the method did wrong, in one line; the traceback, if there is one, is in the run's log."""
-    retry: bool
+    retry: bool = False
     """Whether another attempt may go well."""
+    lost: bool = False
+    """Whether the worker was lost, which is not the method's doing."""
 
 
 def perform(settings: RunSettings, original: int, run: int) -> Failure | None:

@@ -1,16 +1,15 @@
-"""The queue: every job once, in order, again if asked, and an end when nobody works any more."""
+"""The queue: every job once, in order, and again if asked or if its worker was lost."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
-from concurrent.futures.process import BrokenProcessPool
 from typing import Any, cast
 
 import pytest
 
-from checkpoints.queue import work_off
+from checkpoints.processes import WorkerLostError
+from checkpoints.queue import ATTEMPTS, answers_of, work_off
 from checkpoints.workers import Workers
-from data.errors import UserError
 
 
 class Pool:
@@ -82,8 +81,47 @@ def test_what_settle_raises_ends_the_work() -> None:
     assert waiting.cancelled()
 
 
-def test_no_workers_are_a_sentence() -> None:
-    """pebble gives up when workers die while they start. Catches its traceback."""
-    broken = answered(error=BrokenProcessPool("All workers expired"))
-    with pytest.raises(UserError, match="new ones can't be started"):
-        work_off([1], cast("list[Workers]", [Pool(1)]), lambda *_: broken, lambda *_: False, lambda done: None)
+def lose(times: int, exitcode: int) -> tuple[list[int], list[object]]:
+    """The jobs 0 and 1 as submitted, and what was settled, if the worker of job 0 is lost so many times."""
+    submitted, settled = list[int](), list[object]()
+
+    def submit(job: int, pool: Workers) -> Future[int]:
+        submitted.append(job)
+        lost = job == 0 and submitted.count(0) <= times
+        return answered(job, WorkerLostError(exitcode) if lost else None)
+
+    def settle(job: int, future: Future[int]) -> bool:
+        settled.append(future.exception() or future.result())
+        return False
+
+    work_off([0, 1], cast("list[Workers]", [Pool(1)]), submit, settle, lambda done: None)
+    return submitted, settled
+
+
+@pytest.mark.parametrize("times", range(ATTEMPTS))
+def test_a_job_whose_worker_is_lost_is_done_again(times: int, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody settles the loss, and a line on standard error tells of it. Catches a loss that is taken for an answer."""
+    submitted, settled = lose(times, exitcode=0)
+    assert submitted == [0] * (times + 1) + [1]
+    assert settled == [0, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "The process of a worker died with exit code 0 (-9 often means: out of memory): its job is done again."
+    ] * times
+
+
+def test_but_not_for_ever() -> None:
+    """The last loss is for whoever settles."""
+    submitted, settled = lose(ATTEMPTS + 5, exitcode=-9)
+    assert submitted == [0] * ATTEMPTS + [1]
+    assert [type(one) for one in settled] == [WorkerLostError, int]
+
+
+def test_answers_of_a_job() -> None:
+    """As many as are wanted; a loss is made good, and what is lost for good raises."""
+    answers = [answered(error=WorkerLostError(-9)), answered(1), answered(2)]
+    pool = cast("Workers", Pool(2))
+    assert answers_of(pool, lambda _: answers.pop(0), times=2) == [1, 2]
+    with pytest.raises(WorkerLostError):
+        answers_of(pool, lambda _: answered(error=WorkerLostError(-9)))
+    with pytest.raises(ZeroDivisionError):
+        answers_of(pool, lambda _: answered(error=ZeroDivisionError()))

@@ -77,6 +77,7 @@ def test_help_lists_the_commands() -> None:
     for name, summary in COMMANDS.items():
         assert re.search(rf"\b{name} +{summary}", said)
     helpers = {"__init__", "app", "help", "main_job", "mistakes", "options", "output", "version"}
+    helpers |= {"interrupts", "trouble"}
     assert {path.stem for path in (REPOSITORY / "commands").glob("*.py")} == helpers | set(COMMANDS)
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 
 from checkpoints.pool import bank_folder
+from data import files
 from data.cache import cache_dir
 from data.errors import UserError
 from data.files import generated_folder, locked, write_arrays, write_atomically, write_tensors
@@ -51,6 +55,75 @@ def test_a_full_disk_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         with pytest.raises(UserError, match=os.strerror(errno.ENOSPC)):
             write()
     assert not (tmp_path / "a.npz").exists()
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from data.files import write_atomically
+
+def write(beside):
+    beside.write_text("half")
+    print("writing", flush=True)
+    sys.stdin.read(1)
+    beside.write_text("whole")
+
+write_atomically(Path(sys.argv[1]), write)
+"""
+
+
+def start_writer(path: Path) -> subprocess.Popen[str]:
+    """A process that is in the middle of writing a file, and finishes it when it is told to."""
+    command, pipe = [sys.executable, "-c", WRITER, str(path)], subprocess.PIPE
+    writer = subprocess.Popen(command, cwd=REPOSITORY, stdin=pipe, stdout=pipe, text=True)
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "writing\n"
+    return writer
+
+
+@pytest.mark.parametrize("how", ["write_atomically", "locked", "the same file"])
+def test_leftovers_of_killed_writers_are_removed(how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the next process that writes to the folder, or locks it; what a living one still writes stays, and gets whole.
+
+    Catches leftovers that pile up, and a file that is taken away from its writer.
+    """
+    monkeypatch.setattr(files, "_tidied", set())  # else it would be as if this process had been here before
+    own = [tmp_path / name for name in (".2024-notes", ".unfinished", ".unfinished-", "unfinished-1-a", ".hidden")]
+    for path in own:
+        path.write_text("")
+    living, killed = start_writer(tmp_path / "living.txt"), start_writer(tmp_path / "killed.txt")
+    killed.kill()
+    killed.communicate()
+    assert len(list(tmp_path.glob(f"{files.UNFINISHED}*.txt"))) == 2
+    if how == "locked":
+        with locked(tmp_path / "lock"):
+            pass
+    else:
+        write_atomically(tmp_path / ("killed.txt" if how == "the same file" else "other.txt"), Path.touch)
+    (left,) = tmp_path.glob(f"{files.UNFINISHED}*.txt")
+    assert left.name == f"{files.UNFINISHED}{living.pid}-living.txt"
+    living.communicate("x")
+    assert living.returncode == 0
+    assert (tmp_path / "living.txt").read_text() == "whole"
+    assert not list(tmp_path.glob(f"{files.UNFINISHED}*.txt"))
+    assert all(path.exists() for path in own)
+
+
+def test_a_leftover_of_the_same_number_is_no_obstacle(tmp_path: Path) -> None:
+    """Numbers of processes come again. Catches a leftover whose end stays behind a shorter text."""
+    (tmp_path / f"{files.UNFINISHED}{os.getpid()}-a.txt").write_text("a long leftover")
+    write_atomically(tmp_path / "a.txt", lambda beside: beside.write_text("short"))
+    assert (tmp_path / "a.txt").read_text() == "short"
+
+
+def test_two_that_write_the_same_file(tmp_path: Path) -> None:
+    """Both succeed, in threads too. Catches one that waits for the other's lock, and gets a file that is gone."""
+    with ThreadPoolExecutor(8) as executor:
+        for text in ("a", "b"):
+            write = lambda beside, text=text: beside.write_text(text * 1000)  # noqa: E731
+            list(executor.map(lambda _: write_atomically(tmp_path / "a.txt", write), range(50)))  # noqa: B023
+    assert (tmp_path / "a.txt").read_text() == "b" * 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_an_error_inside_a_lock_is_not_about_the_lock(tmp_path: Path) -> None:
