@@ -144,5 +144,5 @@ def digest_of(arrays: Mapping[str, np.ndarray]) -> bytes:
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
         digest.update(repr((name, array.dtype.str, arrays[name].shape)).encode())
-        digest.update(array.tobytes() if array.size == 0 else memoryview(array).cast("B"))
+        digest.update(array.reshape(-1).view(np.uint8).data if array.size else b"")
     return digest.digest()

@@ -10,7 +10,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
 
@@ -28,6 +28,9 @@ FORMAT = 2
 NOT_A_REPORT = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 """What reading a text that is not the JSON of a report can raise."""
 
+
+Protocol = Annotated[str, msgspec.Meta(pattern="^(per-original|full)$")]
+"""How a grading is done."""
 
 ROUNDING = 1e-9
 """How much an interval may miss its value by."""
@@ -82,7 +85,7 @@ class GradingRecord:
     """N: runs per original, and retrained models that they are compared with."""
     originals: AtLeastOne
     """K: originals graded, each by itself (under protocol "full": N, one run each)."""
-    protocol: Literal["per-original", "full"]
+    protocol: Protocol
     """"per-original" or "full"."""
     metric: Name
     """Name of the metric: "official" or "notebook"."""
@@ -92,7 +95,7 @@ class GradingRecord:
     """Hash of data, splits, network, recipe and forget requests."""
     bank_fingerprint: Text
     """Hash of the weights and outputs of all originals and retrained models that were used. (Of the weights alone in
-    reports before version 0.2, which are compared among themselves until they are scored again.)"""
+    reports of version 0.1.0, which are compared among themselves until they are scored again.)"""
 
 
 @dataclass(frozen=True)

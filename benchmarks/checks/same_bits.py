@@ -178,6 +178,8 @@ ARRAYS = ("forget", "validation", "test", "retain_accuracy", "drift")
 
 OF_THE_CLOCK = ("cost", "provenance")
 """Records of a report that differ from run to run."""
+SINCE_0_1_0 = ("plausibility",)
+"""Those that reports of 0.1.0 lack."""
 
 CLOCK = re.compile(r"seconds|datetime|created|worker_id")
 """Keys in notes and trials whose values differ from run to run."""
@@ -284,7 +286,9 @@ def leaves(document: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 
 def facts_of(text: str) -> dict[str, str]:
     """What a report holds, by the keys that lead there in a report of this version, which reads all formats."""
-    records = {name: value for name, value in Report.from_json(text).to_dict().items() if name not in OF_THE_CLOCK}
+    left_out = (*OF_THE_CLOCK, *SINCE_0_1_0)
+    records = {name: value for name, value in Report.from_json(text).to_dict().items() if name not in left_out}
+    del records["grading"]["bank_fingerprint"]  # defined anew since 0.1.0; what it is a hash of is compared by itself
     return {
         ".".join(keys): json.dumps(value, sort_keys=True)
         for keys, value in leaves(records)

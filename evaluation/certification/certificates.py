@@ -149,7 +149,8 @@ def _check_types(certificate: Certificate) -> None:
         else:
             require(_is_number(value) and (kind is float or isinstance(value, int)), f"{name} must be {kind.__name__}")
     most = MOST_STEPS.get(_mechanism_of(method), math.inf)
-    require(certificate.constants.get("steps", 0) <= most, f"{method} has at most {most:,} steps")
+    steps = certificate.constants.get("steps", 0)
+    require(isinstance(steps, int) and steps <= most, f"{method} has at most {most:,} steps")
     require(certificate.conditions.keys() == set(mechanism.conditions), f"{method} has other conditions")
     require(all(map(_is_plain, certificate.conditions.values())), "conditions must be numbers or short texts")
     sentences = all(isinstance(one, str) and len(one) <= MOST_CHARACTERS for one in certificate.assumptions)

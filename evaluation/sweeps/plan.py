@@ -196,9 +196,9 @@ def _filled_in(name: str, values: Mapping[str, Any]) -> str:
 def _settings(values: Mapping[str, Any]) -> Settings:
     for name, value in values.items():
         if not isinstance(value, PLAIN_TYPES):
-            raise UserError(f"{_shown(name)} must be a number, a text, true or false, not {_shown(value)}.")
+            raise UserError(f"{shortened(str(name))} must be a number, a text, true or false, not {_shown(value)}.")
         if (isinstance(value, int) and abs(value) >= MOST_INTEGER) or len(str(value)) > MOST_CHARACTERS:
-            raise UserError(f"{_shown(name)} can't have a value as long as {_shown(value)}.")
+            raise UserError(f"{shortened(str(name))} can't have a value as long as {_shown(value)}.")
     return tuple(sorted((str(name), value) for name, value in values.items()))
 
 

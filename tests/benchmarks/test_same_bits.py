@@ -35,7 +35,7 @@ def test_a_fact_that_differs_is_noticed(room: str, make_report: Callable[..., Re
     before = facts_of(json.dumps(record))
     for name, value in record[room].items():
         if isinstance(value, float):
-            changed = {**record, room: {**record[room], name: np.nextafter(value, 2)}}
+            changed = {**record, room: {**record[room], name: np.nextafter(value, 0.25)}}
             after = facts_of(json.dumps(changed))
             assert [key for key in after if after[key] != before[key]] == [f"{room}.{name}"]
     assert any(key.startswith(f"{room}.") for key in before)

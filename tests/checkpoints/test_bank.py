@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import checkpoints.jobs
 from checkpoints.bank import Bank, ensure
 from checkpoints.jobs import SNAPSHOT_SECONDS
 from checkpoints.networks import build_network
-from checkpoints.outputs import Outputs, record_outputs
+from checkpoints.outputs import SCORED, Outputs, record_outputs
 from checkpoints.pool import Pool, group_bounds
 from checkpoints.training import GroupTrainer
 from checkpoints.workers import Workers
@@ -305,6 +306,26 @@ def test_changed_outputs_are_not_believed(
     with pytest.raises(UserError, match="grade again, which records it anew"):
         pool.outputs(8)
     assert len(pool.outputs(4)) == 4
+
+
+def test_the_fingerprint_is_of_weights_and_outputs(copy: Path, in_folder: Callable[[Path], None]) -> None:
+    """Of as many models as are compared. Catches two banks with the same weights that score differently."""
+    in_folder(copy)
+    task = load(TINY)
+    bank = Bank(Pool(task, "original"), Pool(task, "retrained"), 1.0)
+    originals, retrained = bank.originals.outputs(2), bank.retrained.outputs(8)
+    found = bank.fingerprint(originals, retrained)
+    assert found == bank.fingerprint(originals, replace(retrained, retain=None)), "early versions lack some arrays"
+    others = [bank.fingerprint(originals[:1], retrained), bank.fingerprint(originals, retrained[:6])]
+    others += [
+        bank.fingerprint(originals, replace(retrained, **{name: array + np.float32(1e-3)}))
+        for name, array in retrained.arrays().items()
+        if name in SCORED
+    ]
+    manifest = bank.retrained.manifest_path
+    manifest.write_text(manifest.read_text().replace(sha256_of(bank.retrained.model_path(7)), "0" * 64))
+    others.append(bank.fingerprint(originals, retrained))
+    assert len({found, *others}) == 1 + len(others) == 8
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from evaluation.metrics.plausibility import Copy, Plausibility
 from evaluation.report import Report
-from evaluation.views.terminal import show_report
+from evaluation.views.leaderboard import as_markdown, cells, rank
+from evaluation.views.terminal import print_table, show_report
 
 MakeReport = Callable[..., Report]
 SETTINGS = {"epochs": 0, "learning_rate": 0.123456}
@@ -33,6 +35,52 @@ def test_where_the_values_come_from(
     """What the user set is neither published nor tuned, and is named."""
     show_report(make_report(settings=SETTINGS, **about))
     assert line in capsys.readouterr().out
+
+
+COPIES = [Copy(0, run, 2 * run, 0.01) for run in range(7)]
+
+
+@pytest.mark.parametrize(
+    ("found", "lines"),
+    [
+        (None, []),
+        (Plausibility(False, 1.2, []), []),
+        (Plausibility(True, 0.7, []), ["impossible for an honest method", "the nearest is at 0.70"]),
+        (Plausibility(True, None, []), ["impossible for an honest method", "look at      what the method reads"]),
+        (Plausibility(False, 0.01, COPIES), ["7 of its models are copies", "run 0 of 0 (0.01), 1 of 2", "and 2 more"]),
+        (Plausibility(True, 0.01, COPIES), ["impossible for an honest method", "7 of its models are copies"]),
+    ],
+)
+def test_what_is_too_good_is_announced(
+    found: Plausibility | None,
+    lines: list[str],
+    make_report: MakeReport,
+    results: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With what to look at; nothing if there is nothing to see, or nobody looked."""
+    report = make_report(plausibility=found)
+    show_report(report)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert all(" ".join(line.split()) in shown for line in lines)
+    assert ("BEWARE" in shown) == bool(lines)
+    rows = rank([report])
+    for text in (as_markdown(rows), "".join(map(str, cells(rows[0])))):
+        assert ("!" in text) == bool(lines)
+
+
+def test_texts_are_shown_as_they_are(
+    make_report: MakeReport, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Brackets are no markup, colons no emoji, and nothing moves the cursor. Catches a traceback for [/red]."""
+    odd = make_report("a[/red]:smile:\x1b[31m\nb", changed={"text": "[bold]x"}, forget=["where:a in [1, 2]"])
+    odd.save(results / "digits-aaa" / "a")
+    show_report(odd)
+    print_table(rank([odd]))
+    out = capsys.readouterr().out
+    assert "a[/red]:smile:\ufffd[31m\ufffdb text=[bold]x" in out
+    assert "where:a in [1, 2]" in out
+    assert "\x1b" not in out
 
 
 def test_the_share_of_the_ceiling(make_report: MakeReport, results: Path, capsys: pytest.CaptureFixture[str]) -> None:
