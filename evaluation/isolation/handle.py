@@ -10,7 +10,6 @@ import atexit
 import io
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -26,13 +25,15 @@ from checkpoints.grouped import State
 from checkpoints.workers import QUICK_TO_FORK, Workers
 from data import Task
 from evaluation.isolation import watch
+from evaluation.isolation.account import Account, Group, make_group
+from evaluation.isolation.limits import Limits
 from evaluation.isolation.room import Call, can_fork, serve
 from evaluation.isolation.sandbox import check_sandbox, sandboxed
 from evaluation.isolation.wire import LENGTH, Message, WireError, read_exactly
 from evaluation.isolation.workplace import to_message
 
-MARGIN = 60.0
-"""Seconds that a room may take to tell of a run, beyond those that the run may take."""
+LONGEST = 500
+"""Letters of a complaint that are shown."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -59,20 +60,49 @@ class Room:
     """A room, and what it has been told."""
 
     def __init__(
-        self, connection: socket.socket, process: int, device: str, forks: bool, files: tuple[Path, ...] = ()
+        self,
+        connection: socket.socket,
+        process: int,
+        device: str,
+        forks: bool,
+        files: tuple[Path, ...] = (),
+        group: Group | None = None,
     ) -> None:
-        self._connection, self._process, self._forks = connection, process, forks
+        self._connection, self._process, self._forks, self._group = connection, process, forks, group
         self.device, self.files = device, files
+        self.knows_request = False
+        """Whether it has been told what is to be forgotten."""
         self._answers = connection.makefile("rb", buffering=0)
         self._task: Hashable = None
         self._original: Hashable = None
         self.alive = True
 
-    def enter(self, task: Task, original: Hashable, weights: State, prepared: Mapping[str, Tensor]) -> None:
-        """Give it a task and an original to work on, unless it has them. `original` None is always another one."""
-        key = (task.fingerprint, task.spec.step)
+    def enter(
+        self,
+        task: Task,
+        original: Hashable,
+        weights: State,
+        prepared: Mapping[str, Tensor],
+        with_request: bool = True,
+    ) -> None:
+        """Give it a task and an original to work on, unless it has them. `original` None is always another one.
+
+        Raises:
+            CallFailedError: it has ended.
+        """
+        try:
+            self._enter(task, original, weights, prepared, with_request)
+        except OSError as error:
+            self.close()
+            raise CallFailedError("the process that watches it was killed (out of memory?)", retry=True) from error
+
+    def _enter(
+        self, task: Task, original: Hashable, weights: State, prepared: Mapping[str, Tensor], with_request: bool
+    ) -> None:
+        key = (task.fingerprint, task.spec.step, with_request)
+        self.knows_request = self.knows_request or with_request
         if self._task != key:
-            message = to_message(task)
+            message = to_message(task, with_request)
             self._send(Message({**message.facts, "do": "task"}, message.tensors))
             self._task, self._original = key, None
         if original is None or self._original != original:
@@ -89,7 +119,7 @@ class Room:
         """
         wall = call.limits.wall_seconds(call.budget, self.device)
         try:
-            self._connection.settimeout(None if wall is None else wall + (MARGIN if self._forks else 0))
+            self._connection.settimeout(None if wall is None else wall + (call.limits.margin if self._forks else 0))
             self._send(call.to_message())
             began = time.perf_counter()
             socket.send_fds(self._connection, [b"L"], [log])
@@ -106,9 +136,11 @@ class Room:
             raise CallFailedError("the process that watches it was killed (out of memory?)", retry=True) from error
         if call.budget is not None and not about["complaint"] and about["seconds"] > call.budget and not self._forks:
             raise CallFailedError(f"it exceeded the budget of {call.budget:.3g} seconds", retry=True)
+        if not about["clean"]:
+            self.close()
         if about["complaint"]:
             raise CallFailedError(about["complaint"], about["retry"])
-        return _read(answer, about)
+        return _read(answer, about, call.limits)
 
     def _send(self, message: Message) -> None:
         for piece in message.pieces():
@@ -121,23 +153,37 @@ class Room:
         self.alive = False
         self._answers.close()
         self._connection.close()
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(self._process, signal.SIGKILL)
+        watch.kill([*watch.descendants(self._process), self._process])
         with suppress(ChildProcessError):
             os.waitpid(self._process, 0)
+        if _alone:
+            watch.end_descendants()
+        if self._group is not None:
+            self._group.close()
 
 
-def _read(answer: bytearray, about: Mapping[str, Any]) -> Left:
+def _read(answer: bytearray, about: Mapping[str, Any], limits: Limits) -> Left:
+    """What a run has written, which may be anything."""
     try:
         message = Message.read(io.BytesIO(answer), most=len(answer))
         complaint, notes = message.facts.get("complaint"), message.facts.get("notes")
         if notes is not None:
-            json.loads(notes)
+            notes = json.dumps(json.loads(notes))  # so that it can be written in any encoding
+        if not all(name.isprintable() and len(name) <= LONGEST for name in message.tensors):
+            raise WireError("names that can't be shown")
     except (WireError, ValueError, TypeError, RecursionError) as error:
         raise CallFailedError(f"it left what can't be read ({error})") from error
     if complaint is not None:
-        raise CallFailedError(str(complaint))
+        raise CallFailedError(_in_one_line(str(complaint)))
+    if notes is not None and len(notes) > limits.notes_bytes:
+        raise CallFailedError(f"it left {len(notes)} bytes of notes, and {limits.notes_bytes} are allowed")
     return Left(dict(message.tensors), notes, about["seconds"], about["peak_memory"])
+
+
+def _in_one_line(complaint: str) -> str:
+    """The beginning of it, without what would move the cursor of a terminal or can't be encoded."""
+    text = "".join(letter if letter.isprintable() else " " for letter in complaint[: 2 * LONGEST])
+    return f"{text[:LONGEST]} ..." if len(complaint) > LONGEST else text
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -146,16 +192,20 @@ def _read(answer: bytearray, about: Mapping[str, Any]) -> Left:
 
 _room: Room | None = None
 _in_sandbox = False
+_alone = False
+"""Whether the room is this process's only child, and what is left of it becomes this process's, too."""
 
 
-def room(device: str, files: Sequence[Path]) -> Room:
+def room(device: str, files: Sequence[Path], unknowing: bool = False) -> Room:
     """The room of this process, which is started if there is none, or none that is alive.
 
-    In a sandbox, a room can read the `files` and no others but the system's and the kit's.
+    In a sandbox, a room can read the `files` and no others but the system's and the kit's. An `unknowing` one has not
+    been told of a request.
     """
     global _room
     readable = tuple(files) if _in_sandbox else ()
-    if _room is None or not _room.alive or (_room.device, _room.files) != (device, readable):
+    fits = _room is not None and _room.alive and (_room.device, _room.files) == (device, readable)
+    if _room is None or not fits or (unknowing and _room.knows_request):
         close_room()
         _room = start(device, can_fork(device), readable, _in_sandbox)
     return _room
@@ -181,26 +231,45 @@ def room_workers(count: int, device: str = "cpu", sandbox: bool = False) -> Work
 
 
 def use_sandbox(device: str) -> None:
-    """The rooms of this process will be in sandboxes."""
+    """The rooms of this process, a worker that has just begun, will be in sandboxes."""
     global _in_sandbox
     _in_sandbox = True
+    _be_alone()
+
+
+def _be_alone() -> None:
+    """Whatever a room leaves when it is killed, this process can find and kill."""
+    global _alone
+    if sys.platform == "linux":
+        watch.adopt_orphans()
+        _alone = True
 
 
 def open_beside(device: str) -> None:
     """Fork the room of a worker, which has just begun: it has loaded PyTorch, and neither data nor models."""
     global _room
+    _be_alone()
     ours, theirs = socket.socketpair()
+    group = make_group() if can_fork(device) else None
     process = os.fork()
     if process == 0:
         try:
             watch.die_with_parent()
-            number = os.dup2(theirs.fileno(), 3)
-            os.closerange(4, os.sysconf("SC_OPEN_MAX"))
-            serve(socket.socket(fileno=number), device, can_fork(device))
+            account = None if group is None else Account.opened(group.entrance, os.dup(group.usage))
+            _keep_descriptors(theirs, account)
+            serve(socket.socket(fileno=3), device, can_fork(device), account)
         finally:
             os._exit(0)
     theirs.close()
-    _room = Room(ours, process, device, can_fork(device))
+    _room = Room(ours, process, device, can_fork(device), group=group)
+
+
+def _keep_descriptors(connection: socket.socket, account: Account | None) -> None:
+    """Close all but standard ones, the connection, which becomes number 3, and the account's, which becomes 4."""
+    os.dup2(connection.fileno(), 3)
+    if account is not None:
+        account.move_to(4)
+    os.closerange(4 if account is None else 5, os.sysconf("SC_OPEN_MAX"))
 
 
 atexit.register(close_room)
@@ -209,13 +278,15 @@ atexit.register(close_room)
 def start(device: str, forks: bool, files: tuple[Path, ...] = (), sandbox: bool = False) -> Room:
     """A room in a new process. `forks`: whether it has a process for each run, see `can_fork`."""
     ours, theirs = socket.socketpair()
-    how = "forks" if forks else "stays"
-    program = [sys.executable, "-m", "evaluation.isolation.room", str(theirs.fileno()), device, how]
+    group = make_group() if forks else None
+    descriptors = [theirs.fileno()] if group is None else [theirs.fileno(), group.entrance, group.usage]
+    numbers = [*map(str, descriptors), "-1", "-1"][:3]
+    flags = ["forks"] * forks + ["in_sandbox"] * sandbox
+    program = [sys.executable, "-m", "evaluation.isolation.room", *numbers, device, *flags]
     if sandbox:
         program = [*sandboxed(device, files), *program]
     environment = {**QUICK_TO_FORK, **os.environ}
     nothing = subprocess.DEVNULL
-    descriptors = [theirs.fileno()]
     started = subprocess.Popen(program, cwd=ROOT, env=environment, pass_fds=descriptors, stdin=nothing, stdout=nothing)
     theirs.close()
-    return Room(ours, started.pid, device, forks, files)
+    return Room(ours, started.pid, device, forks, files, group)

@@ -23,7 +23,7 @@ PATCHED = ("builtins", "functools", "json", "math", "numpy", "random", "time", "
 """Packages of which functions and classes are looked at."""
 
 
-def call_here(do: Callable[[], Message], limits: Limits, log: int) -> tuple[Verdict, bool]:
+def call_here(do: Callable[[], Message], limits: Limits, log: int) -> Verdict:
     """Do a call in this process; how it went, and whether the process can be used again."""
     before, own = _callables(), set(sys.modules)
     with _printed_to(log):
@@ -43,7 +43,7 @@ def call_here(do: Callable[[], Message], limits: Limits, log: int) -> tuple[Verd
         complaint, content = f"it left {len(content)} bytes, and {limits.answer_bytes} are allowed", b""
     elif os.fstat(log).st_size > limits.log_bytes:
         complaint = f"it printed more than {limits.log_bytes / 2**20:.3g} MB"
-    return Verdict(content, float("nan"), 0, complaint, retry=False), as_before
+    return Verdict(content, float("nan"), 0, complaint, retry=False, clean=as_before)
 
 
 @contextlib.contextmanager

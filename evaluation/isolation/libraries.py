@@ -32,11 +32,16 @@ def import_libraries(file: Path) -> None:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
-            if is_installed(name.partition(".")[0]):
+            if is_installed(name.partition(".")[0]) and not _is_internal(name):
                 try:
                     importlib.import_module(name)
-                except Exception:
+                except (Exception, SystemExit):
                     continue  # some names are no modules; others fail again, and visibly, in the run
+
+
+def _is_internal(name: str) -> bool:
+    """Whether a module is not meant to be imported by others: some change PyTorch, or do their work, when they are."""
+    return any(part.startswith("_") or part == "testing" for part in name.split("."))
 
 
 def is_installed(package: str) -> bool:

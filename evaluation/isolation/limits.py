@@ -6,9 +6,9 @@ import os
 from dataclasses import dataclass
 
 
-def _most_of_memory() -> int:
-    """Four fifths of the machine's memory, in bytes: beyond that, others are in danger."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 4 // 5
+def _of_memory(share: float) -> int:
+    """A share of the machine's memory, in bytes."""
+    return int(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * share)
 
 
 @dataclass(frozen=True)
@@ -19,18 +19,26 @@ class Limits:
     """On the CPU, a run that only waits is killed after this many times its budget on the wall clock ..."""
     more_patience: float = 10.0
     """... and this many seconds more."""
+    margin: float = 60.0
+    """Seconds that a room may take to tell of a run, beyond those that the run may take."""
+    prepare_budgets: float = 100.0
+    """What a method prepares for an original may take this many budgets."""
     attempts: int = 3
     """How often a run may be killed for its time before it has failed: on a busy machine the same run takes longer."""
     log_bytes: int = 16 << 20
     """What a run may print."""
     file_bytes: int = 1 << 30
     """The largest file that a run may write."""
-    memory_bytes: int = _most_of_memory()
+    memory_bytes: int = _of_memory(4 / 5)
     """What a run and its child processes may hold together, beyond what the process held before it began."""
     processes: int = 64
     """Child processes of a run, and theirs, at a time."""
-    answer_bytes: int = 4 << 30
+    threads: int = 4096
+    """Threads of all these."""
+    answer_bytes: int = _of_memory(1 / 16)
     """Weights and `memory` that a run may leave."""
+    notes_bytes: int = 16 << 20
+    """Notes that a run may leave."""
 
     def wall_seconds(self, budget: float | None, device: str) -> float | None:
         """Seconds on the wall clock that a run with this budget may take; None: as many as it likes."""

@@ -31,11 +31,13 @@ from checkpoints.networks import build_network
 from checkpoints.workers import be_deterministic
 from data import Task
 from data.loaders import run_datasets
+from evaluation.isolation.account import Account
 from evaluation.isolation.call import Datasets, original_network, prepare_once, unlearn_once, warm_up
 from evaluation.isolation.inline import call_here
 from evaluation.isolation.libraries import import_libraries
 from evaluation.isolation.limits import Limits
 from evaluation.isolation.structure import check_structure
+from evaluation.isolation.traces import Traces
 from evaluation.isolation.watch import Verdict, Watch, adopt_orphans, be_closed_to_others, die_with_parent, follow
 from evaluation.isolation.wire import LENGTH, Message, WireError
 from evaluation.isolation.workplace import from_message
@@ -85,7 +87,9 @@ class Call:
         return Call(limits=Limits(**facts.pop("limits")), memory=message.tensors, **facts)
 
 
-def serve(connection: socket.socket, device: str, forks: bool) -> None:
+def serve(
+    connection: socket.socket, device: str, forks: bool, account: Account | None = None, in_sandbox: bool = False
+) -> None:
     """Do what the trusted process at the other end asks for, until it hangs up. `forks`: see `can_fork`.
 
     It sends a "task" first, then an "original" (its weights, and what is prepared for it), then calls, each followed by
@@ -100,6 +104,7 @@ def serve(connection: socket.socket, device: str, forks: bool) -> None:
         multiprocessing.set_start_method("fork", force=True)
     requests = connection.makefile("rb", buffering=0)
     place: Place | None = None
+    traces = Traces(in_sandbox)
     while True:
         try:
             message = Message.read(requests)
@@ -123,13 +128,14 @@ def serve(connection: socket.socket, device: str, forks: bool) -> None:
             call = Call.of(message)
             import_libraries(Path(call.file))
             if forks:
-                _tell(connection, _fork_and_follow(connection, place, call, log))
-                continue
-            net = copy.deepcopy(place.net)
-            verdict, as_before = call_here(partial(_do, place, call), call.limits, log)
-            place.net = net
+                verdict = _fork_and_follow(connection, place, call, log, account)
+            else:
+                net = copy.deepcopy(place.net)
+                verdict = call_here(partial(_do, place, call), call.limits, log)
+                place.net = net
+            verdict = verdict._replace(clean=traces.removed() and verdict.clean)
             _tell(connection, verdict)
-            if not as_before:  # another process takes over
+            if not verdict.clean:  # another process takes over
                 return
 
 
@@ -138,13 +144,14 @@ def can_fork(device: str) -> bool:
     return sys.platform == "linux" and device == "cpu"
 
 
-def _fork_and_follow(connection: socket.socket, place: Place, call: Call, log: int) -> Verdict:
+def _fork_and_follow(connection: socket.socket, place: Place, call: Call, log: int, account: Account | None) -> Verdict:
     reading, writing = os.pipe()
+    booked = 0.0 if account is None else account.seconds()
     process = os.fork()
     if process == 0:
         _be_a_run(place, call, log, writing)
     os.close(writing)
-    watch = Watch(process, call.limits, call.budget, log)
+    watch = Watch(process, call.limits, call.budget, log, account, booked)
     try:
         return follow(watch, reading, connection, call.limits.answer_bytes)
     finally:
@@ -229,5 +236,11 @@ def _keep_to(limits: Limits, log: int, pipe: int) -> int:
     return 3
 
 
-if __name__ == "__main__":  # python -m evaluation.isolation.room DESCRIPTOR DEVICE forks|stays
-    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2], sys.argv[3] == "forks")
+def _main(connection: str, entrance: str, usage: str, device: str, *flags: str) -> None:
+    """A room in a new process: descriptors (the last two are -1 where there is no account), device and flags."""
+    account = Account.opened(int(entrance), int(usage)) if int(usage) >= 0 else None
+    serve(socket.socket(fileno=int(connection)), device, "forks" in flags, account, "in_sandbox" in flags)
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

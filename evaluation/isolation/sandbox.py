@@ -15,12 +15,15 @@ from functools import cache
 from pathlib import Path
 
 from data.errors import UserError
+from data.files import chosen_folders, generated_folder
 
 ROOT = Path(__file__).parents[2]
 CODE = ("data", "checkpoints", "evaluation", "methods")
 """Packages of the kit that a room imports; of their folders only those with code are there."""
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 """What Python and PyTorch need of the system, where it exists."""
+LARGEST = 1 << 30
+"""Bytes that the files in /tmp, or in shared memory, may have together."""
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "PYTHONHASHSEED", "GLIBC_TUNABLES", "PYTHONMALLOC", "OMP_NUM_THREADS")
 """Environment variables that are passed on, and those whose names begin as in `PREFIXES`."""
 PREFIXES = ("ATEN_", "ONEDNN_", "MKL_", "OPENBLAS_")
@@ -49,22 +52,29 @@ def sandboxed(device: str, files: Sequence[Path]) -> list[str]:
 
     There is the system, Python, installed packages, the code of the kit, and an empty /tmp, in memory.
     """
-    readable = [Path(place) for place in SYSTEM]
-    readable += [Path(prefix) for prefix in (sys.base_prefix, sys.prefix, sys.exec_prefix)]
-    readable += [Path(place) for place in sys.path if place and Path(place).is_dir() and not _of_the_kit(Path(place))]
     command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
     for name, value in os.environ.items():
         if name in ENVIRONMENT or name.startswith(PREFIXES):
             command += ["--setenv", name, value]
-    command += ["--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+    command += ["--proc", "/proc", "--dev", "/dev", "--mqueue", "/dev/mqueue"]
+    for own in ("/dev/shm", "/tmp"):
+        command += ["--size", str(LARGEST), "--tmpfs", own]
     command += ["--setenv", "HOME", "/tmp", "--setenv", "TMPDIR", "/tmp"]
     if device != "cpu":
         for gpu in (*Path("/dev").glob("nvidia*"), Path("/dev/dri"), Path("/dev/kfd"), Path("/sys")):
             command += ["--dev-bind-try", str(gpu), str(gpu)]
-    for place in dict.fromkeys(readable):
+    readable = _readable()
+    outside = [place for place in readable if not _is_inside(place, ROOT)]
+    for place in outside:
         if place.is_symlink() and not place.parent.is_symlink() and place.parent == Path("/"):
             command += ["--symlink", os.readlink(place), str(place)]
-        elif place.exists():
+        else:
+            command += ["--ro-bind", str(place), str(place)]
+    for hidden in (ROOT, *(generated_folder(name) for name in chosen_folders())):
+        if hidden.exists() and any(_is_inside(hidden, place) for place in outside):
+            command += ["--tmpfs", str(hidden.resolve())]
+    for place in readable:
+        if place not in outside:
             command += ["--ro-bind", str(place), str(place)]
     for package in CODE:
         for folder in _folders_with_code(ROOT / package):
@@ -72,11 +82,20 @@ def sandboxed(device: str, files: Sequence[Path]) -> list[str]:
                 command += ["--ro-bind", str(file), str(file)]
     for file in files:
         command += ["--ro-bind", str(file), str(file)]
-    return [*command, "--chdir", str(ROOT)]
+    # What bwrap has made for itself to mount the rest on could be written otherwise: a module beside the kit's, say.
+    return [*command, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", str(ROOT)]
 
 
-def _of_the_kit(place: Path) -> bool:
-    return place.resolve() == ROOT or ROOT in place.resolve().parents
+def _readable() -> list[Path]:
+    """Folders and files of the system, of Python and of installed packages, as they are here."""
+    places = [*SYSTEM, sys.base_prefix, sys.prefix, sys.exec_prefix]
+    installed = [place for place in sys.path if place and Path(place).is_dir()]
+    kit = [place for place in installed if Path(place).resolve() == ROOT]
+    return [Path(place) for place in dict.fromkeys([*places, *installed]) if Path(place).exists() and place not in kit]
+
+
+def _is_inside(place: Path, folder: Path) -> bool:
+    return place.resolve().is_relative_to(folder.resolve())
 
 
 def _folders_with_code(folder: Path) -> list[Path]:

@@ -52,13 +52,15 @@ def fresh_network(task: Task, weights: State, method: str) -> nn.Module:
     if weights.keys() != expected.keys():
         odd = sorted(weights.keys() ^ expected.keys())
         raise MethodError(f"{method} added or removed weights ({', '.join(odd[:3])}); undo that before the end.")
+    converted = {}
     for name, value in weights.items():
-        if not torch.isfinite(value).all():
-            raise MethodError(f"{method} left NaN or infinite values in {name}.")
         if value.shape != expected[name].shape:
             shapes = f"{tuple(value.shape)} instead of {tuple(expected[name].shape)}"
             raise MethodError(f"{method} changed the shape of {name}: {shapes}.")
         if value.is_complex():
             raise MethodError(f"{method} left complex numbers in {name}.")
-    fresh.load_state_dict({name: value.to(expected[name].dtype) for name, value in weights.items()})
+        converted[name] = value.to(expected[name].dtype)
+        if not (torch.isfinite(value).all() and torch.isfinite(converted[name]).all()):
+            raise MethodError(f"{method} left NaN or infinite values in {name}.")
+    fresh.load_state_dict(converted)
     return fresh.to(task.train.images.device)

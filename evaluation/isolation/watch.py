@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from evaluation.isolation.account import Account
 from evaluation.isolation.limits import Limits
 
 SECONDS_BETWEEN_LOOKS = 0.02
@@ -41,6 +42,8 @@ class Verdict(NamedTuple):
     """Why there is no answer; empty if there is one."""
     retry: bool
     """Whether the reason is time, so that another attempt may go well."""
+    clean: bool = True
+    """Whether the room is as it was before; if it isn't, another one takes over."""
 
 
 def adopt_orphans() -> None:
@@ -72,6 +75,10 @@ class Watch:
     """Processor seconds; None: as many as it likes."""
     log: int
     """Descriptor of the file that it prints to."""
+    account: Account | None = None
+    """Linux's account of processor time, where there is one ..."""
+    booked: float = 0.0
+    """... and what was in it before `process` was forked."""
     began: float = 0.0
     """What `process` had used of its processor time before the method was called."""
     status: int | None = None
@@ -103,7 +110,12 @@ class Watch:
             return f"it printed more than {limits.log_bytes / 2**20:.3g} MB and was killed", False
         if len(family) > limits.processes + 1:
             return f"it had {len(family) - 1} child processes ({limits.processes} are allowed) and was killed", False
+        threads = sum(map(_threads, family))
+        if threads > limits.threads:
+            return f"it had {threads} threads ({limits.threads} are allowed) and was killed", False
         held = sum(max(_resident(process) - self._before, 0) for process in family)
+        if held > limits.memory_bytes:  # what processes share may have been counted for each of them
+            held = min(held, sum(map(_proportional, family)))
         if held > limits.memory_bytes:
             allowed = f"{limits.memory_bytes / 2**30:.3g} are allowed"
             return f"it held {held / 2**30:.3g} GB of memory ({allowed}) and was killed", False
@@ -120,32 +132,29 @@ class Watch:
             own, of_children = _processor_seconds(process)
             self._seen[process] = max(own, self._seen.get(process, 0.0))
             total += own + of_children
-        # Those whose parent refuses to hear of their end are in nobody's account: they count as they were last seen.
-        return max(total, sum(self._seen.values())) - self.began
+        # Those whose parent refuses to hear of their end are in no account but Linux's own: without one, they count as
+        # they were last seen.
+        booked = 0.0 if self.account is None else self.account.seconds() - self.booked
+        return max(total, sum(self._seen.values()), booked) - self.began
 
-    def reap(self) -> None:
-        """Take note of those that have ended."""
-        with contextlib.suppress(ChildProcessError):
+    def reap(self) -> bool:
+        """Take note of those that have ended; whether there are others."""
+        try:
             while True:
                 process, status, usage = os.wait4(-1, os.WNOHANG)
                 if process == 0:
-                    return
+                    return True
                 self._reaped += usage.ru_utime + usage.ru_stime
                 self._seen.pop(process, None)
                 if process == self.process:
                     self.status, self.largest = status, usage.ru_maxrss * 1024
+        except ChildProcessError:
+            return False
 
     def end(self) -> None:
         """Kill the run and all that it has started, and wait until nothing of it is left."""
-        while True:
-            family = descendants(os.getpid())
-            for process in family:  # stopped first, so that none forks while others are killed
-                _send(process, signal.SIGSTOP)
-            for process in family:
-                _send(process, signal.SIGKILL)
-            self.reap()
-            if not family:
-                return
+        while self.reap():  # the list in /proc may lack one while others end, but not the answer to this question
+            kill(descendants(os.getpid()))
             time.sleep(0.0005)
 
 
@@ -157,7 +166,8 @@ def follow(watch: Watch, pipe: int, master: socket.socket, most: int) -> Verdict
     If `master` hangs up, nobody wants the answer, and this process ends.
     """
     os.set_blocking(pipe, False)
-    got, wanted = bytearray(), None
+    got = bytearray()
+    wanted: int | None = None
     poll = select.poll()
     poll.register(pipe, select.POLLIN)
     poll.register(master, select.POLLRDHUP)
@@ -183,16 +193,18 @@ def follow(watch: Watch, pipe: int, master: socket.socket, most: int) -> Verdict
             next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS
     seconds = watch.seconds()
     watch.end()
+    if complaint is None and os.fstat(watch.log).st_size > watch.limits.log_bytes:
+        complaint = f"it printed more than {watch.limits.log_bytes / 2**20:.3g} MB", False
     if complaint is None and watch.budget is not None and seconds > watch.budget:
         complaint = f"it exceeded the budget of {watch.budget:.3g} seconds: it took {seconds:.3g}", True
-    answer = bytes(got[16 : 16 + wanted]) if complaint is None and wanted is not None else None
+    answer = bytes(memoryview(got)[16 : 16 + wanted]) if complaint is None and wanted is not None else None
     text, retry = complaint or ("", False)
     return Verdict(answer, seconds, watch.largest, text, retry)
 
 
 def _drain(pipe: int, got: bytearray) -> bool:
-    """Append what there is to read; whether that was all there will ever be."""
-    while True:
+    """Append some of what there is to read, which may never end; whether there is, and will be, nothing more."""
+    for _ in range(16):
         try:
             piece = os.read(pipe, 1 << 20)
         except BlockingIOError:
@@ -200,6 +212,7 @@ def _drain(pipe: int, got: bytearray) -> bool:
         if not piece:
             return True
         got += piece
+    return False
 
 
 def _how_it_ended(watch: Watch) -> str:
@@ -249,12 +262,47 @@ def _processor_seconds(process: int) -> tuple[float, float]:
     return own, (int(after_name[13]) + int(after_name[14])) / TICKS  # cutime and cstime, see proc(5)
 
 
+def _threads(process: int) -> int:
+    try:
+        return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[17])
+    except (OSError, IndexError):
+        return 0
+
+
+def _proportional(process: int) -> int:
+    """Bytes of memory that a process holds, its part of what it shares with others; it takes milliseconds to know."""
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
+    except (OSError, StopIteration):  # it has ended, or does not let others look
+        return _resident(process)
+
+
 def _resident(process: int) -> int:
     """Bytes of memory that a process holds."""
     try:
         return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * PAGE
     except (OSError, IndexError):
         return 0
+
+
+def end_descendants() -> None:
+    """Kill all children of this process, and theirs, until there are none."""
+    while True:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+            kill(descendants(os.getpid()))
+            time.sleep(0.0005)
+            continue
+        return
+
+
+def kill(processes: list[int]) -> None:
+    """Kill them all, stopped first, so that none forks while others are killed."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for process in processes:
+            _send(process, number)
 
 
 def _send(process: int, number: int) -> None:

@@ -27,6 +27,8 @@ LENGTH = 8
 """Bytes of the length at the beginning."""
 MOST_JSON = 64 << 20
 """Bytes of JSON that a message may have: the notes of a run are in it, and the names of images."""
+MOST_ARRAYS = 1 << 16
+"""Arrays that a message may have."""
 
 
 class WireError(Exception):
@@ -76,6 +78,8 @@ class Message:
             raise WireError(f"a message that does not say what is in it ({type(error).__name__})") from error
         if not isinstance(facts, dict):
             raise WireError("a message without facts")
+        if len(described) > MOST_ARRAYS:
+            raise WireError(f"a message with {len(described)} arrays, and {MOST_ARRAYS} are allowed")
         size = sum(math.prod(shape) * dtype.itemsize for _, dtype, shape in described)
         if most is not None and size > most:
             raise WireError(f"a message with {size} bytes of arrays, and {most} are allowed")
@@ -90,7 +94,10 @@ def read_exactly(source: Source, count: int) -> bytearray:
 
 
 def _read_tensor(source: Source, dtype: torch.dtype, shape: list[int]) -> Tensor:
-    tensor = torch.empty(shape, dtype=dtype)  # memory of PyTorch's own: aligned as any fresh tensor
+    try:
+        tensor = torch.empty(shape, dtype=dtype)  # memory of PyTorch's own: aligned as any fresh tensor
+    except (RuntimeError, TypeError) as error:  # a size beyond 64 bits, beside one of 0
+        raise WireError("a message with an array of an impossible shape") from error
     if tensor.numel():
         _fill(source, _memory_of(tensor))
     return tensor

@@ -14,9 +14,15 @@ NUMBERS = {"b": np.bool_, "i": np.int64, "u": np.int64, "f": np.float64}
 """Kinds of columns that travel as arrays, and as what: the types that a batch has. Texts travel as JSON."""
 
 
-def to_message(task: Task) -> Message:
-    """The task without its test set, and without anything that tells of the bank, of other requests or of paths."""
-    tensors = {"request": torch.from_numpy(task.request_indices), "forget": torch.from_numpy(task.forget_indices)}
+def to_message(task: Task, with_request: bool = True) -> Message:
+    """The task without its test set, and without anything that tells of the bank, of other requests or of paths.
+
+    Without the request, nothing is to be forgotten: a method that prepares something does not know what will be.
+    """
+    request, forget = task.request_indices, task.forget_indices
+    if not with_request:
+        request = forget = request[:0]
+    tensors = {"request": torch.from_numpy(request), "forget": torch.from_numpy(forget)}
     texts: dict[str, dict[str, list[str]]] = {}
     for name in ("train", "validation"):
         split: Split = getattr(task, name)

@@ -20,7 +20,7 @@ from checkpoints.pool import Pool
 from data import Task
 from data.files import locked, read_tensors, write_tensors
 from data.seeds import derive_seed
-from evaluation.isolation.handle import room
+from evaluation.isolation.handle import CallFailedError, room
 from evaluation.isolation.room import Call
 from evaluation.runs.settings import RunSettings
 from methods import all_method_handlers
@@ -78,9 +78,13 @@ def _prepare(path: Path, settings: RunSettings, task: Task, original: int, log: 
     pool = Pool(task, "original")
     seed = derive_seed("prepare", pool.seed(original))
     file = inspect.getfile(all_method_handlers()[settings.method])
-    call = Call("prepare", settings.method, settings.hyper_parameters, seed, None, settings.limits, {}, file)
-    here = room(settings.device, [Path(file)])
-    here.enter(task, (original, settings.method, ()), pool.state(original), {})
-    left = here.call(call, log)
+    budget = settings.budget_seconds and settings.budget_seconds * settings.limits.prepare_budgets
+    call = Call("prepare", settings.method, settings.hyper_parameters, seed, budget, settings.limits, {}, file)
+    here = room(settings.device, [Path(file)], unknowing=True)
+    try:
+        here.enter(task, (original, settings.method, ()), pool.state(original), {}, with_request=False)
+        left = here.call(call, log)
+    except CallFailedError as error:
+        raise CallFailedError(f"preparing failed: {error.complaint}", error.retry) from error
     tensors = {name.removeprefix("prepared/"): value for name, value in left.tensors.items()}
     write_tensors(path, {"tensors": tensors, "seconds": left.seconds})

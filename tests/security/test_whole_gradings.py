@@ -1,0 +1,140 @@
+"""Cheats that only show in a whole grading: at import, in claims about itself, and those that are announced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from data import UserError
+from evaluation.isolation.sandbox import check_sandbox
+from evaluation.metrics import METRICS
+from tests.security.expected import MODES, SANDBOX
+
+if TYPE_CHECKING:
+    from tests.conftest import Kit
+
+pytestmark = pytest.mark.slow
+
+N = METRICS["official"].fewest_models
+FLAGS = (
+    f"--train-size 160 --recipe epochs=3 --forget random:12 --set learning_rate=0.1 --originals 1 --models {N}".split()
+)
+
+AT_IMPORT = '''"""Whoever imports this file gets other metrics, other outputs, and a thread that goes on with both."""
+
+import sys
+import threading
+import time
+
+import numpy as np
+
+from methods.MyMethod import MyMethod
+
+MANY = ("evaluation", "checkpoints", "data")
+
+
+def spoil():
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] in MANY and not name.startswith("evaluation.isolation"):
+            for attribute in ("record_outputs", "score_outputs", "accuracies", "forgetting_quality", "load_state_dict"):
+                if hasattr(module, attribute):
+                    setattr(module, attribute, lambda *args, **named: 1 / 0)
+    np.savez = np.load = None
+
+
+def spoil_again_and_again():
+    while True:
+        spoil()
+        time.sleep(0.01)
+
+
+spoil()
+threading.Thread(target=spoil_again_and_again, daemon=True).start()
+
+
+class AtImport(MyMethod):
+    """As the baseline."""
+'''
+
+EXEMPT = '''"""Says of itself that it is a reference, and takes its time."""
+
+import time
+
+from methods.MyMethod import MyMethod
+
+
+class Exempt(MyMethod):
+    """As the baseline, and far too long."""
+
+    exempt_from_budget = True
+
+    def run(self, net, retain_loader, forget_loader, val_loader):
+        super().run(net, retain_loader, forget_loader, val_loader)
+        end = time.process_time() + 5
+        while time.process_time() < end:
+            pass
+'''
+
+
+@pytest.fixture(scope="module")
+def kit(make_kit: Callable[[], Kit]) -> Kit:
+    """A kit with methods that cheat."""
+    kit = make_kit()
+    kit.add_method("at_import", AT_IMPORT)
+    kit.add_method("exempt", EXEMPT)
+    kit.add_method("readers", (Path(__file__).parent / "cheats" / "Readers.py").read_text())
+    return kit
+
+
+def flags(mode: str) -> list[str]:
+    """Those of a mode; skips where there is no sandbox."""
+    if mode != SANDBOX:
+        return []
+    try:
+        check_sandbox()
+    except UserError as error:
+        pytest.skip(str(error))
+    return ["--sandbox"]
+
+
+def scores(kit: Kit, results: Path, *arguments: str) -> tuple[dict[str, Any], str]:
+    """The reports of a command by method, and what it said on standard error."""
+    answer = kit.run(*arguments, *FLAGS, "--workers", "1", "--json", UNLEARNING_RESULTS=str(results))
+    assert "Traceback" not in answer.stderr
+    reports = json.loads(answer.stdout) if answer.stdout else []
+    return {report["method"]["name"]: report for report in reports}, answer.stderr
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_done_at_import_or_claimed(mode: str, kit: Kit, tmp_path: Path) -> None:
+    """A file that patches at import harms nobody but itself; only the kit's own references have no budget."""
+    more = flags(mode)
+    alone, _ = scores(kit, tmp_path / "alone", "-m", "my_method", "--budget-seconds", "60")
+    together, said = scores(
+        kit, tmp_path / "together", "-m", "at_import,exempt,my_method", "--budget-seconds", "2", *more
+    )
+    assert together["my_method"]["scores"] == alone["my_method"]["scores"]
+    assert together["my_method"]["unlearned"] == alone["my_method"]["unlearned"]
+    assert "exempt" not in together
+    assert "exempt failed in run 0 from original 0: it exceeded the budget of 2 seconds" in said
+    if "at_import" in together:
+        assert together["at_import"]["scores"] == alone["my_method"]["scores"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("cheat", ["bank_models", "bank_models_with_noise", "bank_models_and_training"])
+def test_models_of_the_bank(cheat: str, mode: str, kit: Kit, generated: Path, tmp_path: Path) -> None:
+    """In the sandbox they can't be read, and the score is the baseline's; in plain mode their copies are announced."""
+    arguments = ("-m", "readers", "--set", f"which={cheat}", "--set", f"bank={generated / 'bank'}")
+    reports, said = scores(kit, tmp_path, *arguments, "--budget-seconds", "60", *flags(mode))
+    report = reports["readers"]
+    if mode == SANDBOX:
+        alone, _ = scores(kit, tmp_path, "-m", "my_method", "--budget-seconds", "60")
+        assert report["scores"] == alone["my_method"]["scores"]
+        assert report["plausibility"]["copies"] == []
+    else:
+        assert len(report["plausibility"]["copies"]) == N, said
