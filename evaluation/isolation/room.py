@@ -128,7 +128,10 @@ def serve(
             call = Call.of(message)
             import_libraries(Path(call.file))
             if forks:
-                verdict = _fork_and_follow(connection, place, call, log, account)
+                try:
+                    verdict = _fork_and_follow(connection, place, call, log, account)
+                except (OSError, MemoryError):  # the run has taken what this process needs: another one takes over
+                    return
             else:
                 net = copy.deepcopy(place.net)
                 verdict = call_here(partial(_do, place, call), call.limits, log)

@@ -73,13 +73,13 @@ class Message:
             raise WireError(f"a message with {length} bytes of JSON, and {MOST_JSON} are allowed")
         try:
             head = json.loads(read_exactly(source, length))
+            if len(head["tensors"]) > MOST_ARRAYS:
+                raise WireError(f"a message with {len(head['tensors'])} arrays, and {MOST_ARRAYS} are allowed")
             facts, described = head["facts"], [_checked(*entry) for entry in head["tensors"]]
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise WireError(f"a message that does not say what is in it ({type(error).__name__})") from error
         if not isinstance(facts, dict):
             raise WireError("a message without facts")
-        if len(described) > MOST_ARRAYS:
-            raise WireError(f"a message with {len(described)} arrays, and {MOST_ARRAYS} are allowed")
         size = sum(math.prod(shape) * dtype.itemsize for _, dtype, shape in described)
         if most is not None and size > most:
             raise WireError(f"a message with {size} bytes of arrays, and {most} are allowed")

@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 LIMITS: dict[str, Any] = {
-    **{"patience": 1.0, "more_patience": 5.0, "margin": 20.0, "prepare_budgets": 5.0},
+    **{"patience": 1.0, "more_patience": 3.0, "margin": 20.0, "prepare_budgets": 3.0},
     **{"memory_bytes": 1 << 29, "log_bytes": 1 << 20, "threads": 1000},
 }
 """Smaller than those of every grading, so that what runs into them does so soon."""
-BUDGETS = {"Timers": 0.6, "Preparers": 0.6, "Failures": 3.0}
+BUDGETS = {"Timers": 0.6, "Preparers": 0.6, "Failures": 2.0}
 """Processor seconds of a run, by family; the others have many."""
+TWICE = ("States", "Patches")
+"""Families whose cheats have two runs, so that the second shows what the first has left."""
 SAID = "said.json"
 LONGEST = 900.0
 """Seconds that a mode may take, on a very busy machine."""
@@ -41,9 +43,9 @@ class Verdict:
     """What became of a cheat, and of an honest method after it."""
 
     complaints: list[str | None]
-    """Of its two runs; None for those that went well."""
+    """Of its runs; None for those that went well."""
     outputs: list[Unlearned | None]
-    """Of its two runs."""
+    """Of its runs."""
     rival: Unlearned | None
     """Outputs of the run of an honest method that was graded next."""
     rivals_complaint: str | None
@@ -68,16 +70,15 @@ class Graded:
 
 def entries(settings: dict[str, dict[str, str]]) -> list[dict[str, Any]]:
     """What is graded, in this order: the baseline, every cheat with an honest run after it, the baseline."""
-    baseline = {"method": "my_method", "settings": BASELINE, "budget": 60.0, "runs": 2}
-    found = [baseline]
+    baseline = {"method": "my_method", "settings": BASELINE, "budget": 60.0}
+    found = [{**baseline, "runs": 2}]
     for family, cheats in EXPECTED.items():
-        honest = {"method": family.lower(), "budget": 60.0, "runs": 1}
+        limits = {"budget": BUDGETS.get(family, 60.0), "runs": 2 if family in TWICE else 1}
         for cheat in cheats:
             given = {**BASELINE, **settings.get(family, {})}
-            found.append(
-                {**honest, "settings": {**given, "which": cheat}, "budget": BUDGETS.get(family, 60.0), "runs": 2}
-            )
-            found.append({**honest, "settings": {**given, "which": "honest"}})
+            method = {"method": family.lower()}
+            found.append({**method, "settings": {**given, "which": cheat}, **limits})
+            found.append({**method, "settings": {**given, "which": "honest"}, "budget": 60.0, "runs": 1})
     return [*found, {**baseline, "runs": 1}]
 
 
@@ -115,7 +116,7 @@ def read(folder: Path) -> Graded:
     verdicts = {}
     for cheat, rival in zip(pairs[::2], pairs[1::2], strict=True):
         key = cheat["method"].title(), cheat["settings"]["which"]
-        left = [outputs(cheat["folder"], run) for run in range(2)]
+        left = [outputs(cheat["folder"], run) for run in range(cheat["runs"])]
         rivals = outputs(rival["folder"], 0), rival["complaints"][0]
         verdicts[key] = Verdict(cheat["complaints"], left, *rivals, cheat["seconds"], Path(cheat["folder"]))
     baseline = [outputs(first["folder"], run) for run in range(2)]

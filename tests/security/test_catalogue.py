@@ -40,16 +40,16 @@ def test_a_cheat_comes_to_nothing(family: str, cheat: str, mode: str, grade_chea
     if expected == ANYTHING:
         return
     if expected in (HONEST, SUCCEEDS):
-        assert verdict.complaints == [None, None]
-        equal = [same(*pair) for pair in zip(verdict.outputs, graded.baseline, strict=True)]
-        assert equal == [True, True] if expected == HONEST else not all(equal)
+        assert not any(verdict.complaints)
+        equal = [same(*pair) for pair in zip(verdict.outputs, graded.baseline, strict=False)]
+        assert all(equal) == (expected == HONEST)
         return
     for complaint in verdict.complaints:
         assert complaint is not None
         assert re.search(expected, complaint), complaint
         assert complaint.isprintable()
         assert len(complaint) < 600
-    assert verdict.outputs == [None, None]
+    assert not any(verdict.outputs)
 
 
 @pytest.mark.parametrize("mode", MODES)
