@@ -19,7 +19,7 @@ from checkpoints.workers import Workers, be_deterministic
 from data import Task, UserError
 from data.files import write_atomically
 from evaluation.console import Console
-from evaluation.grading import load_with_one_request
+from evaluation.grading import load_with_one_request, tell_remarks
 from evaluation.metrics.accuracies import accuracy_by_class
 from evaluation.runs.one import single_run
 from evaluation.runs.resolve import Grading, resolve
@@ -75,6 +75,7 @@ def embed(
         raise UserError("Originals, retrained models and runs are counted from 0.")
     task = load_with_one_request(spec.task, workers.device)
     grading = resolve(spec, task, workers.device)
+    tell_remarks([grading], console)
     with console.progress("bank", "models") as on_progress:
         ensure(task, original + 1, retrained + 1, workers, console.tell, on_progress)
     networks = {
