@@ -74,6 +74,13 @@ def start(arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # whoever reads our output, like `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:
+        from commands.mistakes import of_registry
+
+        found = of_registry(error)
+        if found is None:
+            raise
+        message = found
     except KeyboardInterrupt:
         saved = "Every finished model and run is saved: type the same command again to go on."
         print(f"\nInterrupted. {saved}", file=sys.stderr)

@@ -81,7 +81,7 @@ them, and has to state what is true of it."""
 
 
 class BaseMethod:
-    """An unlearning method. Inherit, give it hyper-parameters and a `run`, and register it in `methods/__init__.py`.
+    """An unlearning method. Inherit, give it hyper-parameters and a `run`, and a name in `methods/__init__.py`.
 
     Hyper-parameters are class attributes with a type, a default and a docstring of their own:
 
@@ -114,7 +114,8 @@ class BaseMethod:
 
     # How the kit treats it. These are inherited, as `run` is.
     exempt_from_budget: ClassVar[bool] = False
-    """True for references (retraining from scratch) that may take as long as they like, and are marked so."""
+    """True for references (retraining from scratch) that may take as long as they like, and are marked so. It counts
+    for those of the kit alone (`REFERENCES` in `evaluation.catalogue.facts`)."""
     follows_recipe: ClassVar[bool] = False
     """True if hyper-parameters that the task's training recipe has too, by name, take the recipe's values."""
     recipe_is_binding: ClassVar[bool] = False
@@ -259,9 +260,11 @@ def _own_bases(cls: type) -> list[type]:
 @cache  # a file has to be parsed for it, and every run asks
 def _attribute_docstrings(cls: type) -> dict[str, str]:
     """The annotated attributes of a class that have a value, and the string that follows each (or "")."""
+    annotations = inspect.get_annotations(cls)
+    if not annotations:  # nor need it have a file
+        return {}
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(tree, ast.ClassDef)
-    annotations = inspect.get_annotations(cls)
     found = {}
     for statement, following in zip(tree.body, [*tree.body[1:], None], strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:

@@ -100,14 +100,15 @@ def fits(value: Any, wanted: type) -> bool:
 def _check_facts(handler: type[BaseMethod], parameters: Mapping[str, HyperParameter]) -> None:
     """Each fact is of the type that it has in `BaseMethod`, and names nothing that isn't there."""
     name = handler.__name__
-    for fact, kind, like in [
+    expected: list[tuple[str, type | tuple[type, ...], str]] = [
         *((fact, str, 'a text, like "exact"') for fact in TEXTS),
         *((fact, bool, "True or False") for fact in SWITCHES),
         ("prepares_with", (tuple, list), 'a tuple of names, like ("epochs",)'),
         ("search_space", dict, 'a dict, like {"learning_rate": Between(0.001, 0.1, log=True)}'),
         ("drawings", dict, 'a dict, like {"losses": Bars("losses", "term")}'),
         ("tried_with", dict, 'a dict of values by hyper-parameter, like {"epochs": 2}'),
-    ]:
+    ]
+    for fact, kind, like in expected:
         value = getattr(handler, fact)
         if not isinstance(value, kind):
             raise DeclarationError(f"{name}.{fact} must be {like}, not {value!r}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import traceback
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from data.errors import UserError, unknown_name
 from evaluation.catalogue import cache as stored
 from evaluation.catalogue.child import complaint_of, describe
 from evaluation.catalogue.facts import MethodFacts
+from methods import all_method_handlers
 from methods.registry import FOLDER, NO_METHODS, Handlers, Place, suggested_name
 
 _known: dict[str, MethodFacts | UserError] = {}
@@ -22,25 +22,8 @@ _known: dict[str, MethodFacts | UserError] = {}
 
 
 def registry() -> Handlers:
-    """The registered methods, none of which is imported for it.
-
-    Raises:
-        UserError: `methods/__init__.py` can't be imported.
-    """
-    try:
-        from methods import all_method_handlers
-
-        return all_method_handlers()
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        lines = [
-            frame.lineno
-            for frame in traceback.extract_tb(error.__traceback__)
-            if frame.filename.startswith(str(FOLDER))
-        ]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        where = f"line {line}, " if line else ""
-        raise UserError(f"methods/__init__.py can't be imported ({where}{type(error).__name__}: {reason}).") from error
+    """The registered methods, none of which is imported for it."""
+    return all_method_handlers()
 
 
 def facts_of(name: str) -> MethodFacts:
