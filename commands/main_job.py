@@ -84,6 +84,7 @@ def grade(
     from evaluation.sequence import grade_sequences
     from evaluation.views.terminal import show_result
 
+    run.enter_sandbox()
     asked = values.names()
     names, failures = usable(asked)
     if not names:

@@ -39,6 +39,7 @@ def command(
     from evaluation.spec import GradingSpec
     from evaluation.views.terminal import show_outcomes
 
+    run.enter_sandbox()
     asked = method.names()
     names, failures = usable(asked)
     if method.method == "all":

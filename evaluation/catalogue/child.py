@@ -11,6 +11,7 @@ from typing import Any
 
 from data.documents import DocumentError, parse_json
 from data.files import chosen_folders, generated_folder
+from evaluation.isolation import sandbox
 from methods.registry import Place
 
 ROOT = Path(__file__).parents[2]
@@ -27,9 +28,10 @@ class ChildError(RuntimeError):
     """The process did not answer, for a reason that is not a method's."""
 
 
-def command() -> list[str]:
-    """What starts the process. A sandbox may be put before it; it reads the kit, and writes to standard output."""
-    return [sys.executable, "-c", PROGRAM, str(ROOT)]
+def command(files: Sequence[Path] = ()) -> list[str]:
+    """What starts the process that imports `files`, in a sandbox if those are in use."""
+    program = [sys.executable, "-c", PROGRAM, str(ROOT)]
+    return [*sandbox.sandboxed("cpu", files), *program] if sandbox.in_use() else program
 
 
 def describe(places: Mapping[str, Place], limit: float = SECONDS_TO_IMPORT) -> dict[str, dict[str, Any]]:
@@ -57,8 +59,9 @@ def _ask(questions: Sequence[Mapping[str, Any]], limit: float) -> list[dict[str,
     """
     generated = [str(generated_folder(variable)) for variable in chosen_folders()]
     asked = {"generated": generated, "limit": limit, "fork": FORKS, "methods": questions}
+    files = [ROOT / Place(question["module"], question["class_name"]).file for question in questions]
     process = subprocess.Popen(
-        command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(files), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         text, complaints = process.communicate(json.dumps(asked) + "\n", SECONDS_TO_START + limit * len(questions))

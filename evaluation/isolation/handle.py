@@ -25,9 +25,8 @@ from torch import Tensor
 from checkpoints.grouped import State
 from checkpoints.workers import QUICK_TO_FORK, Workers
 from data import Task
-from evaluation.isolation import watch
+from evaluation.isolation import sandbox, watch
 from evaluation.isolation.room import Call, can_fork, serve
-from evaluation.isolation.sandbox import check_sandbox, sandboxed
 from evaluation.isolation.wire import LENGTH, Message, WireError, read_exactly
 from evaluation.isolation.workplace import to_message
 
@@ -145,7 +144,6 @@ def _read(answer: bytearray, about: Mapping[str, Any]) -> Left:
 # ----------------------------------------------------------------------------------------------------------------------
 
 _room: Room | None = None
-_in_sandbox = False
 
 
 def room(device: str, files: Sequence[Path]) -> Room:
@@ -154,10 +152,10 @@ def room(device: str, files: Sequence[Path]) -> Room:
     In a sandbox, a room can read the `files` and no others but the system's and the kit's.
     """
     global _room
-    readable = tuple(files) if _in_sandbox else ()
+    readable = tuple(files) if sandbox.in_use() else ()
     if _room is None or not _room.alive or (_room.device, _room.files) != (device, readable):
         close_room()
-        _room = start(device, can_fork(device), readable, _in_sandbox)
+        _room = start(device, can_fork(device), readable)
     return _room
 
 
@@ -169,21 +167,17 @@ def close_room() -> None:
         _room = None
 
 
-def room_workers(count: int, device: str = "cpu", sandbox: bool = False) -> Workers:
-    """Workers, each with a room beside it, or one in a sandbox for each method.
+def room_workers(count: int, device: str = "cpu") -> Workers:
+    """Workers, each with a room beside it, or one in a sandbox for each method if those are in use.
 
     Raises:
-        UserError: `count` is less than 1, or there is no sandbox here.
+        UserError: `count` is less than 1.
     """
-    if sandbox:
-        check_sandbox()
-    return Workers(count, device, beside=use_sandbox if sandbox else open_beside)
+    return Workers(count, device, beside=_open_in_sandboxes if sandbox.in_use() else open_beside)
 
 
-def use_sandbox(device: str) -> None:
-    """The rooms of this process will be in sandboxes."""
-    global _in_sandbox
-    _in_sandbox = True
+def _open_in_sandboxes(device: str) -> None:
+    sandbox.use_sandbox()
 
 
 def open_beside(device: str) -> None:
@@ -206,13 +200,13 @@ def open_beside(device: str) -> None:
 atexit.register(close_room)
 
 
-def start(device: str, forks: bool, files: tuple[Path, ...] = (), sandbox: bool = False) -> Room:
+def start(device: str, forks: bool, files: tuple[Path, ...] = ()) -> Room:
     """A room in a new process. `forks`: whether it has a process for each run, see `can_fork`."""
     ours, theirs = socket.socketpair()
     how = "forks" if forks else "stays"
     program = [sys.executable, "-m", "evaluation.isolation.room", str(theirs.fileno()), device, how]
-    if sandbox:
-        program = [*sandboxed(device, files), *program]
+    if sandbox.in_use():
+        program = [*sandbox.sandboxed(device, files), *program]
     environment = {**QUICK_TO_FORK, **os.environ}
     nothing = subprocess.DEVNULL
     descriptors = [theirs.fileno()]

@@ -27,6 +27,25 @@ PREFIXES = ("ATEN_", "ONEDNN_", "MKL_", "OPENBLAS_")
 INSTALL = "install bubblewrap (Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap)"
 
 
+_in_use = False
+
+
+def use_sandbox() -> None:
+    """From now on, this process and its workers have code of methods executed in sandboxes alone.
+
+    Raises:
+        UserError: there is no sandbox here.
+    """
+    global _in_use
+    check_sandbox()
+    _in_use = True
+
+
+def in_use() -> bool:
+    """Whether code of methods is executed in sandboxes."""
+    return _in_use
+
+
 @cache
 def check_sandbox() -> None:
     """Raises `UserError` if there is no sandbox here; the message says why, and what to do."""

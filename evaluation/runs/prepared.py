@@ -21,8 +21,7 @@ from data.files import locked, read_tensors, write_tensors
 from data.seeds import derive_seed
 from evaluation.catalogue.lookup import facts_of
 from evaluation.isolation.handle import room
-from evaluation.isolation.room import Call
-from evaluation.runs.settings import RunSettings
+from evaluation.runs.settings import RunSettings, call_of, files_of
 
 
 def prepares(method: str) -> bool:
@@ -67,17 +66,16 @@ def prepared_path(method: str, settings: Mapping[str, Any], task: Task, original
     """The file for an original. The code of the method is part of its name: an edited method is another method."""
     facts = facts_of(method)
     used = {name: settings[name] for name in facts.prepares_with or settings}
-    digest = hashlib.sha256(json.dumps([facts.code, used, device.split(":")[0]], sort_keys=True).encode()).hexdigest()[:12]
+    decided = json.dumps([facts.code, used, device.split(":")[0]], sort_keys=True)
+    digest = hashlib.sha256(decided.encode()).hexdigest()[:12]
     return Pool(task, "original").folder / f"prepared-{method}-{digest}-{original:05d}.pt"
 
 
 def _prepare(path: Path, settings: RunSettings, task: Task, original: int, log: int) -> None:
     pool = Pool(task, "original")
     seed = derive_seed("prepare", pool.seed(original))
-    files = facts_of(settings.method).paths
-    call = Call("prepare", settings.method, settings.hyper_parameters, seed, None, settings.limits, {}, str(files[0]))
-    here = room(settings.device, files)
+    here = room(settings.device, files_of(settings))
     here.enter(task, (original, settings.method, ()), pool.state(original), {})
-    left = here.call(call, log)
+    left = here.call(call_of(settings, "prepare", seed), log)
     tensors = {name.removeprefix("prepared/"): value for name, value in left.tensors.items()}
     write_tensors(path, {"tensors": tensors, "seconds": left.seconds})
