@@ -10,6 +10,7 @@ import gc
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import sys
 import tempfile
@@ -39,7 +40,7 @@ class Workers:
     """A pool of `count` processes that compute on `device`. A context manager; leaving it stops the processes.
 
     Raises:
-        UserError: `count` is less than 1.
+        UserError: `count` is less than 1, or too few files may be open at once.
     """
 
     def __init__(self, count: int, device: str = "cpu") -> None:
@@ -47,6 +48,7 @@ class Workers:
             raise UserError(f"--workers must be at least 1, not {count}.")
         self.count = count
         self.device = device
+        _allow_open_files(count)
         self._pool = JobPool(count, _context(), _start, (device, chosen_folders()))
 
     def submit(self, job: Callable[..., Any], *args: object) -> Future[Any]:
@@ -141,6 +143,20 @@ def _context() -> ForkServerContext | SpawnContext:
         except OSError as error:
             raise UserError(f"The worker processes can't be started ({error.strerror or error}).") from error
     return context
+
+
+def _allow_open_files(workers: int) -> None:
+    """Have the system allow as many open files as workers need; each wants four for its sockets and pipes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/dev/fd")) + 10 + 4 * workers
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"Only {soft} files may be open at once, and {workers} workers need {needed}: `ulimit -n 1024` allows more."
+        ) from error
 
 
 def _keep_sockets_short() -> None:
