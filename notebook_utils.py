@@ -7,6 +7,8 @@
     print(submission.push_command)
 
 `what_travels` decides which code of the method's file goes into the notebook; it is made to be changed.
+
+To export a method, its file is imported in this process, unlike in all other commands: that is for methods of your own.
 """
 
 from __future__ import annotations
@@ -95,8 +97,8 @@ def export(
     handlers = all_method_handlers()
     if method not in handlers:
         raise unknown_name("method", method, handlers, shown_by="python main.py list")
+    in_force = kaggle_settings(method, settings or {})  # a file that can't be imported is a sentence here
     handler = handlers[method]
-    in_force = kaggle_settings(method, settings or {})
     defaults = {name: parameter.default for name, parameter in handler.hyper_parameters().items()}
     program = Program(handler, {name: value for name, value in in_force.items() if value != defaults[name]})
     travellers = what_travels(program, whole_module)
@@ -157,8 +159,8 @@ def execute(
 
     from checkpoints.queue import answers_of
     from data import TaskSpec, load
+    from evaluation.catalogue.lookup import facts_of
     from evaluation.isolation.handle import room_workers
-    from methods import all_method_handlers
     from notebooks import checks
     from notebooks.execution import execute_notebook
     from notebooks.simulated import simulated_input
@@ -182,14 +184,14 @@ def execute(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     task = load(task_spec, progress=False)
-    handler = all_method_handlers()[submission.method]
+    facts = facts_of(submission.method)
     if expect_change is None:
-        expect_change = not handler.leaves_original
+        expect_change = not facts.leaves_original
     original_state = torch.load(original, map_location="cpu", weights_only=True)
     remarks = checks.check_states(states, task, original_state, expect_change)
     checks.check_equal(states, expected)
-    seconds, exempt = execution.seconds_per_checkpoint, handler.exempt_from_budget
-    remarks.append(checks.check_time(seconds, len(task.train), device, exempt))
+    seconds = execution.seconds_per_checkpoint
+    remarks.append(checks.check_time(seconds, len(task.train), device, facts.exempt_from_budget))
     return ExecutionReport(checkpoints, execution.seconds_per_checkpoint, remarks)
 
 

@@ -10,6 +10,7 @@ import gc
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import sys
 import tempfile
@@ -45,7 +46,7 @@ class Workers:
     `beside` is called with the device in each process as the first thing that it does.
 
     Raises:
-        UserError: `count` is less than 1.
+        UserError: `count` is less than 1, or too few files may be open at once.
     """
 
     def __init__(self, count: int, device: str = "cpu", beside: Callable[[str], None] | None = None) -> None:
@@ -53,6 +54,7 @@ class Workers:
             raise UserError(f"--workers must be at least 1, not {count}.")
         self.count = count
         self.device = device
+        _allow_open_files(count)
         self._pool = JobPool(count, _context(), _start, (device, chosen_folders(), beside))
 
     def submit(self, job: Callable[..., Any], *args: object) -> Future[Any]:
@@ -164,6 +166,20 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in added:
             del os.environ[name]
+
+
+def _allow_open_files(workers: int) -> None:
+    """Have the system allow as many open files as workers need; each wants four for its sockets and pipes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = len(os.listdir("/dev/fd")) + 10 + 4 * workers
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"Only {soft} files may be open at once, and {workers} workers need {needed}: `ulimit -n 1024` allows more."
+        ) from error
 
 
 def _keep_sockets_short() -> None:

@@ -88,6 +88,13 @@ def start(arguments: Sequence[str]) -> int:
         except KeyboardInterrupt:
             interrupts.tell_interrupted()
             return interrupts.EXIT_CODE
+        except Exception as error:
+            from commands.mistakes import of_registry
+
+            found = of_registry(error)
+            if found is None:
+                raise
+            message = found
         _drop_output()
         with contextlib.suppress(OSError):
             print(f"error: {message}", file=sys.stderr, flush=True)

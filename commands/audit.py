@@ -48,6 +48,7 @@ def show_audit(
     from data.errors import unknown_name
     from evaluation.audits import AUDITS, examination
 
+    run.enter_sandbox()
     if name not in AUDITS:
         raise unknown_name("audit", name, AUDITS, shown_by="python main.py list")
     place = run.place()

@@ -19,12 +19,12 @@ def values() -> dict[str, list[str]]:
     """The values that are known beforehand, by option."""
     from checkpoints.networks import NETWORKS
     from data import all_tasks
+    from evaluation.catalogue.lookup import registry
     from evaluation.metrics import METRICS
     from evaluation.spec import PROTOCOLS
-    from methods import all_method_handlers
 
     return {
-        "--method": [*all_method_handlers(), "all"],
+        "--method": [*registry(), "all"],
         "--task": list(all_tasks()),
         "--network": list(NETWORKS),
         "--metric": list(METRICS),

@@ -32,6 +32,7 @@ def command(
     from evaluation.spec import GradingSpec
     from evaluation.views.embedding import embed
 
+    where.enter_sandbox()
     name = values.name()
     place = where.place()
     spec = changed(GradingSpec(name), task, grading, values)

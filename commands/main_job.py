@@ -19,7 +19,7 @@ from commands.options import (
     changed,
     usual_grading,
 )
-from commands.output import print_json
+from commands.output import print_json, usable
 from data.errors import UserError
 
 if TYPE_CHECKING:
@@ -84,11 +84,15 @@ def grade(
     from evaluation.sequence import grade_sequences
     from evaluation.views.terminal import show_result
 
-    names = values.names()
+    run.enter_sandbox()
+    asked = values.names()
+    names, failures = usable(asked)
+    if not names:
+        return 2
     place = run.place()
     specs = grading_specs(names, values, task, grading, config)
     in_turn = len(specs[0].task.forget) > 1 and not specs[0].task.at_once
-    reports, failures = [], 0
+    reports = []
     with run.pool(place) as pool:
         for result in (grade_sequences if in_turn else grade_methods)(specs, pool, run.console()):
             if isinstance(result, UserError):
@@ -98,8 +102,8 @@ def grade(
             reports.append(result)
             if not output.json:
                 show_result(result)
-    if output.json and (reports or len(specs) > 1):  # of one method that failed there is nothing to print
-        print_json(reports, one=len(specs) == 1)
+    if output.json and (reports or len(asked) > 1):  # of one method that failed there is nothing to print
+        print_json(reports, one=len(asked) == 1)
     return 2 if failures else 0
 
 

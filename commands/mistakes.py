@@ -1,13 +1,18 @@
-"""What cyclopts finds wrong with a command line, as one sentence."""
+"""What is wrong with a command line, or with the registry of methods, as one sentence."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Collection
 from difflib import get_close_matches
+from pathlib import Path
 
 from cyclopts import CycloptsError, MissingArgumentError, UnknownOptionError, UnusedCliTokensError
 
 from data.errors import unknown_name
+
+REGISTRY = Path(__file__).parent.parent / "methods" / "__init__.py"
+"""Edited by whoever adds a method."""
 
 
 def sentence(error: CycloptsError, commands: Collection[str]) -> str:
@@ -43,3 +48,13 @@ def _unused(token: str, chain: Collection[str] | None, typed: str, commands: Col
     if near := get_close_matches(token, commands, n=1, cutoff=0.5):
         return f"There is no command {token!r}: did you mean {near[0]}?"
     return f"{token!r} is neither an option nor a command: python main.py --help shows them."
+
+
+def of_registry(error: Exception) -> str | None:
+    """The sentence for an error that comes from the file in which methods are registered; None for any other."""
+    lines = [error.lineno] if isinstance(error, SyntaxError) and error.filename == str(REGISTRY) else []
+    lines += [one.lineno for one in traceback.extract_tb(error.__traceback__) if one.filename == str(REGISTRY)]
+    if not lines:
+        return None
+    reason = " ".join(str(error).split())
+    return f"methods/__init__.py can't be imported (line {lines[0]}, {type(error).__name__}: {reason})."

@@ -331,6 +331,13 @@ class RunOptions(QuietOptions):
     sandbox: Annotated[bool, RUN] = False
     """Keep methods from the network and from all files but the system's. Needs bubblewrap; see docs/security.md."""
 
+    def enter_sandbox(self) -> None:
+        """Before anything of a method is looked at. Raises `UserError` if there is no sandbox here."""
+        if self.sandbox:
+            from evaluation.isolation.sandbox import use_sandbox
+
+            use_sandbox()
+
     def place(self) -> str:
         """The device. Raises `UserError` if it is not there."""
         from checkpoints.devices import choose_device
@@ -343,7 +350,7 @@ class RunOptions(QuietOptions):
         from evaluation.isolation.handle import room_workers
 
         count = default_workers(place) if self.workers is None else self.workers
-        return room_workers(count, place, self.sandbox)
+        return room_workers(count, place)
 
 
 @OPTIONS

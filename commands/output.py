@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from data.errors import UserError
 
 if TYPE_CHECKING:
     from evaluation.report import Report
@@ -25,3 +28,14 @@ def show_or_print(report: Report, as_json: bool) -> None:
         print_json([report], one=True)
     else:
         show_report(report)
+
+
+def usable(methods: Sequence[str]) -> tuple[list[str], int]:
+    """Those of the methods whose files can be used, and how many can't; these are named on standard error."""
+    from evaluation.catalogue.lookup import look_up
+
+    found = look_up(methods)
+    broken = [error for error in found.values() if isinstance(error, UserError)]
+    for error in broken:
+        print(f"error: {error}", file=sys.stderr)
+    return [name for name in methods if not isinstance(found[name], UserError)], len(broken)

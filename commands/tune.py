@@ -14,6 +14,7 @@ from commands.options import (
     TaskOptions,
     changed,
 )
+from commands.output import usable
 
 
 def command(
@@ -23,7 +24,7 @@ def command(
     grading: SearchOptions = SearchOptions(),
     trials: Annotated[int, GRADING, WHOLE] = 30,
     run: RunOptions = RunOptions(),
-) -> None:
+) -> int:
     """Search for the best hyper-parameters of methods.
 
     It uses models and seeds that no grading uses; hopeless trials are stopped after a few runs.
@@ -38,7 +39,9 @@ def command(
     from evaluation.spec import GradingSpec
     from evaluation.views.terminal import show_outcomes
 
-    names = method.names()
+    run.enter_sandbox()
+    asked = method.names()
+    names, failures = usable(asked)
     if method.method == "all":
         names = [name for name in names if tuning.can_be_tuned(name)]
     place = run.place()
@@ -46,3 +49,4 @@ def command(
     with run.pool(place) as pool:
         outcomes = [tuning.tune(replace(spec, method=name), trials, pool, run.console()) for name in names]
     show_outcomes(outcomes)
+    return 2 if failures else 0

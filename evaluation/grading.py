@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -54,6 +54,7 @@ def grade_methods(
     gradings = [resolve(one, task, workers.device) for one in specs]
     build_network(task)  # if there is no such network, now is the time to say so
     announce(spec, task, workers, console)
+    tell_remarks(gradings, console)
     with console.progress("bank", "models") as on_progress:
         bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
     for grading in gradings:
@@ -87,6 +88,12 @@ def announce(spec: GradingSpec, task: Task, workers: Workers, console: Console) 
             "(random:0.2 is a share of the training images, random:2 a number.)"
         )
     warn_of_metric(spec.metric, console)
+
+
+def tell_remarks(gradings: Iterable[Grading], console: Console) -> None:
+    """Say what is to be known of the methods themselves."""
+    for remark in dict.fromkeys(remark for grading in gradings for remark in grading.method.remarks):
+        console.tell(remark)
 
 
 def warn_of_metric(metric: str, console: Console) -> None:
@@ -143,10 +150,17 @@ def make_report(grading: Grading, bank: Bank, unlearned: Unlearned, workers: Wor
         budget_fraction_used=seconds / bank.retrain_seconds,
         runs_seconds_mean=seconds,
         peak_memory_bytes=int(unlearned.peak_memory.max()),
-        prepare_seconds=prepared_seconds(spec.method, grading.settings, grading.task, workers.device),
+        prepare_seconds=_prepare_seconds(grading, workers.device),
     )
     drift = float(unlearned.drift.mean())
     return assemble_report(spec, grading.task, bank, unlearned.outputs, method, cost, drift, workers, began)
+
+
+def _prepare_seconds(grading: Grading, device: str) -> float | None:
+    """Seconds that preparing took for an original; None if the method prepares nothing."""
+    if not grading.method.has_prepare:
+        return None
+    return prepared_seconds(grading.spec.method, grading.settings, grading.task, device)
 
 
 def assemble_report(

@@ -20,7 +20,7 @@ from checkpoints.workers import Workers
 from data import Task, TaskSpec, load
 from data.files import write_atomically
 from evaluation.console import Console
-from evaluation.grading import announce, make_report
+from evaluation.grading import announce, make_report, tell_remarks
 from evaluation.report import Report
 from evaluation.runs.many import GradingFailedError, finished_runs, unlearn
 from evaluation.runs.resolve import Grading, resolve
@@ -66,6 +66,7 @@ def grade_sequences(
     tasks = [load(task) for task in stages_of(first.task)]
     chains = [_resolve_all(spec, tasks, workers.device) for spec in specs]
     announce(first, tasks[-1], workers, console)
+    tell_remarks((grading for chain in chains for grading in chain), console)
     banks = []
     for number, task in enumerate(tasks[:-1], start=1):
         with console.progress(f"bank {number}/{len(tasks) - 1}", "models") as on_progress:

@@ -13,10 +13,9 @@ import yaml
 
 from data import TaskSpec, UserError
 from data.documents import read_yaml
-from data.errors import unknown_name
+from evaluation.catalogue.lookup import find_name, registry
 from evaluation.metrics import DEFAULT_METRIC, METRICS
 from evaluation.tuned import Tuned
-from methods import all_method_handlers
 
 PROTOCOLS = ("per-original", "full")
 MOST_MODELS = 10**6
@@ -135,25 +134,23 @@ def _check_entries(values: Mapping[str, Any], kind: type[GradingSpec] | type[Tas
 
 
 def choose_methods(names: str) -> list[str]:
-    """The registered methods that "a,b" or "all" stands for.
+    """The names of the methods that "a,b" stands for, or "all": all that are registered.
+
+    A method may also be named by its class or its file, `MyIdea` or `methods/MyIdea.py`, registered or not.
 
     Raises:
-        UserError: a name that is not registered; the message has the nearest ones.
+        UserError: there is no such method; the message has the nearest ones.
     """
-    known = all_method_handlers()
     if names == "all":
-        return list(known)
-    chosen = [name.strip() for name in names.split(",") if name.strip()]
-    for name in chosen:
-        if name not in known:
-            raise unknown_name("method", name, known, shown_by="python main.py list")
+        return list(registry())
+    chosen = [find_name(name.strip()) for name in names.split(",") if name.strip()]
     if not chosen:
         raise UserError("Name a method: -m my_method (python main.py list shows them).")
     return chosen
 
 
 def choose_one_method(name: str) -> str:
-    """The registered method of this name.
+    """The method of this name.
 
     Raises:
         UserError: there is none, or several are named.

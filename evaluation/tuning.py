@@ -29,8 +29,10 @@ from checkpoints.workers import Workers
 from data import Task, UserError
 from data.files import locked
 from data.seeds import derive_seed
+from evaluation.catalogue.declared import complaint_of_entry
+from evaluation.catalogue.lookup import facts_of
 from evaluation.console import Console
-from evaluation.grading import load_with_one_request
+from evaluation.grading import load_with_one_request, tell_remarks
 from evaluation.metrics import METRICS
 from evaluation.metrics.score import quick_score
 from evaluation.report import results_folder
@@ -38,7 +40,6 @@ from evaluation.runs.many import GradingFailedError, GradingLostError, unlearn
 from evaluation.runs.resolve import Grading, resolve
 from evaluation.spec import GradingSpec
 from evaluation.tuned import tuned_path, write_tuned
-from methods import all_method_handlers
 from methods.BaseMethod import Between, OneOf
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class TuningResult:
 
 def can_be_tuned(method: str) -> bool:
     """Whether the method has a search space."""
-    return bool(all_method_handlers()[method].search_space)
+    return bool(facts_of(method).search_space)
 
 
 def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> TuningResult:
@@ -86,7 +87,8 @@ def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> 
     Every finished trial is on disk. `spec.models` is the number of runs of a trial that is not stopped early.
 
     Raises:
-        UserError: the method has no search space, or `trials` is less than 1; or workers were lost again and again.
+        UserError: the method has no search space, or one that makes no sense, or `trials` is less than 1; or workers
+            were lost again and again.
     """
     if trials < 1:
         raise UserError(f"--trials must be at least 1, not {trials}.")
@@ -94,9 +96,11 @@ def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> 
         raise UserError(f"{spec.method} has nothing to tune: its class has no search_space beyond what --set says.")
     spec = _for_tuning(spec)
     task = load_with_one_request(spec.task)
+    published = resolve(spec, task, workers.device)
+    _check_first_trial(published)
+    tell_remarks([published], console)
     with console.progress("bank for tuning", "models") as on_progress:
         bank = ensure(task, 1, spec.models, workers, console.tell, on_progress)
-    published = resolve(spec, task, workers.device)
     folder = _study_folder(published)
     waiting = f"another process tunes {spec.method} on this task: waiting for it"
     with locked(folder / "lock", lambda: console.tell(waiting)), console.progress(spec.method, "trials") as on_progress:
@@ -119,6 +123,23 @@ def _for_tuning(spec: GradingSpec) -> GradingSpec:
         budget=spec.budget * BUDGET_MARGIN,
         budget_seconds=spec.budget_seconds and spec.budget_seconds * BUDGET_MARGIN,
     )
+
+
+def _check_first_trial(published: Grading) -> None:
+    """The published values are the first trial. Those that follow from the recipe may be others than the defaults.
+
+    Raises:
+        UserError: one of them is not in the search space.
+    """
+    spec = published.spec
+    for name, range_ in _space(spec).items():
+        value = published.settings[name]
+        parameter = replace(published.method.hyper_parameters[name], default=value)
+        if complaint_of_entry(range_, parameter) is not None:
+            raise UserError(
+                f"{spec.method}: {name} is {value!r}, as in the recipe, which is not in its search space, {range_!r}: "
+                f"--set {name}={value!r} keeps it."
+            )
 
 
 def _study_folder(grading: Grading) -> Path:
@@ -200,13 +221,13 @@ def _one_trial(study: optuna.Study, published: Grading, bank: Bank, workers: Wor
 
 def _space(spec: GradingSpec) -> dict[str, Between | OneOf]:
     """The method's search space, without the hyper-parameters that the user set."""
-    space = all_method_handlers()[spec.method].search_space
+    space = facts_of(spec.method).search_space
     return {name: range_ for name, range_ in space.items() if name not in dict(spec.settings)}
 
 
 def propose(trial: optuna.Trial, spec: GradingSpec) -> dict[str, Any]:
     """Values for the hyper-parameters to search."""
-    known = all_method_handlers()[spec.method].hyper_parameters()
+    known = facts_of(spec.method).hyper_parameters
     values: dict[str, Any] = {}
     for name, range_ in _space(spec).items():
         if isinstance(range_, OneOf):
@@ -243,7 +264,7 @@ def _score_of_trial(trial: optuna.Trial, spec: GradingSpec, task: Task, bank: Ba
 
 def _worth(spec: GradingSpec, task: Task, unlearned: Outputs, retrained: Outputs) -> float:
     """What the search maximises: the score, or, for a method that certifies, the mean validation accuracy."""
-    if all_method_handlers()[spec.method].certifies:
+    if facts_of(spec.method).certifies:
         return float(unlearned.accuracy("validation", task.labels("validation")).mean())
     return quick_score(unlearned, retrained, task, METRICS[spec.metric])
 

@@ -81,7 +81,7 @@ them, and has to state what is true of it."""
 
 
 class BaseMethod:
-    """An unlearning method. Inherit, give it hyper-parameters and a `run`, and register it in `methods/__init__.py`.
+    """An unlearning method. Inherit, give it hyper-parameters and a `run`, and a name in `methods/__init__.py`.
 
     Hyper-parameters are class attributes with a type, a default and a docstring of their own:
 
@@ -114,7 +114,8 @@ class BaseMethod:
 
     # How the kit treats it. These are inherited, as `run` is.
     exempt_from_budget: ClassVar[bool] = False
-    """True for references (retraining from scratch) that may take as long as they like, and are marked so."""
+    """True for references (retraining from scratch) that may take as long as they like, and are marked so. It counts
+    for those of the kit alone (`REFERENCES` in `evaluation.catalogue.facts`)."""
     follows_recipe: ClassVar[bool] = False
     """True if hyper-parameters that the task's training recipe has too, by name, take the recipe's values."""
     recipe_is_binding: ClassVar[bool] = False
@@ -184,8 +185,8 @@ class BaseMethod:
     def hyper_parameters(cls) -> dict[str, HyperParameter]:
         """The hyper-parameters by name, in the order of the file, those of base classes first."""
         found = {}
-        for base in reversed(cls.__mro__):
-            explanations = _attribute_docstrings(base) if base not in (object, BaseMethod) else {}
+        for base in _own_bases(cls):
+            explanations = _attribute_docstrings(base)
             types = inspect.get_annotations(base, eval_str=True)
             for name, explanation in explanations.items():
                 if types[name] not in PLAIN_TYPES:
@@ -195,32 +196,75 @@ class BaseMethod:
         return found
 
     @classmethod
+    def almost_hyper_parameters(cls) -> dict[str, str]:
+        """Attributes that look like hyper-parameters, by name, and what would make them such, in a few words."""
+        known, found = cls.hyper_parameters(), {}
+        for base in _own_bases(cls):
+            annotations = inspect.get_annotations(base)
+            for name, annotation in annotations.items():
+                if not hasattr(cls, name):
+                    found[name] = f"needs a default, like {name}: {annotation} = ..."
+            for name, value in vars(base).items():
+                if type(value) in PLAIN_TYPES and name not in annotations:
+                    found[name] = f"needs a type, like {name}: {type(value).__name__} = {value!r}"
+        return {
+            name: advice
+            for name, advice in found.items()
+            if not name.startswith("_") and name not in known and name not in ATTRIBUTES
+        }
+
+    @classmethod
     def values_in_force(cls, overrides: Mapping[str, Any]) -> dict[str, Any]:
         """The value of every hyper-parameter, by name, if those in `overrides` (which may be texts) are set.
 
         Raises:
             ValueError: as the class does.
         """
-        known = cls.hyper_parameters()
-        values = {name: parameter.default for name, parameter in known.items()}
-        for name, value in overrides.items():
-            if name not in known:
-                close = difflib.get_close_matches(name, known, n=3) or list(known) or ["none at all"]
-                raise ValueError(f"{cls.__name__} has no hyper-parameter {name!r}; it has {', '.join(close)}.")
-            values[name] = _convert(name, value, known[name].type)
-        return values
+        return values_in_force(cls.__name__, cls.hyper_parameters(), cls.almost_hyper_parameters(), overrides)
 
     def settings(self) -> dict[str, Any]:
         """The values in force, by name."""
         return {name: getattr(self, name) for name in self.hyper_parameters()}
 
 
+ATTRIBUTES = frozenset(
+    [name for name in vars(BaseMethod) if not name.startswith("_")] + list(inspect.get_annotations(BaseMethod))
+)
+"""What every method has, with or without a value; none of it is a hyper-parameter."""
+
+
+def values_in_force(
+    class_name: str, known: Mapping[str, HyperParameter], almost: Mapping[str, str], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """See `BaseMethod.values_in_force`; of a class that is described by its name and its (almost) hyper-parameters.
+
+    Raises:
+        ValueError: a name in `overrides` that is no hyper-parameter, or a value that is not of its type.
+    """
+    values = {name: parameter.default for name, parameter in known.items()}
+    for name, value in overrides.items():
+        if name in almost:
+            raise ValueError(f"{class_name} has no hyper-parameter {name!r}: that attribute {almost[name]}.")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3) or list(known) or ["none at all"]
+            raise ValueError(f"{class_name} has no hyper-parameter {name!r}; it has {', '.join(close)}.")
+        values[name] = _convert(name, value, known[name].type)
+    return values
+
+
+def _own_bases(cls: type) -> list[type]:
+    """The classes that a method inherits from, first, and itself; without `BaseMethod`, which every one has."""
+    return [base for base in reversed(cls.__mro__) if base not in (object, BaseMethod)]
+
+
 @cache  # a file has to be parsed for it, and every run asks
 def _attribute_docstrings(cls: type) -> dict[str, str]:
     """The annotated attributes of a class that have a value, and the string that follows each (or "")."""
+    annotations = inspect.get_annotations(cls)
+    if not annotations:  # nor need it have a file
+        return {}
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(tree, ast.ClassDef)
-    annotations = inspect.get_annotations(cls)
     found = {}
     for statement, following in zip(tree.body, [*tree.body[1:], None], strict=True):
         if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
@@ -232,7 +276,10 @@ def _attribute_docstrings(cls: type) -> dict[str, str]:
         name: text
         for name, text in found.items()
         # Somebody may have added one to the file since it was imported, while a grading is running.
-        if name in annotations and "ClassVar" not in str(annotations[name]) and not name.startswith("_")
+        if name in annotations
+        and "ClassVar" not in str(annotations[name])
+        and not name.startswith("_")
+        and name not in ATTRIBUTES
     }
 
 

@@ -65,15 +65,10 @@ class Kit:
             shutil.copytree(REPOSITORY / part, folder / part, ignore=GENERATED)
 
     def add_method(self, name: str, source: str) -> None:
-        """The three steps: a file with a class (`my_idea` is `MyIdea`), an import, and an entry in the registry."""
+        """The two steps: a file with a class (`my_idea` is `MyIdea`), and an entry in the registry."""
         class_name = name.title().replace("_", "")
         (self.folder / "methods" / f"{class_name}.py").write_text(source)
-        self.edit(
-            "methods/__init__.py",
-            "from methods.BaseMethod import BaseMethod\n",
-            f"from methods.BaseMethod import BaseMethod\nfrom methods.{class_name} import {class_name}\n",
-        )
-        self.edit("methods/__init__.py", "    return {\n", f'    return {{\n        "{name}": {class_name},\n')
+        self.edit("methods/__init__.py", "    entries = {\n", f'    entries = {{\n        "{name}": "{class_name}",\n')
 
     def edit(self, file: str, old: str, new: str) -> None:
         """Replace a text that occurs once in a file."""

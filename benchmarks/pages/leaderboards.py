@@ -13,13 +13,13 @@ from pathlib import Path
 from checkpoints.devices import choose_device
 from checkpoints.workers import Workers, default_workers, start_server
 from data import TaskSpec, UserError
+from evaluation.catalogue.lookup import facts_of
 from evaluation.console import Console
 from evaluation.grading import grade_methods
 from evaluation.report import Report
 from evaluation.spec import GradingSpec, choose_methods
 from evaluation.tuned import find_tuned
 from evaluation.views.leaderboard import as_markdown, rank
-from methods import all_method_handlers
 
 
 def main() -> None:
@@ -56,7 +56,7 @@ def entries(methods: str, spec: GradingSpec, published_too: bool) -> list[Gradin
     found = []
     for name in choose_methods(methods):
         tuned = find_tuned(spec.task, name)
-        published = all_method_handlers()[name].values_in_force({})
+        published = facts_of(name).values_in_force({})
         is_other = tuned is not None and any(published[key] != value for key, value in tuned.settings)
         if tuned is None or (is_other and published_too):
             found.append(replace(spec, method=name))

@@ -8,7 +8,6 @@ the best score among the reports of `--task` with `--models` runs (see `benchmar
 from __future__ import annotations
 
 import argparse
-import inspect
 import re
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from checkpoints.networks import build_network
 from checkpoints.workers import seed_everything
 from data import Task, TaskSpec, load
 from data.loaders import Batch, ExampleDataset, Sample, TensorLoader
+from evaluation.catalogue.lookup import facts_of, registry
 from evaluation.report import Report, read_reports, results_folder
 from methods import all_method_handlers
 
@@ -36,7 +36,7 @@ def main() -> None:
         report for report in known if report.grading.models == options.models and report.method.submission is None
     ]
     lines = [HEAD.format(task=options.task, models=options.models, out=options.out)]
-    for name in all_method_handlers():
+    for name in registry():
         cells = (idea(name), source(name), ", ".join(examples_used(name, task)) or "nothing")
         figures = (guarantee(name), published(name), best(name, reports))
         lines.append(f"| `{name}` | {' | '.join([*cells, *figures])} |")
@@ -62,12 +62,12 @@ Made by `python -m benchmarks.pages.methods_page --task {task} --models {models}
 
 def idea(name: str) -> str:
     """The first line of the method's docstring."""
-    return inspect.cleandoc(all_method_handlers()[name].__doc__ or "").split("\n")[0].rstrip(".")
+    return facts_of(name).summary.rstrip(".")
 
 
 def source(name: str) -> str:
     """The first paper, discussion or code that the docstring names as its source, as a link."""
-    text = " ".join(inspect.cleandoc(all_method_handlers()[name].__doc__ or "").split())
+    text = " ".join(facts_of(name).docstring.split())
     after = text.partition("Source:")[2]
     links = {
         r"arXiv (\d{4}\.\d{4,5})": "[arXiv {0}](https://arxiv.org/abs/{0})",
@@ -82,12 +82,12 @@ def source(name: str) -> str:
 
 def guarantee(name: str) -> str:
     """What is proven of the method."""
-    return all_method_handlers()[name].guarantee or "none"
+    return facts_of(name).guarantee or "none"
 
 
 def published(name: str) -> str:
     """What others have published of it; `docs/methods.md` says where to be careful."""
-    return all_method_handlers()[name].published_figures or "-"
+    return facts_of(name).published_figures or "-"
 
 
 class WatchedDataset(ExampleDataset):

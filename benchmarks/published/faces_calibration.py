@@ -29,6 +29,7 @@ from checkpoints.devices import choose_device
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers, default_workers, load_task, start_server
 from data import TaskSpec, UserError
+from evaluation.catalogue.lookup import all_facts
 from evaluation.console import Console
 from evaluation.grading import grade_methods
 from evaluation.metrics import official
@@ -36,7 +37,6 @@ from evaluation.report import Report
 from evaluation.runs.resolve import resolve
 from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
-from methods import all_method_handlers
 
 KAGGLE_MODELS = 512
 
@@ -143,11 +143,11 @@ def main() -> None:
 
 def runnable(entries: Sequence[Entry]) -> Iterator[Entry]:
     """The entries whose method and hyper-parameters exist; the others are skipped with a line."""
-    known = all_method_handlers()
+    known = all_facts()
     for entry in entries:
         if entry.method not in known:
             print(f"skipped: {entry} (there is no method {entry.method} yet)")
-        elif not {name for name, _ in entry.settings} <= set(known[entry.method].hyper_parameters()):
+        elif not {name for name, _ in entry.settings} <= set(known[entry.method].hyper_parameters):
             print(f"skipped: {entry} (the method has no such hyper-parameters)")
         else:
             yield entry

@@ -24,11 +24,11 @@ from checkpoints.devices import choose_device
 from checkpoints.networks import build_network
 from checkpoints.workers import Workers, default_workers, load_task, start_server
 from data import Task, TaskSpec, UserError
+from evaluation.catalogue.lookup import facts_of
 from evaluation.console import Console
 from evaluation.grading import grade_methods
 from evaluation.report import Report
 from evaluation.spec import GradingSpec
-from methods import all_method_handlers
 from methods.Forget import Forget
 
 Settings = tuple[tuple[str, str], ...]
@@ -209,7 +209,7 @@ def to_scale(method: str, settings: dict[str, str], task: Task) -> dict[str, str
     if method == "forget":
         share = float(settings.get("layers", "30%").rstrip("%")) / 100
         return settings | {"layers": str(max(1, round(share * len(Forget().pool(build_network(task))))))}
-    in_force = all_method_handlers()[method].values_in_force(settings)
+    in_force = facts_of(method).values_in_force(settings)
     scale = task.recipe.batch_size / 64
     return settings | {name: str(round(in_force[name] * scale)) for name in BATCH_SIZES if name in in_force}
 

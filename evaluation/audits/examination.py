@@ -17,7 +17,7 @@ from checkpoints.workers import Workers
 from data.files import write_atomically
 from evaluation.audits.audit import Audit, Evidence, Result
 from evaluation.console import Console
-from evaluation.grading import load_with_one_request
+from evaluation.grading import load_with_one_request, tell_remarks
 from evaluation.runs.many import unlearn
 from evaluation.runs.one import load_weights
 from evaluation.runs.resolve import Grading, resolve
@@ -40,6 +40,7 @@ def audit_grading(
     values = audit.values_in_force(options)
     task = load_with_one_request(spec.task)
     grading = resolve(spec, task, workers.device)
+    tell_remarks([grading], console)
     build_network(task)  # if there is no such network, now is the time to say so
     with console.progress("bank", "models") as on_progress:
         bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)

@@ -264,9 +264,9 @@ MECHANISMS = {
 
 def mechanisms() -> dict[str, Mechanism]:
     """The mechanisms of the registered methods whose certificates can be recomputed, by the name of the method."""
-    from methods import all_method_handlers  # here, because that imports PyTorch
+    from evaluation.catalogue.lookup import all_facts  # here, because that imports PyTorch
 
-    used = {name: handler.mechanism for name, handler in all_method_handlers().items()}
+    used = {name: facts.mechanism for name, facts in all_facts().items()}
     return {name: MECHANISMS[mechanism] for name, mechanism in used.items() if mechanism in MECHANISMS}
 
 

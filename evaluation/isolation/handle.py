@@ -24,11 +24,10 @@ from torch import Tensor
 from checkpoints.grouped import State
 from checkpoints.workers import QUICK_TO_FORK, Workers
 from data import Task
-from evaluation.isolation import watch
+from evaluation.isolation import sandbox, watch
 from evaluation.isolation.account import Account, Group, make_group
 from evaluation.isolation.limits import Limits
 from evaluation.isolation.room import Call, can_fork, serve
-from evaluation.isolation.sandbox import check_sandbox, sandboxed
 from evaluation.isolation.wire import LENGTH, Message, WireError, read_exactly
 from evaluation.isolation.workplace import to_message
 
@@ -191,7 +190,6 @@ def _in_one_line(complaint: str) -> str:
 # ----------------------------------------------------------------------------------------------------------------------
 
 _room: Room | None = None
-_in_sandbox = False
 _alone = False
 """Whether the room is this process's only child, and what is left of it becomes this process's, too."""
 
@@ -203,11 +201,11 @@ def room(device: str, files: Sequence[Path], unknowing: bool = False) -> Room:
     been told of a request.
     """
     global _room
-    readable = tuple(files) if _in_sandbox else ()
+    readable = tuple(files) if sandbox.in_use() else ()
     fits = _room is not None and _room.alive and (_room.device, _room.files) == (device, readable)
     if _room is None or not fits or (unknowing and _room.knows_request):
         close_room()
-        _room = start(device, can_fork(device), readable, _in_sandbox)
+        _room = start(device, can_fork(device), readable)
     return _room
 
 
@@ -219,26 +217,22 @@ def close_room() -> None:
         _room = None
 
 
-def room_workers(count: int, device: str = "cpu", sandbox: bool = False) -> Workers:
-    """Workers, each with a room beside it, or one in a sandbox for each method.
+def room_workers(count: int, device: str = "cpu") -> Workers:
+    """Workers, each with a room beside it, or one in a sandbox for each method if those are in use.
 
     Raises:
-        UserError: `count` is less than 1, or there is no sandbox here.
+        UserError: `count` is less than 1.
     """
-    if sandbox:
-        check_sandbox()
-    return Workers(count, device, beside=use_sandbox if sandbox else open_beside)
+    return Workers(count, device, beside=_open_in_sandboxes if sandbox.in_use() else open_beside)
 
 
-def use_sandbox(device: str) -> None:
-    """The rooms of this process, a worker that has just begun, will be in sandboxes."""
-    global _in_sandbox
-    _in_sandbox = True
+def _open_in_sandboxes(device: str) -> None:
+    sandbox.use_sandbox()
     _be_alone()
 
 
 def _be_alone() -> None:
-    """Whatever a room leaves when it is killed, this process can find and kill."""
+    """Whatever a room of this process, a worker, leaves when it is killed, this process can find and kill."""
     global _alone
     if sys.platform == "linux":
         watch.adopt_orphans()
@@ -275,16 +269,16 @@ def _keep_descriptors(connection: socket.socket, account: Account | None) -> Non
 atexit.register(close_room)
 
 
-def start(device: str, forks: bool, files: tuple[Path, ...] = (), sandbox: bool = False) -> Room:
+def start(device: str, forks: bool, files: tuple[Path, ...] = ()) -> Room:
     """A room in a new process. `forks`: whether it has a process for each run, see `can_fork`."""
     ours, theirs = socket.socketpair()
     group = make_group() if forks else None
     descriptors = [theirs.fileno()] if group is None else [theirs.fileno(), group.entrance, group.usage]
     numbers = [*map(str, descriptors), "-1", "-1"][:3]
-    flags = ["forks"] * forks + ["in_sandbox"] * sandbox
+    flags = ["forks"] * forks + ["in_sandbox"] * sandbox.in_use()
     program = [sys.executable, "-m", "evaluation.isolation.room", *numbers, device, *flags]
-    if sandbox:
-        program = [*sandboxed(device, files), *program]
+    if sandbox.in_use():
+        program = [*sandbox.sandboxed(device, files, all_methods=False), *program]
     environment = {**QUICK_TO_FORK, **os.environ}
     nothing = subprocess.DEVNULL
     started = subprocess.Popen(program, cwd=ROOT, env=environment, pass_fds=descriptors, stdin=nothing, stdout=nothing)

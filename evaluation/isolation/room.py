@@ -18,7 +18,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from multiprocessing import resource_tracker
@@ -70,12 +70,12 @@ class Call:
     limits: Limits
     memory: Mapping[str, Tensor]
     """What the method has left for itself after the request before."""
-    file: str
-    """Where the method's class is."""
+    files: Sequence[str]
+    """Where the method's code is."""
 
     def to_message(self) -> Message:
         """What `of` reads."""
-        facts = {name: getattr(self, name) for name in ("do", "method", "seed", "budget", "file")}
+        facts = {name: getattr(self, name) for name in ("do", "method", "seed", "budget", "files")}
         return Message(
             {**facts, "hyper_parameters": dict(self.hyper_parameters), "limits": asdict(self.limits)}, self.memory
         )
@@ -126,7 +126,8 @@ def serve(
         _, (log, *_), _, _ = socket.recv_fds(connection, 1, 1)
         with os.fdopen(log, "wb", buffering=0):
             call = Call.of(message)
-            import_libraries(Path(call.file))
+            for file in call.files:
+                import_libraries(Path(file))
             if forks:
                 try:
                     verdict = _fork_and_follow(connection, place, call, log, account)

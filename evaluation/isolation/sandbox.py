@@ -20,6 +20,8 @@ from data.files import chosen_folders, generated_folder
 ROOT = Path(__file__).parents[2]
 CODE = ("data", "checkpoints", "evaluation", "methods")
 """Packages of the kit that a room imports; of their folders only those with code are there."""
+IN_EVERY_METHOD = ("__init__.py", "registry.py", "BaseMethod.py")
+"""Files of methods/ that belong to no method."""
 SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
 """What Python and PyTorch need of the system, where it exists."""
 LARGEST = 1 << 30
@@ -28,6 +30,25 @@ ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "PYTHONHASHSEED", "GLIBC_TUNABLES", "PY
 """Environment variables that are passed on, and those whose names begin as in `PREFIXES`."""
 PREFIXES = ("ATEN_", "ONEDNN_", "MKL_", "OPENBLAS_")
 INSTALL = "install bubblewrap (Debian, Ubuntu: apt install bubblewrap; Fedora: dnf install bubblewrap)"
+
+
+_in_use = False
+
+
+def use_sandbox() -> None:
+    """From now on, this process and its workers have code of methods executed in sandboxes alone.
+
+    Raises:
+        UserError: there is no sandbox here.
+    """
+    global _in_use
+    check_sandbox()
+    _in_use = True
+
+
+def in_use() -> bool:
+    """Whether code of methods is executed in sandboxes."""
+    return _in_use
 
 
 @cache
@@ -47,9 +68,10 @@ def check_sandbox() -> None:
         )
 
 
-def sandboxed(device: str, files: Sequence[Path]) -> list[str]:
+def sandboxed(device: str, files: Sequence[Path], all_methods: bool = True) -> list[str]:
     """The command that runs what follows it in a sandbox, in which `files` can be read at the places where they are.
 
+    Without `all_methods`, they are the only files of methods there: those of rivals can't be read.
     There is the system, Python, installed packages, the code of the kit, and an empty /tmp, in memory.
     """
     command = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
@@ -79,7 +101,8 @@ def sandboxed(device: str, files: Sequence[Path]) -> list[str]:
     for package in CODE:
         for folder in _folders_with_code(ROOT / package):
             for file in sorted(folder.glob("*.py")):
-                command += ["--ro-bind", str(file), str(file)]
+                if all_methods or package != "methods" or file.name in IN_EVERY_METHOD:
+                    command += ["--ro-bind", str(file), str(file)]
     for file in files:
         command += ["--ro-bind", str(file), str(file)]
     # What bwrap has made for itself to mount the rest on could be written otherwise: a module beside the kit's, say.

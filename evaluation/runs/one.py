@@ -7,7 +7,6 @@ looked at, and their outputs recorded.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import os
 from collections.abc import Hashable, Iterator, Mapping
 from functools import lru_cache
@@ -26,12 +25,10 @@ from checkpoints.workers import load_task
 from data import Task
 from data.files import write_atomically, write_tensors, writing_to
 from evaluation.isolation.handle import CallFailedError, room
-from evaluation.isolation.room import Call
 from evaluation.isolation.structure import MethodError, fresh_network
 from evaluation.runs.prepared import prepared_for
-from evaluation.runs.settings import RunSettings, run_path, run_seed
+from evaluation.runs.settings import RunSettings, call_of, files_of, run_path, run_seed
 from evaluation.runs.unlearned import Unlearned, drift_from
-from methods import all_method_handlers
 
 
 class Failure(NamedTuple):
@@ -108,12 +105,9 @@ def unlearn(
     Raises:
         CallFailedError: it raised, took more than the budget or the limits in `settings`, or left nothing.
     """
-    file = inspect.getfile(all_method_handlers()[settings.method])
-    here = room(settings.device, [Path(file)])
+    here = room(settings.device, files_of(settings))
     here.enter(task, None if key is None else (key, settings.method, tuple(prepared)), weights, prepared)
-    budget = settings.budget_seconds
-    call = Call("run", settings.method, settings.hyper_parameters, seed, budget, settings.limits, memory, file)
-    left = here.call(call, log)
+    left = here.call(call_of(settings, "run", seed, settings.budget_seconds, memory), log)
     parts: dict[str, dict[str, Tensor]] = {"weights": {}, "memory": {}}
     for name, value in left.tensors.items():
         part, _, rest = name.partition("/")

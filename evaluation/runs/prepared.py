@@ -8,7 +8,6 @@ It lies beside the originals of the bank, so that all requests and gradings shar
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,16 +19,14 @@ from checkpoints.pool import Pool
 from data import Task
 from data.files import locked, read_tensors, write_tensors
 from data.seeds import derive_seed
+from evaluation.catalogue.lookup import facts_of
 from evaluation.isolation.handle import CallFailedError, room
-from evaluation.isolation.room import Call
-from evaluation.runs.settings import RunSettings
-from methods import all_method_handlers
-from methods.BaseMethod import BaseMethod
+from evaluation.runs.settings import RunSettings, call_of, files_of
 
 
 def prepares(method: str) -> bool:
     """Whether a method has something to prepare."""
-    return all_method_handlers()[method].prepare is not BaseMethod.prepare
+    return facts_of(method).has_prepare
 
 
 def prepared_for(settings: RunSettings, task: Task, original: int, log: int) -> dict[str, Tensor]:
@@ -66,24 +63,22 @@ def prepared_seconds(method: str, settings: Mapping[str, Any], task: Task, devic
 
 
 def prepared_path(method: str, settings: Mapping[str, Any], task: Task, original: int, device: str) -> Path:
-    """The file for an original. The source of the method is part of its name: an edited method is another method."""
-    handler = all_method_handlers()[method]
-    source = inspect.getsource(inspect.getmodule(handler))  # type: ignore[arg-type]
-    used = {name: settings[name] for name in handler.prepares_with or settings}
-    digest = hashlib.sha256(json.dumps([source, used, device.split(":")[0]], sort_keys=True).encode()).hexdigest()[:12]
+    """The file for an original. The code of the method is part of its name: an edited method is another method."""
+    facts = facts_of(method)
+    used = {name: settings[name] for name in facts.prepares_with or settings}
+    decided = json.dumps([facts.code, used, device.split(":")[0]], sort_keys=True)
+    digest = hashlib.sha256(decided.encode()).hexdigest()[:12]
     return Pool(task, "original").folder / f"prepared-{method}-{digest}-{original:05d}.pt"
 
 
 def _prepare(path: Path, settings: RunSettings, task: Task, original: int, log: int) -> None:
     pool = Pool(task, "original")
     seed = derive_seed("prepare", pool.seed(original))
-    file = inspect.getfile(all_method_handlers()[settings.method])
     budget = settings.budget_seconds and settings.budget_seconds * settings.limits.prepare_budgets
-    call = Call("prepare", settings.method, settings.hyper_parameters, seed, budget, settings.limits, {}, file)
-    here = room(settings.device, [Path(file)], unknowing=True)
+    here = room(settings.device, files_of(settings), unknowing=True)
     try:
         here.enter(task, (original, settings.method, ()), pool.state(original), {}, with_request=False)
-        left = here.call(call, log)
+        left = here.call(call_of(settings, "prepare", seed, budget), log)
     except CallFailedError as error:
         raise CallFailedError(f"preparing failed: {error.complaint}", error.retry) from error
     tensors = {name.removeprefix("prepared/"): value for name, value in left.tensors.items()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from data import Recipe, Task, UserError
+from evaluation.catalogue.facts import MethodFacts
+from evaluation.catalogue.lookup import facts_of, refused_by_constructor
 from evaluation.report import results_folder
 from evaluation.runs.settings import RunSettings
 from evaluation.spec import GradingSpec
-from methods import all_method_handlers
-from methods.BaseMethod import BaseMethod
 
 LEARNED_MASKS = ("omp", "imp")
 """Kinds of pruning that look at training images to decide what is pruned."""
@@ -38,9 +37,9 @@ class Grading:
     """The folder of the grading of the request before this one, if there is one."""
 
     @property
-    def method(self) -> type[BaseMethod]:
-        """The class of the method."""
-        return all_method_handlers()[self.spec.method]
+    def method(self) -> MethodFacts:
+        """What is known of the method."""
+        return facts_of(self.spec.method)
 
     @property
     def run_settings(self) -> RunSettings:
@@ -77,34 +76,34 @@ def settings_in_force(method: str, overrides: Mapping[str, Any], recipe: Recipe)
     """The hyper-parameters in force: the user's, else the task's recipe's if the method follows it, else the default.
 
     Raises:
-        UserError: a hyper-parameter that the method does not have, or a value that it can't take.
+        UserError: the method's file can't be used; a hyper-parameter that it does not have, or a value that it can't
+            take.
     """
-    handler = all_method_handlers()[method]
+    facts = facts_of(method)
     followed: dict[str, Any] = {}
-    if handler.follows_recipe:
-        known = handler.hyper_parameters()
-        followed = {name: value for name, value in asdict(recipe).items() if name in known}
+    if facts.follows_recipe:
+        followed = {name: value for name, value in asdict(recipe).items() if name in facts.hyper_parameters}
     try:
-        values = handler.values_in_force({**followed, **overrides})
-        handler(**values)  # its own __init__ may have something to say
+        values = facts.values_in_force({**followed, **overrides})
     except ValueError as error:
         raise UserError(str(error)) from error
-    if handler.certifies and recipe.pruning in LEARNED_MASKS:
+    if complaint := refused_by_constructor(facts, values):
+        raise UserError(complaint)
+    if facts.certifies and recipe.pruning in LEARNED_MASKS:
         raise UserError(
             f"{method} can't certify networks pruned by {recipe.pruning}: their mask stays, and was learned from all "
             "training images, those to be forgotten too. recipe: pruning=synflow looks at none."
         )
-    for name, value in followed.items() if handler.recipe_is_binding else ():
+    for name, value in followed.items() if facts.recipe_is_binding else ():
         if values[name] != value:
             raise UserError(f"{method}: {name} is that of the original, {value}; --recipe {name}= trains another.")
     return values
 
 
 def _run_identity(spec: GradingSpec, task: Task, settings: Mapping[str, Any], device: str) -> str:
-    """The source of the method is part of it: an edited method is another method."""
-    source = inspect.getsource(inspect.getmodule(all_method_handlers()[spec.method]))  # type: ignore[arg-type]
+    """The code of the method is part of it, in whatever files it is: an edited method is another method."""
     kind = device.split(":")[0]
-    return _digest([task.fingerprint, spec.method, settings, source, spec.seed, kind])[:12]
+    return _digest([task.fingerprint, spec.method, settings, facts_of(spec.method).code, spec.seed, kind])[:12]
 
 
 def _digest(decided: list[Any]) -> str:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
+
+from torch import Tensor
 
 from data import TaskSpec
 from data.seeds import derive_seed
+from evaluation.catalogue.lookup import facts_of
 from evaluation.isolation import limits
 from evaluation.isolation.limits import Limits
+from evaluation.isolation.room import Call
 
 
 @dataclass(frozen=True)
@@ -53,3 +58,20 @@ def run_path(folder: Path, original: int, run: int, ending: str) -> Path:
 def run_seed(settings: RunSettings, original: int, run: int) -> int:
     """The seed of a run: of its global random generators, and of the order of its batches."""
     return derive_seed("run", settings.seed, original, run)
+
+
+def files_of(settings: RunSettings) -> tuple[Path, ...]:
+    """The files that the method's code comes from."""
+    return facts_of(settings.method).paths
+
+
+def call_of(
+    settings: RunSettings,
+    do: str,
+    seed: int,
+    budget: float | None = None,
+    memory: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Call:
+    """What a room is told to call: the method's "run" or "prepare"; `memory` is what the request before has left."""
+    files = [str(file) for file in files_of(settings)]
+    return Call(do, settings.method, settings.hyper_parameters, seed, budget, settings.limits, memory, files)

@@ -14,8 +14,8 @@ from typing import Any
 from data import TaskSpec, UserError
 from data.documents import DocumentError, read_yaml
 from data.errors import shortened, unknown_name
+from evaluation.catalogue.lookup import facts_of
 from evaluation.spec import choose_methods
-from methods import all_method_handlers
 from methods.BaseMethod import PLAIN_TYPES
 
 MOST_RUNS, MOST_SEEDS, MOST_X = 100_000, 10_000, 1_000_000
@@ -158,7 +158,7 @@ def _curves(entry: Any, task: Any, overrides: Mapping[str, Any], x: str) -> Iter
     points = [point for grid in (grids if isinstance(grids, list) else [grids]) for point in _product(grid, "grid")]
     fixed = _mapping(values.get("settings", {}), "settings")
     along = str(values.get("x", x))
-    if along not in all_method_handlers()[method].hyper_parameters():
+    if along not in facts_of(method).hyper_parameters:
         raise UserError(f"{method} has no hyper-parameter {_shown(along)} for the x axis: name one with x.")
     published = {} if values.get("published") is None else _published(values["published"], bool(values.get("for_each")))
     for one in _product(values.get("for_each", {}), "for_each"):

@@ -21,7 +21,7 @@ from data import Task, UserError
 from data.files import write_atomically
 from data.texts import unmathematical
 from evaluation.console import Console
-from evaluation.grading import load_with_one_request
+from evaluation.grading import load_with_one_request, tell_remarks
 from evaluation.isolation.handle import CallFailedError
 from evaluation.metrics.accuracies import accuracy_by_class
 from evaluation.runs.one import single_run
@@ -78,6 +78,7 @@ def embed(
         raise UserError("Originals, retrained models and runs are counted from 0.")
     task = load_with_one_request(spec.task, workers.device)
     grading = resolve(spec, task, workers.device)
+    tell_remarks([grading], console)
     with console.progress("bank", "models") as on_progress:
         ensure(task, original + 1, retrained + 1, workers, console.tell, on_progress)
     networks = {

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as Screen
 from rich.table import Table
+from rich.text import Text
 
-from data import all_tasks
+from data import UserError, all_tasks
 from data.texts import printable
 from evaluation.audits import AUDITS
 from evaluation.audits.audit import Audit
+from evaluation.catalogue.facts import MethodFacts
+from evaluation.catalogue.lookup import facts_of, look_up, registry
 from evaluation.metrics.intervals import Estimate
 from evaluation.metrics.score import Reference
 from evaluation.report import Report, read_reports, results_folder
@@ -26,11 +28,13 @@ from evaluation.views.leaderboard import (
     is_marked,
     place_of,
 )
-from methods import all_method_handlers
 
 if TYPE_CHECKING:
     from evaluation.sequence import SequenceReport
     from evaluation.tuning import TuningResult
+
+
+NO_DOCSTRING = "(its class has no docstring)"
 
 
 def _screen() -> Screen:
@@ -222,14 +226,14 @@ def print_registries() -> None:
     """Methods, tasks and audits, one line each."""
     screen = _screen()
     for title, rows in (
-        ("methods", {name: _first_line(handler) for name, handler in all_method_handlers().items()}),
+        ("methods", {name: _summary(found) for name, found in look_up(registry()).items()}),
         ("tasks", {name: info.summary for name, info in all_tasks().items()}),
         ("audits", {name: _with_options(audit) for name, audit in AUDITS.items()}),
     ):
         screen.print(title)
         table = Table(box=None, show_header=False)
         for name, summary in rows.items():
-            table.add_row(f"  {name}", summary)
+            table.add_row(Text(f"  {name}"), Text(summary))
         screen.print(table)
         screen.print()
     screen.print("python main.py list METHOD shows a method's hyper-parameters.")
@@ -241,15 +245,26 @@ def _with_options(audit: Audit) -> str:
 
 
 def print_method(name: str) -> None:
-    """A method's docstring and hyper-parameters."""
-    handler = all_method_handlers()[name]
+    """A method's docstring and hyper-parameters.
+
+    Raises:
+        UserError: its file can't be used.
+    """
+    facts = facts_of(name)
     screen = _screen()
-    screen.print(f"{name}: {inspect.getdoc(handler)}\n", markup=False)
+    screen.print(Text(f"{name}: {facts.docstring or NO_DOCSTRING}\n"))
     table = Table("hyper-parameter", "type", "default", "meaning", box=None)
-    for parameter in handler.hyper_parameters().values():
-        table.add_row(parameter.name, parameter.type.__name__, str(parameter.default), parameter.explanation)
+    for parameter in facts.hyper_parameters.values():
+        cells = (parameter.name, parameter.type.__name__, str(parameter.default), parameter.explanation)
+        table.add_row(*map(Text, cells))
     screen.print(table)
+    for attribute, advice in facts.almost.items():
+        screen.print(Text(f"{attribute} is no hyper-parameter: it {advice}."))
+    for remark in facts.remarks:
+        screen.print(Text(remark))
 
 
-def _first_line(handler: type) -> str:
-    return (handler.__doc__ or "").strip().splitlines()[0]
+def _summary(found: MethodFacts | UserError) -> str:
+    if isinstance(found, UserError):
+        return f"(can't be used: {found})"
+    return found.summary or NO_DOCSTRING

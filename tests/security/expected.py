@@ -53,6 +53,7 @@ EXPECTED: dict[str, dict[str, Expected]] = {
         "bank_seeds": READS,
         "bank_outputs": READS,
         "results_of_others": READS,
+        "methods_of_others": READS,
         "environment": READS,
         "other_processes": READS,
         "test_images_in_memory": both(HONEST),

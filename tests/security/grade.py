@@ -16,6 +16,7 @@ from typing import Any
 from checkpoints.bank import ensure
 from checkpoints.workers import Workers
 from data import TaskSpec, load
+from evaluation.isolation import sandbox
 from evaluation.isolation.handle import room_workers
 from evaluation.isolation.limits import Limits
 from evaluation.runs.many import failure_of
@@ -40,7 +41,9 @@ def main() -> None:
     """See the module."""
     plan = json.loads(Path(sys.argv[1]).read_text())
     results = Path(plan["results"])
-    with room_workers(1, "cpu", plan["sandbox"]) as workers:
+    if plan["sandbox"]:
+        sandbox.use_sandbox()
+    with room_workers(1) as workers:
         ensure(load(TASK), 1, 2, workers)
         for number, entry in enumerate(plan["entries"]):
             folder = results / f"{number:03d}"

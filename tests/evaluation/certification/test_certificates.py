@@ -10,12 +10,14 @@ from typing import Any
 
 import pytest
 
-import methods
 from data.errors import UserError
+from evaluation.catalogue import lookup
+from evaluation.catalogue.declared import describe_class
 from evaluation.certification.certificates import CONDITIONS, Certificate, certify, collect, mechanisms, verify
 from evaluation.certification.dp_sgd import dp_sgd_epsilon
 from evaluation.certification.hockey_stick import gaussian_noise, model_clipping_noise
 from evaluation.certification.renyi import clipping_noise
+from methods.CertifiedGradientClipping import CertifiedGradientClipping
 from tests.command_line import command
 
 DYNAMICS: dict[str, Any] = {"initial_clip": 20.0, "gradient_clip": 10.0, "learning_rate": 0.01, "weight_decay": 50.0}
@@ -276,14 +278,17 @@ def test_a_certificate_is_not_inherited(tmp_path: Path, monkeypatch: pytest.Monk
 
     It counts if the class names a mechanism, and the certificate the class; a misspelt mechanism is none.
     """
-    known = methods.all_method_handlers()
-    parent = known["certified_gradient_clipping"]
+    parent = lookup.facts_of("certified_gradient_clipping")
+    known = lookup.all_facts()
     heirs = {
-        "heir": type("Heir", (parent,), {}),
-        "own": type("Own", (parent,), {"mechanism": "gradient_clipping"}),
-        "misspelt": type("Misspelt", (parent,), {"mechanism": "gradient_cliping"}),
+        "heir": type("Heir", (CertifiedGradientClipping,), {}),
+        "own": type("Own", (CertifiedGradientClipping,), {"mechanism": "gradient_clipping"}),
+        "misspelt": type("Misspelt", (CertifiedGradientClipping,), {"mechanism": "gradient_cliping"}),
     }
-    monkeypatch.setattr(methods, "all_method_handlers", lambda: known | heirs)
+    facts = {
+        name: replace(parent, name=name, mechanism=describe_class(heir)["mechanism"]) for name, heir in heirs.items()
+    }
+    monkeypatch.setattr(lookup, "all_facts", lambda: known | facts)
     made = gradient_clipping()
     inherited = {"certificate": made.to_dict()}
     for name in heirs:

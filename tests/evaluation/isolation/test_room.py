@@ -50,7 +50,7 @@ def room(request: pytest.FixtureRequest) -> Iterator[Room]:
 def call_of(method: str, settings: dict[str, Any], seed: int, limits: Limits | None = None) -> Call:
     """A run without a budget."""
     file = inspect.getfile(all_method_handlers()[method])
-    return Call("run", method, settings, seed, None, limits or Limits(), {}, file)
+    return Call("run", method, settings, seed, None, limits or Limits(), {}, [file])
 
 
 @pytest.mark.parametrize("method", METHODS)

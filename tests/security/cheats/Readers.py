@@ -89,6 +89,10 @@ class Readers(MyMethod):
         """What rivals have left: their outputs, notes and weights."""
         return bool(glob.glob(f"{self.results}/**/*.npz", recursive=True)) and not self._start_anew()
 
+    def methods_of_others(self) -> bool:
+        """The files of rivals, which may have better ideas."""
+        return bool(glob.glob(f"{self.kit}/methods/Timers.py")) and not self._start_anew()
+
     def environment(self) -> bool:
         """Tokens that whoever grades has in the environment."""
         return "A_TOKEN_OF_THE_ORGANISER" in os.environ and not self._start_anew()
