@@ -21,8 +21,10 @@ class Limits:
     """... and this many seconds more."""
     margin: float = 60.0
     """Seconds that a room may take to tell of a run, beyond those that the run may take."""
-    prepare_budgets: float = 100.0
-    """What a method prepares for an original may take this many budgets."""
+    prepare_seconds: float = 600.0
+    """What a method prepares for an original may take so long, ..."""
+    prepare_budgets: float = 500.0
+    """... or this many budgets if that is more."""
     attempts: int = 3
     """How often a run may be killed for its time before it has failed: on a busy machine the same run takes longer."""
     log_bytes: int = 16 << 20

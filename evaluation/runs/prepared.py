@@ -74,12 +74,15 @@ def prepared_path(method: str, settings: Mapping[str, Any], task: Task, original
 def _prepare(path: Path, settings: RunSettings, task: Task, original: int, log: int) -> None:
     pool = Pool(task, "original")
     seed = derive_seed("prepare", pool.seed(original))
-    budget = settings.budget_seconds and settings.budget_seconds * settings.limits.prepare_budgets
+    budget = None
+    if settings.budget_seconds is not None:
+        limits = settings.limits
+        budget = max(limits.prepare_seconds, limits.prepare_budgets * settings.budget_seconds)
     here = room(settings.device, files_of(settings), unknowing=True)
     try:
         here.enter(task, (original, settings.method, ()), pool.state(original), {}, with_request=False)
         left = here.call(call_of(settings, "prepare", seed, budget), log)
     except CallFailedError as error:
-        raise CallFailedError(f"preparing failed: {error.complaint}", error.retry) from error
+        raise CallFailedError(f"preparing failed: {error.complaint}") from error
     tensors = {name.removeprefix("prepared/"): value for name, value in left.tensors.items()}
     write_tensors(path, {"tensors": tensors, "seconds": left.seconds})

@@ -82,7 +82,7 @@ class Failures(MyMethod):
 
     def takes_memory_in_children(self) -> None:
         """The same, in children of which none has much."""
-        for _ in range(12):
+        for _ in range(6):
             if os.fork() == 0:
                 kept = bytearray(1 << 27)
                 time.sleep(60)

@@ -46,13 +46,9 @@ class Writers(MyMethod):
 
     def the_network(self) -> None:
         """What it has read is sent away."""
-        for address in (("192.0.2.1", 9), ("127.0.0.1", 22)):
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as remote:
-                try:
-                    remote.connect(address)
-                    print("connected", address)
-                except OSError:
-                    pass
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as remote, contextlib.suppress(OSError):
+            remote.connect(("192.0.2.1", 9))
+            print("connected")
 
     def the_log_of_the_grader(self) -> None:
         """Through descriptors that it has from the process that it was forked from."""
