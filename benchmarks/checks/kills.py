@@ -51,7 +51,7 @@ from benchmarks.checks.same_bits import (
     in_sweep,
     timeless,
 )
-from checkpoints.watch import all_processes, descendants
+from checkpoints.standstill import all_processes, descendants
 from data.files import UNFINISHED
 from evaluation.console import Console
 

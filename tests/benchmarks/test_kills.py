@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.checks import kills
 from benchmarks.checks.kills import Outcome, disturb_all, finish, kill_at, wait_for_the_end_of
-from checkpoints.watch import descendants
+from checkpoints.standstill import descendants
 
 FAMILY = ["sh", "-c", "sh -c 'sleep 1000 & wait; sleep 1000' & wait; sleep 1000"]
 """A process with a child that has a child; each goes on if the one below it is killed."""
