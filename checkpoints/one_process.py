@@ -99,7 +99,9 @@ class WorkerProcess:
             raise EOFError
 
     def kill(self) -> None:
-        """End the process, and those that it has started."""
+        """End the process, and those that it has started; if it has ended, its number may be another's by now."""
+        if self.is_dead():
+            return
         offspring = descendants(self.pid)
         with contextlib.suppress(OSError):
             if self._pidfd is not None and sys.platform == "linux":
@@ -112,8 +114,7 @@ class WorkerProcess:
 
     def end(self) -> int | None:
         """Kill the process unless it has ended, and let go of it; its exit code."""
-        if not self.is_dead():
-            self.kill()
+        self.kill()
         self.process.join(SECONDS_TO_END)
         exitcode = self.process.exitcode
         self.socket.close()

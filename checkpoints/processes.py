@@ -117,7 +117,8 @@ class JobPool:
         """End all processes from any thread, even from a signal handler; the pool is of no use afterwards."""
         self._stopping = True
         for worker in list(self._workers):
-            worker.kill()
+            with contextlib.suppress(OSError, ValueError):  # the thread has just let go of it
+                worker.kill()
 
     def _wake(self) -> None:
         with contextlib.suppress(OSError):  # it is full, and the thread wakes anyway; or closed
