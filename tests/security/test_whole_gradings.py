@@ -105,7 +105,8 @@ def scores(kit: Kit, results: Path, *arguments: str) -> tuple[dict[str, Any], st
     """The reports of a command by method, and what it said on standard error."""
     answer = kit.run(*arguments, *FLAGS, "--workers", "1", "--json", UNLEARNING_RESULTS=str(results))
     assert "Traceback" not in answer.stderr
-    reports = json.loads(answer.stdout) if answer.stdout else []
+    said = json.loads(answer.stdout) if answer.stdout else []
+    reports = said if isinstance(said, list) else [said]  # of one method, its report alone
     return {report["method"]["name"]: report for report in reports}, answer.stderr
 
 
