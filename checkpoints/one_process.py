@@ -18,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from checkpoints.messages import READ_AT_ONCE, framed, unframed, unpickled, work
-from checkpoints.watch import Watch, descendants
+from checkpoints.standstill import Standstill, descendants
 
 SECONDS_TO_START = 120.0
 """After which the server that processes are forked from is taken for dead: it imports PyTorch first."""
@@ -58,7 +58,7 @@ class WorkerProcess:
         assert self.process.pid is not None
         self.pid = self.process.pid
         self._pidfd = _open_pidfd(self.pid)
-        self.watch = Watch(self.pid)
+        self.watch = Standstill(self.pid)
 
     @property
     def death(self) -> int:

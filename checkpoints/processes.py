@@ -30,7 +30,7 @@ from typing import Any
 
 from checkpoints.messages import READ_AT_ONCE
 from checkpoints.one_process import SECONDS_TO_END, Task, WorkerProcess, kill_server
-from checkpoints.watch import all_processes
+from checkpoints.standstill import all_processes
 from data.errors import UserError
 
 FAILED_STARTS = 3

@@ -51,7 +51,7 @@ from benchmarks.checks.same_bits import (
     in_sweep,
     timeless,
 )
-from checkpoints.watch import all_processes, descendants
+from checkpoints.standstill import all_processes, descendants
 from data.files import UNFINISHED
 from evaluation.console import Console
 
@@ -103,7 +103,7 @@ class Place:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, target)
         (self.folder / "kit" / "small.yaml").write_text(yaml.safe_dump(SWEEP))
-        if bank is not None and self.scene != "bank":
+        if bank is not None and bank.is_dir() and self.scene != "bank":
             shutil.copytree(bank, self.folder / "bank")
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -169,6 +169,7 @@ class Outcome:
 
     scene: str
     victim: str
+    """With a remark if nobody was killed."""
     moment: float
     """Seconds after the start."""
     codes: tuple[int | None, ...]
@@ -187,8 +188,10 @@ def disturb(place: Place, victim: str, moment: float, expected: Found, rng: rand
     process = place.start()
     known = kill_at(process, victim, moment, rng)
     codes = [finish(process, known)]
+    if not known:
+        victim += " (nobody there)"
     first = codes[0]
-    complaints = [f"exit code {first} after a worker was killed"] * (victim == "worker" and first != 0)
+    complaints = [f"exit code {first} after a worker was killed"] * (victim.startswith("worker") and first != 0)
     while codes[-1] not in (0, None) and len(codes) <= TRIES:
         codes.append(finish(place.start(), set()))
     if codes[-1] != 0:
@@ -203,7 +206,7 @@ def disturb(place: Place, victim: str, moment: float, expected: Found, rng: rand
 
 
 def kill_at(process: subprocess.Popen[bytes], victim: str, moment: float, rng: random.Random) -> set[int]:
-    """Kill a process of the command, if it still runs then; those that it had by then, but for the victim."""
+    """Kill a process of the command; all that it had by then. Empty if there was nobody to kill."""
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(moment)
         return set()
@@ -211,10 +214,11 @@ def kill_at(process: subprocess.Popen[bytes], victim: str, moment: float, rng: r
     children = descendants(process.pid, processes)
     workers = [pid for pid in children if processes[pid].parent in children]
     chosen = {"main": [process.pid], "worker": workers, "any": children}[victim]
-    if chosen:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(rng.choice(chosen), signal.SIGKILL)
-    return set(children)
+    if not chosen:
+        return set()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(rng.choice(chosen), signal.SIGKILL)
+    return {process.pid, *children}
 
 
 def finish(process: subprocess.Popen[bytes], known: set[int]) -> int | None:

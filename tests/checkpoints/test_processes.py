@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from checkpoints import messages, one_process, processes, watch
+from checkpoints import messages, one_process, processes, standstill
 from checkpoints.one_process import kill_server
 from checkpoints.processes import JobPool, NoWorkersError, WorkerLostError
 from checkpoints.workers import Workers
@@ -36,8 +36,8 @@ def pool() -> Iterator[Workers]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever stands still for seconds is killed."""
     monkeypatch.setattr(processes, "SECONDS_BETWEEN_WATCHES", 0.5)
-    monkeypatch.setattr(watch, "STANDSTILL_SECONDS", 3.0)
-    monkeypatch.setattr(watch, "STOPPED_SECONDS", 2.0)
+    monkeypatch.setattr(standstill, "STANDSTILL_SECONDS", 3.0)
+    monkeypatch.setattr(standstill, "STOPPED_SECONDS", 2.0)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from checkpoints.watch import descendants
+from checkpoints.standstill import descendants
 from commands import interrupts, trouble
 from tests.conftest import REPOSITORY, Answer
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import textwrap
 import time
@@ -20,6 +21,7 @@ import pytest
 from scipy import stats
 
 from checkpoints.workers import Workers
+from commands import trouble
 from data import TaskSpec, UserError, load
 from data.arrays import read_arrays, read_sealed, write_sealed
 from data.files import write_arrays
@@ -352,6 +354,48 @@ def test_of_several_failures_the_first_is_told() -> None:
         do_runs(keys, submit, never_used, total=len(keys), on_progress=lambda done, total: None)
     failure = caught.value
     assert (failure.key, failure.complaint, failure.finished) == (keys[1], f"run {keys[1]} failed", 1)
+
+
+class Removing(Workers):
+    """Workers during whose fourth run a folder is removed, or replaced by a file."""
+
+    def __init__(self, victim: Callable[[], Path], replace_it: bool) -> None:
+        super().__init__(1)
+        self.victim, self.replace_it, self.runs = victim, replace_it, 0
+
+    def submit(self, job: Callable[..., Any], *args: Any) -> Future[Any]:
+        """Do it before the run is queued."""
+        self.runs += job.__name__ == "perform"
+        if job.__name__ == "perform" and self.runs == 4:
+            shutil.rmtree(self.victim(), ignore_errors=True)
+            if self.replace_it:
+                self.victim().write_text("")
+        return super().submit(job, *args)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replace_it", [False, True])
+@pytest.mark.parametrize("what", ["results", "runs", "bank"])
+def test_folders_that_are_removed_meanwhile(
+    what: str, replace_it: bool, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sentence, whatever is gone; if nothing is in the way, the next grading makes it again, with the same report."""
+    bank = tmp_path / "bank"
+    monkeypatch.setenv("UNLEARNING_BANK", str(bank))
+    with Workers(1) as whole:
+        (expected,) = grade_methods([TINY], whole, Console(quiet=True))
+    shutil.rmtree(results)
+    victims = {"results": lambda: results, "runs": lambda: folder_of(TINY) / "runs", "bank": lambda: bank}
+    with Removing(victims[what], replace_it) as workers, pytest.raises((UserError, OSError)) as caught:
+        list(grade_methods([TINY], workers, Console(quiet=True)))
+    if isinstance(caught.value, OSError):
+        assert trouble.sentence(caught.value) is not None
+    if not replace_it:
+        with Workers(1) as again:
+            (report,) = grade_methods([TINY], again, Console(quiet=True))
+        assert isinstance(expected, Report)
+        assert isinstance(report, Report)
+        assert lasting(report) == lasting(expected)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

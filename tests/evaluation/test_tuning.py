@@ -16,6 +16,7 @@ import yaml
 
 import notebook_utils
 from checkpoints.pool import Pool
+from checkpoints.queue import ATTEMPTS
 from checkpoints.workers import Workers
 from data import TaskSpec, UserError, load
 from data.seeds import derive_seed
@@ -23,7 +24,7 @@ from evaluation import tuning
 from evaluation.console import Console
 from evaluation.grading import grade_methods
 from evaluation.report import Report
-from evaluation.runs.many import GradingFailedError
+from evaluation.runs.many import GradingFailedError, GradingLostError
 from evaluation.spec import GradingSpec
 from evaluation.tuned import Tuned, find_tuned, tuned_path, write_tuned
 from evaluation.tuning import TuningResult, tune
@@ -119,6 +120,66 @@ def test_kill_9_and_go_on(kit: Kit, workers: Workers, results: Path, tmp_path: P
     assert next(tmp_path.glob("killed tuned/*.yaml")).read_text() == expected
     assert "noisy_finetune" in answer.stdout
     assert "stopped early" in answer.stdout
+
+
+class LosingWorkers(Workers):
+    """Workers of which one dies at once that does the fifth run of a trial, so many times."""
+
+    def __init__(self, losses: int) -> None:
+        super().__init__(1)
+        self.losses = losses
+
+    def submit(self, job: Any, *args: Any) -> Any:
+        """Queue a sudden end in place of the job."""
+        if job.__name__ == "perform" and args[2] == 4 and self.losses > 0:
+            self.losses -= 1
+            return super().submit(os._exit, 0)
+        return super().submit(job, *args)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("losses", [1, ATTEMPTS - 1, ATTEMPTS])
+def test_a_worker_that_is_lost_is_no_score(
+    losses: int, workers: Workers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned_folder: Path
+) -> None:
+    """Few losses change nothing; many end the search with a sentence, and the next call goes on as if nothing had been.
+
+    Catches a trial that is stored with a score of 0, for ever.
+    """
+    spec = replace(SPEC, models=8)
+    monkeypatch.setenv("UNLEARNING_RESULTS", str(tmp_path / "in peace"))
+    expected = search(spec, 2, workers)
+    monkeypatch.setenv("UNLEARNING_RESULTS", str(tmp_path / "with losses"))
+    losing = LosingWorkers(losses)
+    with losing:
+        if losses < ATTEMPTS:
+            result = search(spec, 2, losing)
+        else:
+            with pytest.raises(GradingLostError, match="its process died with exit code 0"):
+                search(spec, 2, losing)
+            assert not list((tmp_path / "with losses").glob("*/*/failed.json"))
+            result = search(spec, 2, losing)
+    assert losing.losses == 0
+    assert result == expected
+    assert trials_of(tmp_path / "with losses") == trials_of(tmp_path / "in peace")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tail", [b"", b'{"op_code":', b'{"op_code":4,"worker_id":"a"'])
+def test_a_journal_that_was_left_open_is_mended(
+    tail: bytes, workers: Workers, results: Path, tuned_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A search was killed while it wrote: half a line, and Optuna's lock. Catches one that waits, or never goes on."""
+    spec = replace(SPEC, models=8)
+    search(spec, 1, workers)
+    (journal,) = results.glob("*/tuning-*/trials.journal")
+    with journal.open("ab") as file:
+        file.write(tail)
+    Path(f"{journal}.lock").symlink_to(journal)
+    assert search(spec, 2, workers).trials == 2
+    assert len(trials_of(results)) == 2
+    assert [json.loads(line) for line in _lines(journal)]
+    assert "acquire the lock" not in caplog.text
 
 
 def _lines(path: Path) -> list[str]:

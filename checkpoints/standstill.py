@@ -69,7 +69,7 @@ def descendants(pid: int, processes: Mapping[int, Seen] | None = None) -> list[i
     return found
 
 
-class Watch:
+class Standstill:
     """Whether a process and its offspring do something, looked at every few seconds."""
 
     def __init__(self, pid: int) -> None:
