@@ -27,7 +27,7 @@ LEVELS = (
     {"evaluation.runs", "evaluation.certification"},
     {"evaluation.spec"},
     {"evaluation.report", "evaluation.tuned", "evaluation.console", "evaluation.catalogue"},
-    {"evaluation.metrics"},
+    {"evaluation.metrics", "evaluation.isolation"},
 )
 """The rooms of evaluation: a module imports from its own level and those below."""
 

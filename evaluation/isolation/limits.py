@@ -32,7 +32,7 @@ class Limits:
     file_bytes: int = 1 << 30
     """The largest file that a run may write."""
     memory_bytes: int = _of_memory(4 / 5)
-    """What a run and its child processes may hold together, beyond what the process held before it began."""
+    """What a run and its child processes may hold together, what they share counted once."""
     processes: int = 64
     """Child processes of a run, and theirs, at a time."""
     threads: int = 4096

@@ -38,7 +38,15 @@ from evaluation.isolation.libraries import import_libraries
 from evaluation.isolation.limits import Limits
 from evaluation.isolation.structure import check_structure
 from evaluation.isolation.traces import Traces
-from evaluation.isolation.watch import Verdict, Watch, adopt_orphans, be_closed_to_others, die_with_parent, follow
+from evaluation.isolation.watch import (
+    Verdict,
+    Watch,
+    adopt_orphans,
+    be_closed_to_others,
+    be_open_to_others,
+    die_with_parent,
+    follow,
+)
 from evaluation.isolation.wire import LENGTH, Message, WireError
 from evaluation.isolation.workplace import from_message
 
@@ -188,6 +196,7 @@ def _be_a_run(place: Place, call: Call, log: int, pipe: int) -> NoReturn:
     code = 1
     try:
         die_with_parent()
+        be_open_to_others()
         pipe = _keep_to(call.limits, log, pipe)
         os.write(pipe, time.process_time_ns().to_bytes(LENGTH, "big"))
         try:

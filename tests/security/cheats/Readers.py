@@ -104,7 +104,9 @@ class Readers(MyMethod):
 
     def test_images_in_memory(self) -> bool:
         """A task has its test set; the one that is here should not."""
+        gc.unfreeze()
         tests: list[Any] = [thing.test for thing in gc.get_objects() if type(thing).__name__ == "Task"]
+        assert tests, "the cheat looks in the wrong place"
         return any(len(split.labels) for split in tests) and not self._start_anew()
 
     def memory_of_the_room(self) -> bool:

@@ -67,6 +67,7 @@ class States(MyMethod):
     def in_the_original(self) -> bool:
         """Where runs share the network that they start from: whatever tensors there are, they are changed."""
         weight = next(iter(self.net.parameters()))
+        gc.unfreeze()
         twins = [thing for thing in gc.get_objects() if isinstance(thing, nn.Parameter) and thing.shape == weight.shape]
         before = any(float(twin.detach().flatten()[0]) == 77 for twin in twins)
         for twin in twins:
