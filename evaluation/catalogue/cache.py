@@ -11,10 +11,10 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import msgspec
@@ -72,8 +72,16 @@ def keep(place: Place, answer: Answer, files: Mapping[str, str], asked: float) -
         return
 
 
-def digests(files: Iterable[str]) -> dict[str, str]:
-    """The SHA-256 of files, given by their path in the kit. Raises OSError if one is not there."""
+def digests(files: Collection[str]) -> dict[str, str]:
+    """The SHA-256 of files, given by their path in the kit.
+
+    Raises:
+        OSError: one is not there, or is no file of the kit (a device could be read for ever).
+    """
+    for file in files:
+        path = PurePosixPath(file)
+        if path.is_absolute() or ".." in path.parts or not (ROOT / path).is_file():
+            raise FileNotFoundError(f"{file} is no file of the kit")
     return {file: sha256_of(ROOT / file) for file in files}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data import UserError
 from data.documents import DocumentError, parse_json
 from data.files import chosen_folders, generated_folder
 from evaluation.isolation import sandbox
@@ -22,10 +23,6 @@ SECONDS_TO_IMPORT = 60.0
 """After so long, the import of a method's file is taken to hang."""
 SECONDS_TO_START = 120.0
 """What importing PyTorch may take in addition."""
-
-
-class ChildError(RuntimeError):
-    """The process did not answer, for a reason that is not a method's."""
 
 
 def command(files: Sequence[Path] = ()) -> list[str]:
@@ -55,7 +52,7 @@ def _ask(questions: Sequence[Mapping[str, Any]], limit: float) -> list[dict[str,
     """One process, one answer for each question.
 
     Raises:
-        ChildError: it failed.
+        UserError: it failed, for a reason that is not a method's.
     """
     generated = [str(generated_folder(variable)) for variable in chosen_folders()]
     asked = {"generated": generated, "limit": limit, "fork": FORKS, "methods": questions}
@@ -83,4 +80,8 @@ def _ask(questions: Sequence[Mapping[str, Any]], limit: float) -> list[dict[str,
         what = "its import did not end" if process.returncode == -9 else f"exit code {process.returncode}"
         file = Place(one["module"], one["class_name"]).file
         return [{"error": f"{one['name']} can't be used: {file} can't be imported ({what})."}]
-    raise ChildError(f"The process that reads the methods' files has failed:\n{complaints}")
+    lines = complaints.strip().splitlines() or [f"exit code {process.returncode}"]
+    raise UserError(
+        f"The process that reads the methods' files has failed ({lines[-1]}): memory may be short, or a file of the kit "
+        "may be broken."
+    )

@@ -278,6 +278,15 @@ def test_an_answer_is_not_believed(change: dict[str, Any]) -> None:
         msgspec.convert(described, Described).build("a", Place("methods.A", "A"), True, {})
 
 
+@pytest.mark.parametrize(
+    "file", ["/dev/zero", "../../dev/zero", "methods", "methods/Absent.py", "methods/../../etc/passwd"]
+)
+def test_no_file_outside_of_the_kit_is_read(file: str) -> None:
+    """Whatever an answer names. Catches a device that is read for ever."""
+    with pytest.raises(FileNotFoundError, match="is no file of the kit"):
+        digests(["methods/MyMethod.py", file])
+
+
 def test_only_references_of_the_kit_are_exempt() -> None:
     """By the place that the registry names, not by what a class says of itself; the others are told so."""
     described = {**describe_class(Sound), "exempt_from_budget": True, "source": "", "source_file": "", "files": []}

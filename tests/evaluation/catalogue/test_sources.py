@@ -109,6 +109,7 @@ def crowded(make_kit: Any) -> Kit:
     return kit
 
 
+@pytest.mark.slow
 def test_every_file_that_code_comes_from_is_part_of_it(crowded: Kit, ask: Ask) -> None:
     """An edit of the helper changes the code of whoever uses it, and of nobody else; nor does a new method.
 
@@ -144,6 +145,7 @@ def test_what_is_read_counts_and_what_the_kit_makes_does_not(crowded: Kit, ask: 
     assert "methods/BaseMethod.py" not in answers["uses_kit"]["files"]
 
 
+@pytest.mark.slow
 def test_runs_of_an_edited_helper_are_not_taken_for_those_of_this_one(make_kit: Any, results: Path) -> None:
     """On the command line: grade, edit the helper, grade again: another folder, and other scores."""
     kit: Kit = make_kit()
