@@ -79,6 +79,6 @@ def _ask(questions: Sequence[Mapping[str, Any]], limit: float) -> list[dict[str,
         return [{"error": f"{one['name']} can't be used: {file} can't be imported ({what})."}]
     lines = complaints.strip().splitlines() or [f"exit code {process.returncode}"]
     raise UserError(
-        f"The process that reads the methods' files has failed ({lines[-1]}): memory may be short, or a file of the kit "
-        "may be broken."
+        f"The process that reads the methods' files has failed ({lines[-1]}): memory may be short, or a file of the "
+        "kit may be broken."
     )
