@@ -22,6 +22,7 @@ _GENERATED = {
     "UNLEARNING_CACHE": _KIT / "data" / "cache",
     "UNLEARNING_RESULTS": _KIT / "results",
     "UNLEARNING_TUNED": _KIT / "methods" / "tuned",
+    "UNLEARNING_STRANGERS": _KIT / "data" / "cache" / "strangers",
 }
 """The folders of generated files, by the environment variable that names another."""
 FOLDERS = tuple(_GENERATED)
@@ -29,7 +30,7 @@ FOLDERS = tuple(_GENERATED)
 
 
 def generated_folder(variable: str) -> Path:
-    """The folder that `variable` (UNLEARNING_BANK, _CACHE, _RESULTS or _TUNED) names, or its default in the kit."""
+    """The folder that `variable` (UNLEARNING_BANK, ..., see `FOLDERS`) names, or its default in the kit."""
     chosen = os.environ.get(variable)
     return Path(chosen).expanduser() if chosen else _GENERATED[variable]
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -22,11 +25,13 @@ class Place(NamedTuple):
     module: str
     """Its dotted name, `methods.MyIdea`."""
     class_name: str
+    path: str = ""
+    """Of a file that lies elsewhere, and is none of the kit's: where it is. The class is then its only one."""
 
     @property
     def file(self) -> str:
-        """The file's path in the kit."""
-        return f"{self.module.replace('.', '/')}.py"
+        """The file's path in the kit; of one that lies elsewhere, its whole path."""
+        return self.path or f"{self.module.replace('.', '/')}.py"
 
 
 class Handlers(Mapping[str, "type[BaseMethod]"]):
@@ -125,10 +130,12 @@ def find_class(place: Place) -> type[BaseMethod]:
     """
     from methods.BaseMethod import BaseMethod
 
-    module = importlib.import_module(place.module)
-    found = getattr(module, place.class_name, None)
+    module = _module_elsewhere(place) if place.path else importlib.import_module(place.module)
+    found = None if place.path else getattr(module, place.class_name, None)
     if found is None:
         own = [value for value in vars(module).values() if _is_method(value) and value.__module__ == module.__name__]
+        if len(own) != 1 and place.path:
+            raise TypeError(f"it has {len(own)} classes that inherit from {BaseMethod.__name__}, and needs one")
         if len(own) != 1:
             raise TypeError(f"it has no class {place.class_name}: the class is called as the file is")
         found = own[0]
@@ -136,6 +143,24 @@ def find_class(place: Place) -> type[BaseMethod]:
         raise TypeError(f"{place.class_name} does not inherit from {BaseMethod.__name__}")
     handler: type[BaseMethod] = found
     return handler
+
+
+def _module_elsewhere(place: Place) -> ModuleType:
+    """The module of a file that lies elsewhere, under a name of its own, imported once."""
+    known = sys.modules.get(place.module)
+    if known is not None:
+        return known
+    spec = importlib.util.spec_from_file_location(place.module, place.path)
+    if spec is None or spec.loader is None:
+        raise TypeError("it is not a file of Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[place.module] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(place.module, None)
+        raise
+    return module
 
 
 def _is_method(value: Any) -> bool:

@@ -56,7 +56,7 @@ def _ask(questions: Sequence[Mapping[str, Any]], limit: float) -> list[dict[str,
     """
     generated = [str(generated_folder(variable)) for variable in chosen_folders()]
     asked = {"generated": generated, "limit": limit, "fork": FORKS, "methods": questions}
-    files = [ROOT / Place(question["module"], question["class_name"]).file for question in questions]
+    files = [ROOT / _place(question).file for question in questions]
     process = subprocess.Popen(
         command(files), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -78,10 +78,14 @@ def _ask(questions: Sequence[Mapping[str, Any]], limit: float) -> list[dict[str,
     if len(questions) == 1 and not FORKS:
         one = questions[0]
         what = "its import did not end" if process.returncode == -9 else f"exit code {process.returncode}"
-        file = Place(one["module"], one["class_name"]).file
+        file = _place(one).file
         return [{"error": f"{one['name']} can't be used: {file} can't be imported ({what})."}]
     lines = complaints.strip().splitlines() or [f"exit code {process.returncode}"]
     raise UserError(
         f"The process that reads the methods' files has failed ({lines[-1]}): memory may be short, or a file of the "
         "kit may be broken."
     )
+
+
+def _place(question: Mapping[str, Any]) -> Place:
+    return Place(question["module"], question["class_name"], question["path"])

@@ -2,7 +2,7 @@
 
 It is asked by one line of JSON on standard input, and answers with one on standard output:
 
-    {"generated": [folder, ...], "limit": seconds, "fork": true, "methods": [{"name", "module", "class_name"}, ...]}
+    {"generated": [folder, ...], "limit": seconds, "fork": true, "methods": [{"name", "module", "class_name", "path"}]}
     [{"facts": {...}, ...} or {"error": "a sentence"}, ...]
 
 With `fork`, each file is imported in a process of its own, forked from this one after PyTorch is imported: nothing that
@@ -60,7 +60,7 @@ def main() -> None:
     generated = [Path(folder) for folder in asked["generated"]]
     answers = []
     for one in asked["methods"]:
-        question = Question(one["name"], Place(one["module"], one["class_name"]), one.get("values"))
+        question = Question(one["name"], Place(one["module"], one["class_name"], one["path"]), one.get("values"))
         if asked["fork"]:
             answers.append(_in_a_fork(question, generated, asked["limit"]))
         else:
@@ -198,10 +198,8 @@ def _error(question: Question, what: str, where: str = "", is_import: bool = Tru
     text = " ".join(what.split())
     if not is_import:
         return {"error": f"{question.name} can't be used: {file}: {text}"}
-    return {
-        "error": f"{question.name} can't be used: {file} can't be imported ({where}{text}). "
-        f"python -m {question.place.module} shows more."
-    }
+    more = "" if question.place.path else f" python -m {question.place.module} shows more."
+    return {"error": f"{question.name} can't be used: {file} can't be imported ({where}{text}).{more}"}
 
 
 def _line(error: BaseException) -> str:

@@ -66,6 +66,11 @@ class MethodFacts:
         return self.docstring.partition("\n")[0]
 
     @property
+    def is_stranger(self) -> bool:
+        """Whether its file is none of the kit's, but was handed in by somebody."""
+        return bool(self.place.path)
+
+    @property
     def paths(self) -> tuple[Path, ...]:
         """The files that its code comes from, that of the class first."""
         return tuple(ROOT / file for file in dict.fromkeys((self.source_file, *self.files)))
@@ -88,7 +93,7 @@ class MethodFacts:
     def remarks(self) -> list[str]:
         """What whoever uses the method should know, as sentences."""
         said = []
-        if not self.registered:
+        if not self.registered and not self.is_stranger:
             line = f'"{self.name}": "{self.place.class_name}",'
             said.append(f"{self.name} is not registered: add the line {line} to methods/__init__.py.")
         if self.claims_exemption and not self.exempt_from_budget:

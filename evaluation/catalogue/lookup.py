@@ -14,6 +14,7 @@ from data.errors import UserError, unknown_name
 from evaluation.catalogue import cache as stored
 from evaluation.catalogue.child import complaint_of, describe
 from evaluation.catalogue.facts import MethodFacts
+from evaluation.catalogue.strangers import only_own, stranger
 from methods import all_method_handlers
 from methods.registry import FOLDER, NO_METHODS, Handlers, Place, suggested_name
 
@@ -51,7 +52,7 @@ def look_up(names: Iterable[str]) -> dict[str, MethodFacts | UserError]:
     for name in names:
         if name not in _known:
             try:
-                places[name] = handlers.where(name)
+                places[name] = stranger(name) or handlers.where(name)
             except KeyError:
                 _known[name] = unknown_name("method", name, handlers, shown_by="python main.py list")
             except TypeError as error:
@@ -59,9 +60,8 @@ def look_up(names: Iterable[str]) -> dict[str, MethodFacts | UserError]:
     unread = {}
     for name, place in places.items():
         if not (stored.ROOT / place.file).is_file():
-            _known[name] = UserError(
-                f"{name} can't be used: {place.file}, which methods/__init__.py names, is not there."
-            )
+            named = "" if place.path else ", which methods/__init__.py names,"
+            _known[name] = UserError(f"{name} can't be used: {place.file}{named} is not there.")
         elif (found := stored.find(place)) is not None:
             _known[name] = _built(name, place, *found)
         else:
@@ -79,6 +79,8 @@ def _read(name: str, place: Place, answer: Mapping[str, Any], asked: float) -> M
         return UserError(str(answer["error"]))
     try:
         said = msgspec.convert(answer, stored.Answer)
+        if place.path:
+            only_own(said.facts, place)
         files = stored.digests(said.facts.files)
     except (msgspec.ValidationError, OSError) as error:
         return UserError(f"{name} can't be used: {place.file} describes itself wrongly ({error}).")

@@ -20,6 +20,7 @@ from data import Task
 from data.loaders import ExampleDataset, TensorLoader, loader_seed, run_datasets, run_loaders
 from methods import all_method_handlers
 from methods.BaseMethod import BaseMethod
+from methods.registry import Place, find_class
 
 Datasets = tuple[ExampleDataset, ExampleDataset, ExampleDataset]
 
@@ -37,7 +38,7 @@ class Unlearning(NamedTuple):
 
 
 def unlearn_once(
-    method: str,
+    method: str | Place,
     hyper_parameters: Mapping[str, Any],
     task: Task,
     net: nn.Module,
@@ -49,6 +50,7 @@ def unlearn_once(
     """Call the method's `run` on `net`, in this process, whatever that does to it.
 
     Args:
+        method: its registered name; or where it is, if it is none of the kit's.
         net: see `original_network`; it is changed.
         seed: of all global generators, and of the order of the batches.
         memory: what the method has left for itself after the request before.
@@ -75,7 +77,7 @@ def unlearn_once(
 
 
 def prepare_once(
-    method: str, hyper_parameters: Mapping[str, Any], task: Task, net: nn.Module, seed: int
+    method: str | Place, hyper_parameters: Mapping[str, Any], task: Task, net: nn.Module, seed: int
 ) -> dict[str, Tensor]:
     """Call the method's `prepare` for the original `net`: what it returns, on the CPU."""
 
@@ -100,9 +102,10 @@ def original_network(task: Task, weights: State) -> nn.Module:
     return net.to(task.train.images.device).eval()
 
 
-def make_method(name: str, hyper_parameters: Mapping[str, Any]) -> BaseMethod:
-    """The registered method `name` with these hyper-parameters."""
-    return all_method_handlers()[name](**hyper_parameters)
+def make_method(method: str | Place, hyper_parameters: Mapping[str, Any]) -> BaseMethod:
+    """A method with these hyper-parameters: see `unlearn_once`."""
+    handler = find_class(method) if isinstance(method, Place) else all_method_handlers()[method]
+    return handler(**hyper_parameters)
 
 
 def reset_globals(seed: int, device: str) -> None:

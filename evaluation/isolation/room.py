@@ -49,6 +49,7 @@ from evaluation.isolation.watch import (
 )
 from evaluation.isolation.wire import LENGTH, Message, WireError
 from evaluation.isolation.workplace import from_message
+from methods import registry
 
 
 @dataclass
@@ -80,10 +81,12 @@ class Call:
     """What the method has left for itself after the request before."""
     files: Sequence[str]
     """Where the method's code is."""
+    path: str = ""
+    """Of a method whose file is none of the kit's: where it is."""
 
     def to_message(self) -> Message:
         """What `of` reads."""
-        facts = {name: getattr(self, name) for name in ("do", "method", "seed", "budget", "files")}
+        facts = {name: getattr(self, name) for name in ("do", "method", "seed", "budget", "files", "path")}
         return Message(
             {**facts, "hyper_parameters": dict(self.hyper_parameters), "limits": asdict(self.limits)}, self.memory
         )
@@ -220,11 +223,12 @@ def _be_a_run(place: Place, call: Call, log: int, pipe: int) -> NoReturn:
 def _do(place: Place, call: Call) -> Message:
     """Call `run` or `prepare`: the message with what it leaves."""
     assert place.net is not None, "an original comes first"
+    method = registry.Place(call.method, "", call.path) if call.path else call.method
     if call.do == "prepare":
-        left = prepare_once(call.method, call.hyper_parameters, place.task, place.net, call.seed)
+        left = prepare_once(method, call.hyper_parameters, place.task, place.net, call.seed)
         return Message({}, {f"prepared/{name}": value for name, value in left.items()})
     parts = (call.memory, place.prepared, place.datasets)
-    done = unlearn_once(call.method, call.hyper_parameters, place.task, place.net, call.seed, *parts)
+    done = unlearn_once(method, call.hyper_parameters, place.task, place.net, call.seed, *parts)
     check_structure(place.fresh, done.net, call.method)
     tensors = {f"weights/{name}": value for name, value in done.net.state_dict().items()}
     tensors |= {f"memory/{name}": value for name, value in done.memory.items()}

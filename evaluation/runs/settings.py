@@ -74,4 +74,5 @@ def call_of(
 ) -> Call:
     """What a room is told to call: the method's "run" or "prepare"; `memory` is what the request before has left."""
     files = [str(file) for file in files_of(settings)]
-    return Call(do, settings.method, settings.hyper_parameters, seed, budget, settings.limits, memory, files)
+    path = facts_of(settings.method).place.path
+    return Call(do, settings.method, settings.hyper_parameters, seed, budget, settings.limits, memory, files, path)

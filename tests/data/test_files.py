@@ -20,7 +20,7 @@ from data.files import generated_folder, locked, write_arrays, write_atomically,
 from evaluation.report import results_folder
 from tests.conftest import REPOSITORY
 
-VARIABLES = ["UNLEARNING_BANK", "UNLEARNING_CACHE", "UNLEARNING_RESULTS", "UNLEARNING_TUNED"]
+VARIABLES = ["UNLEARNING_BANK", "UNLEARNING_CACHE", "UNLEARNING_RESULTS", "UNLEARNING_TUNED", "UNLEARNING_STRANGERS"]
 
 
 @pytest.mark.parametrize("variable", VARIABLES)
