@@ -13,7 +13,6 @@ from checkpoints.workers import Workers
 from data import UserError, load
 from data.files import sha256_of, write_atomically
 from data.texts import printable
-from evaluation.catalogue.child import ChildError
 from evaluation.catalogue.lookup import facts_of
 from evaluation.catalogue.strangers import admit
 from evaluation.competition.folder import Folder
@@ -94,8 +93,6 @@ def _grade(submission: Submission, part: Part, folder: Folder, workers: Workers)
     try:
         facts_of(name)
         grading = resolve(spec, task, workers.device)
-    except ChildError as error:
-        raise _RefusedError("its file stops the process that imports it") from error
     except UserError as error:
         raise _RefusedError(str(error)) from error
     (report,) = grade_methods([spec], workers, Console(quiet=True))
