@@ -30,7 +30,7 @@ FOLDERS = tuple(_GENERATED)
 
 
 def generated_folder(variable: str) -> Path:
-    """The folder that `variable` (UNLEARNING_BANK, _CACHE, _RESULTS, _TUNED or _STRANGERS) names, or its default in the kit."""
+    """The folder that `variable` (UNLEARNING_BANK, ..., see `FOLDERS`) names, or its default in the kit."""
     chosen = os.environ.get(variable)
     return Path(chosen).expanduser() if chosen else _GENERATED[variable]
 

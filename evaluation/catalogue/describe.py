@@ -2,7 +2,7 @@
 
 It is asked by one line of JSON on standard input, and answers with one on standard output:
 
-    {"generated": [folder, ...], "limit": seconds, "fork": true, "methods": [{"name", "module", "class_name", "path"}, ...]}
+    {"generated": [folder, ...], "limit": seconds, "fork": true, "methods": [{"name", "module", "class_name", "path"}]}
     [{"facts": {...}, ...} or {"error": "a sentence"}, ...]
 
 With `fork`, each file is imported in a process of its own, forked from this one after PyTorch is imported: nothing that

@@ -125,3 +125,13 @@ def _folders_with_code(folder: Path) -> list[Path]:
     """The folder and those below it that are packages."""
     below = [inner for inner in sorted(folder.iterdir()) if (inner / "__init__.py").is_file()]
     return [folder, *(place for inner in below for place in _folders_with_code(inner))]
+
+
+def shows(folder: Path) -> bool:
+    """Whether a folder lies in one that can be read in the sandbox."""
+    hidden = [ROOT, *(generated_folder(name) for name in chosen_folders())]
+    around = [place for place in _readable() if _is_inside(folder, place)]
+    # Of two, one in the other, the inner one counts: Python's packages are often in the folder of the kit.
+    covered = [place for place in hidden if _is_inside(folder, place)]
+    deepest = max((len(place.resolve().parts) for place in around), default=-1)
+    return deepest >= max((len(place.resolve().parts) for place in covered), default=0)
