@@ -27,6 +27,7 @@ COMMANDS = {
     "membership": "attack the forget set",
     "certify": "check a certificate",
     "sweep": "make a figure over a grid",
+    "competition": "run a contest of methods",
     "notebook": "make the notebook for Kaggle",
     "schema": "print the JSON schema of reports",
     "completion": "complete words in your shell",

@@ -21,6 +21,7 @@ MAY_IMPORT = {
 }
 """Which parts of the kit the modules of a part may import."""
 LEVELS = (
+    {"evaluation.competition"},
     {"evaluation.views"},
     {"evaluation.submission", "evaluation.sweeps", "evaluation.sequence", "evaluation.tuning", "evaluation.audits"},
     {"evaluation.grading"},
