@@ -27,7 +27,7 @@ LEVELS = (
     {"evaluation.grading"},
     {"evaluation.runs", "evaluation.certification"},
     {"evaluation.spec"},
-    {"evaluation.report", "evaluation.tuned", "evaluation.console", "evaluation.catalogue"},
+    {"evaluation.report", "evaluation.tuned", "evaluation.console", "evaluation.catalogue", "evaluation.isolation"},
     {"evaluation.metrics"},
 )
 """The rooms of evaluation: a module imports from its own level and those below."""

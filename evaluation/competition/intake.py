@@ -106,7 +106,7 @@ class Intake:
             if self._read.get((team, file)) == mark:
                 return
             if status.st_size > most:
-                raise RefusedError(f"it has more than {most / MEGABYTE:g} MB")
+                raise RefusedError(f"it has more than {most / MEGABYTE:.3g} MB")
             kept = []
             write_atomically(
                 self._folder.accepted / f"incoming{os.getpid()}",
@@ -176,7 +176,7 @@ def _copy(source: object, target: Path, most: int) -> tuple[str, int]:
         while block := source.read(MEGABYTE):  # type: ignore[attr-defined]
             size += len(block)
             if size > most:
-                raise RefusedError(f"it has more than {most / MEGABYTE:g} MB")
+                raise RefusedError(f"it has more than {most / MEGABYTE:.3g} MB")
             digest.update(block)
             file.write(block)
         file.flush()

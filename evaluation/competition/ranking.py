@@ -99,9 +99,7 @@ class Standing:
             as_written = False
         report = read_report(path) if as_written else None
         if report is None:
-            self.remarks.append(
-                f"left out: {path} is gone, or not what line {line['number']} of the trail tells of."
-            )
+            self.remarks.append(f"left out: {path} is gone, or not what line {line['number']} of the trail tells of.")
         return report
 
     def _marks(self, submission: Submission, reports: Sequence[Report]) -> str:
