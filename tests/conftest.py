@@ -119,7 +119,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     root = tmp_path_factory.getbasetemp()
     shared = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("bank", "results", "tuned"):
+        for name in ("bank", "results", "tuned", "strangers"):
             patch.setenv(f"UNLEARNING_{name.upper()}", str(folder / name))
         patch.setenv("UNLEARNING_CACHE", str(shared / "cache"))
         yield folder
