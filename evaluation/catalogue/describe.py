@@ -161,7 +161,9 @@ def _answer(question: Question, generated: list[Path]) -> str:
     except DeclarationError as error:
         return json.dumps(_error(question, str(error), is_import=False))
     except BaseException as error:  # whatever a file raises, SystemExit too, is its own failure
-        return json.dumps(_error(question, f"{type(error).__name__}: {error}".rstrip(". "), where=_line(error)))
+        return json.dumps(
+            _error(question, f"{type(error).__name__}: {error}".rstrip(". "), where=_line(error, question.place))
+        )
 
 
 def _complaint(handler: Any, values: Mapping[str, Any]) -> str | None:
@@ -202,20 +204,24 @@ def _error(question: Question, what: str, where: str = "", is_import: bool = Tru
     return {"error": f"{question.name} can't be used: {file} can't be imported ({where}{text}).{more}"}
 
 
-def _line(error: BaseException) -> str:
-    """The last line of the kit that an error came from, if it is one of a method."""
+def _line(error: BaseException, method: Place) -> str:
+    """The last line of the kit, or of a stranger's method, that an error came from, if it is one of a method."""
     if isinstance(error, SyntaxError) and error.filename:
-        return _place_of(error.filename, error.lineno)
-    return next(_lines(error), "")
+        return _place_of(error.filename, error.lineno, method)
+    return next(_lines(error, method), "")
 
 
-def _lines(error: BaseException) -> Iterator[str]:
+def _lines(error: BaseException, method: Place) -> Iterator[str]:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if (place := _place_of(frame.filename, frame.lineno)) and not place.startswith(
+        if (place := _place_of(frame.filename, frame.lineno, method)) and not place.startswith(
             ("evaluation/catalogue/", "methods/registry.py")
         ):
             yield place
 
 
-def _place_of(filename: str, line: int | None) -> str:
+def _place_of(filename: str, line: int | None, method: Place) -> str:
+    if filename == method.path:
+        return f"line {line}: "
+    if filename.startswith("<"):  # Python's own import
+        return ""
     return f"{path_in(ROOT, filename)}, line {line}: " if _is_of_the_kit(filename) else ""

@@ -114,12 +114,12 @@ def grade(kit: Kit, folder: Path, *options: str) -> str:
 
 
 def rows(kit: Kit, folder: Path) -> list[dict[str, str]]:
-    """The first table of the page."""
+    """The rows of the page, those of the final ranking first."""
     answer = kit.run("competition", "page", str(folder))
     assert (answer.code, answer.stderr) == (0, "")
     lines = [line for line in answer.stdout.splitlines() if line.startswith("|")]
-    table = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
-    return [dict(zip(table[0], row, strict=True)) for row in table[2:]]
+    table = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line[1] != "-"]
+    return [dict(zip(table[0], row, strict=True)) for row in table if row != table[0]]
 
 
 def bank_as_zip(bank: Path, path: Path) -> None:
