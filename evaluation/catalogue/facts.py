@@ -72,8 +72,12 @@ class MethodFacts:
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """The files that its code comes from, that of the class first."""
-        return tuple(ROOT / file for file in dict.fromkeys((self.source_file, *self.files)))
+        """The files that its code comes from, that of the class first; a sandbox shows them to it.
+
+        It says itself which these are. So only Python files count, and what lies in `methods/`: no model of the bank.
+        """
+        files = dict.fromkeys((self.source_file, *self.files))
+        return tuple(ROOT / file for file in files if file.endswith(".py") or file.startswith("methods/"))
 
     @property
     def exempt_from_budget(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,8 @@ import pytest
 
 from data import UserError
 from evaluation.catalogue import lookup
-from evaluation.catalogue.facts import Described
+from evaluation.catalogue.facts import ROOT, Described
+from evaluation.catalogue.lookup import facts_of
 from evaluation.catalogue.strangers import NAME, admit, only_own, stranger
 from methods import all_method_handlers
 
@@ -107,3 +109,14 @@ def test_what_it_says_of_files_is_not_believed(lies: list[str]) -> None:
     only_own(described, place)
     assert described.source_file == place.path
     assert described.files == [place.path, "methods/Scrub.py"]
+
+
+LIE = "checkpoints/bank/0/model-00000.pt"
+
+
+def test_a_method_of_the_kit_cant_name_a_model_as_its_code() -> None:
+    """Its files are shown to it in a sandbox, and it says itself which these are. Catches an answer that is believed."""
+    facts = facts_of("my_method")
+    said = {**facts.files, LIE: "", "methods/table.json": "", "data/where.py": ""}
+    shown = [path.relative_to(ROOT).as_posix() for path in replace(facts, files=said).paths]
+    assert shown == [facts.source_file, *(file for file in said if file not in (facts.source_file, LIE))]
