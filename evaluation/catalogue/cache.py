@@ -73,14 +73,16 @@ def keep(place: Place, answer: Answer, files: Mapping[str, str], asked: float) -
 
 
 def digests(files: Collection[str]) -> dict[str, str]:
-    """The SHA-256 of files, given by their path in the kit.
+    """The SHA-256 of files, given by their path in the kit, or where submissions are kept.
 
     Raises:
-        OSError: one is not there, or is no file of the kit (a device could be read for ever).
+        OSError: one is not there, or lies elsewhere (a device could be read for ever).
     """
+    kept = generated_folder("UNLEARNING_STRANGERS").resolve()
     for file in files:
         path = PurePosixPath(file)
-        if path.is_absolute() or ".." in path.parts or not (ROOT / path).is_file():
+        elsewhere = ".." in path.parts or (path.is_absolute() and Path(file).parent != kept)
+        if elsewhere or not (ROOT / path).is_file():
             raise FileNotFoundError(f"{file} is no file of the kit")
     return {file: sha256_of(ROOT / file) for file in files}
 

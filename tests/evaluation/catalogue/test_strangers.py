@@ -115,7 +115,7 @@ LIE = "checkpoints/bank/0/model-00000.pt"
 
 
 def test_a_method_of_the_kit_cant_name_a_model_as_its_code() -> None:
-    """Its files are shown to it in a sandbox, and it says itself which these are. Catches an answer that is believed."""
+    """Its files are shown to it in a sandbox, and it says which these are. Catches an answer that is believed."""
     facts = facts_of("my_method")
     said = {**facts.files, LIE: "", "methods/table.json": "", "data/where.py": ""}
     shown = [path.relative_to(ROOT).as_posix() for path in replace(facts, files=said).paths]
