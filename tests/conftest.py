@@ -104,9 +104,13 @@ class Kit:
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """What a script runs in the background ignores Ctrl-C, and so would all programs that tests start and interrupt."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """What a script runs in the background ignores Ctrl-C, and so would all programs that tests start and interrupt.
+
+    With `nohup` they would ignore the end of their terminal, too.
+    """
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -128,13 +128,13 @@ class Room:
             answer = read_exactly(self._answers, int.from_bytes(read_exactly(self._answers, LENGTH), "big"))
         except TimeoutError as error:
             self.close()
-            said = f"it exceeded the budget of {call.budget:.3g} seconds and was killed after {wall:.3g} seconds"
+            said = f"it exceeded the budget of {call.budget:.3g} seconds and was killed after {wall:.3g} seconds; {watch.MORE}"
             raise CallFailedError(said, retry=True) from error
         except (OSError, WireError) as error:
             self.close()
             raise CallFailedError("the process that watches it was killed (out of memory?)", retry=True) from error
         if call.budget is not None and not about["complaint"] and about["seconds"] > call.budget and not self._forks:
-            raise CallFailedError(f"it exceeded the budget of {call.budget:.3g} seconds", retry=True)
+            raise CallFailedError(f"it exceeded the budget of {call.budget:.3g} seconds; {watch.MORE}", retry=True)
         if not about["clean"]:
             self.close()
         if about["complaint"]:

@@ -21,6 +21,8 @@ from typing import NamedTuple
 from evaluation.isolation.account import Account
 from evaluation.isolation.limits import Limits
 
+MORE = "--budget or --budget-seconds allow more"
+"""What to do about a budget that is too small."""
 SECONDS_BETWEEN_LOOKS = 0.02
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -108,10 +110,10 @@ class Watch:
         """What the run takes too much of, in words, and whether that is time; None if there is nothing to say."""
         limits, family = self.limits, self._family()
         if self.budget is not None and self._seconds(family) > self.budget:
-            return f"it exceeded the budget of {self.budget:.3g} seconds and was killed", True
+            return f"it exceeded the budget of {self.budget:.3g} seconds and was killed; {MORE}", True
         if self._deadline is not None and time.monotonic() > self._deadline:
             waited = f"it exceeded the budget of {self.budget:.3g} seconds, most of which it only waited"
-            return f"{waited}, and was killed after {self._wall:.3g} seconds", True
+            return f"{waited}, and was killed after {self._wall:.3g} seconds; {MORE}", True
         if os.fstat(self.log).st_size > limits.log_bytes:
             return f"it printed more than {limits.log_bytes / 2**20:.3g} MB and was killed", False
         if len(family) > limits.processes + 1:
@@ -215,7 +217,7 @@ def follow(watch: Watch, pipe: int, master: socket.socket, most: int) -> Verdict
     if complaint is None and os.fstat(watch.log).st_size > watch.limits.log_bytes:
         complaint = f"it printed more than {watch.limits.log_bytes / 2**20:.3g} MB", False
     if complaint is None and watch.budget is not None and seconds > watch.budget:
-        complaint = f"it exceeded the budget of {watch.budget:.3g} seconds: it took {seconds:.3g}", True
+        complaint = f"it exceeded the budget of {watch.budget:.3g} seconds: it took {seconds:.3g}; {MORE}", True
     answer = bytes(memoryview(got)[16 : 16 + wanted]) if complaint is None and wanted is not None else None
     text, retry = complaint or ("", False)
     return Verdict(answer, seconds, watch.largest, text, retry)
