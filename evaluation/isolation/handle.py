@@ -128,7 +128,7 @@ class Room:
             answer = read_exactly(self._answers, int.from_bytes(read_exactly(self._answers, LENGTH), "big"))
         except TimeoutError as error:
             self.close()
-            said = f"it exceeded the budget of {call.budget:.3g} seconds and was killed after {wall:.3g} seconds; {watch.MORE}"
+            said = f"it exceeded the budget of {call.budget:.3g} seconds and was killed after {wall:.3g}; {watch.MORE}"
             raise CallFailedError(said, retry=True) from error
         except (OSError, WireError) as error:
             self.close()
