@@ -11,7 +11,7 @@ from pathlib import Path
 
 from checkpoints.workers import Workers
 from data import UserError, load
-from data.files import sha256_of, write_atomically
+from data.files import generated_folder, sha256_of, write_atomically
 from data.texts import printable
 from evaluation.catalogue.lookup import facts_of
 from evaluation.catalogue.strangers import admit
@@ -126,7 +126,8 @@ def _report_in(folder: Path, spec: GradingSpec) -> Path:
 def _sentence(text: str, submission: Submission, folder: Folder) -> str:
     """On one line, with the file as its team calls it, and without where the folder of the competition lies."""
     text = text.replace(str(submission.copy_in(folder)), submission.file)
-    for root in (folder.root, folder.root.resolve()):
-        text = text.replace(f"{root}/", "")
+    for root in (generated_folder("UNLEARNING_STRANGERS"), folder.root):
+        for place in (root, root.resolve()):
+            text = text.replace(f"{place}/", "")
     text = METHOD_FILE.sub(lambda _: submission.file, text)
     return printable(text, LONGEST_VERDICT)

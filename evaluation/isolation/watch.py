@@ -208,7 +208,8 @@ def follow(watch: Watch, pipe: int, master: socket.socket, most: int) -> Verdict
         elif wanted is not None and len(got) >= 16 + wanted:
             break
         elif ended or watch.status is not None:
-            complaint = _how_it_ended(watch), False
+            # Linux kills whoever takes the last memory, and anybody may: another attempt may go well.
+            complaint = _how_it_ended(watch), watch.status == signal.SIGKILL
         elif time.monotonic() > next_look:
             complaint = watch.complaint()
             next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS
