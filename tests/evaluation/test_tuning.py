@@ -155,7 +155,7 @@ def test_a_worker_that_is_lost_is_no_score(
         if losses < ATTEMPTS:
             result = search(spec, 2, losing)
         else:
-            with pytest.raises(GradingLostError, match="its process died with exit code 0"):
+            with pytest.raises(GradingLostError, match="its worker died with exit code 0"):
                 search(spec, 2, losing)
             assert not list((tmp_path / "with losses").glob("*/*/failed.json"))
             result = search(spec, 2, losing)
