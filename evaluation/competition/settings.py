@@ -12,7 +12,7 @@ from msgspec import Meta
 
 from data import TaskSpec, UserError
 from data.documents import DocumentError, read_text, read_yaml
-from data.files import write_atomically
+from data.files import write_atomically, writing_to
 from evaluation.competition.folder import Folder
 from evaluation.metrics import DEFAULT_METRIC
 from evaluation.spec import GradingSpec
@@ -159,8 +159,9 @@ def make_competition(folder: Folder, deadline: datetime) -> None:
     """
     if folder.settings.exists() or folder.seed.exists():
         raise UserError(f"{folder.root} has a competition already: edit {folder.settings}, or name another folder.")
-    folder.submissions.mkdir(parents=True, exist_ok=True)
-    folder.private.mkdir(mode=0o700, exist_ok=True)
+    with writing_to(folder.root):
+        folder.submissions.mkdir(parents=True, exist_ok=True)
+        folder.private.mkdir(mode=0o700, exist_ok=True)
     folder.private.chmod(0o700)
 
     def write_seed(beside: Path) -> None:

@@ -75,3 +75,11 @@ def test_folders_that_a_sandbox_shows(tmp_path: Path) -> None:
     assert sandbox.shows(Path("/usr/share/contest"))
     assert not sandbox.shows(sandbox.ROOT / "contest")
     assert not sandbox.shows(tmp_path / "contest")
+
+
+def test_a_folder_that_can_t_be_made() -> None:
+    """One sentence. Catches a traceback of the first folder."""
+    answer = command("competition", "init", "/dev/null/contest")
+    assert answer.code == 2
+    assert "can't be written" in answer.stderr
+    assert "Traceback" not in answer.stderr
