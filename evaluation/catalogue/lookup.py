@@ -18,8 +18,8 @@ from evaluation.catalogue.strangers import only_own, stranger
 from methods import all_method_handlers
 from methods.registry import FOLDER, NO_METHODS, Handlers, Place, suggested_name
 
-_known: dict[str, MethodFacts | UserError] = {}
-"""What this process has found out."""
+_known: dict[tuple[str, Place], MethodFacts | UserError] = {}
+"""What this process has found out. The same file handed in elsewhere has the same name, and another place."""
 
 
 def registry() -> Handlers:
@@ -48,29 +48,34 @@ def look_up(names: Iterable[str]) -> dict[str, MethodFacts | UserError]:
     """What is known of methods, by name; in place of a method that can't be used, the error that says why."""
     names = list(names)
     handlers = registry()
-    places: dict[str, Place] = {}
+    found: dict[str, MethodFacts | UserError] = {}
+    unread: dict[str, Place] = {}
     for name in names:
-        if name not in _known:
-            try:
-                places[name] = stranger(name) or handlers.where(name)
-            except KeyError:
-                _known[name] = unknown_name("method", name, handlers, shown_by="python main.py list")
-            except TypeError as error:
-                _known[name] = UserError(f"The entry {name!r} of methods/__init__.py can't be used: {error}.")
-    unread = {}
-    for name, place in places.items():
-        if not (stored.ROOT / place.file).is_file():
-            named = "" if place.path else ", which methods/__init__.py names,"
-            _known[name] = UserError(f"{name} can't be used: {place.file}{named} is not there.")
-        elif (found := stored.find(place)) is not None:
-            _known[name] = _built(name, place, *found)
+        try:
+            place = stranger(name) or handlers.where(name)
+        except KeyError:
+            found[name] = unknown_name("method", name, handlers, shown_by="python main.py list")
+        except TypeError as error:
+            found[name] = UserError(f"The entry {name!r} of methods/__init__.py can't be used: {error}.")
         else:
-            unread[name] = place
+            known = _known.get((name, place)) or _found_without_asking(name, place)
+            if known is None:
+                unread[name] = place
+            else:
+                found[name] = _known[name, place] = known
     if unread:
         asked = time.time()
         for name, answer in describe(unread).items():
-            _known[name] = _read(name, unread[name], answer, asked)
-    return {name: _known[name] for name in names}
+            found[name] = _known[name, unread[name]] = _read(name, unread[name], answer, asked)
+    return {name: found[name] for name in names}
+
+
+def _found_without_asking(name: str, place: Place) -> MethodFacts | UserError | None:
+    if not (stored.ROOT / place.file).is_file():
+        named = "" if place.path else ", which methods/__init__.py names,"
+        return UserError(f"{name} can't be used: {place.file}{named} is not there.")
+    kept = stored.find(place)
+    return None if kept is None else _built(name, place, *kept)
 
 
 def _read(name: str, place: Place, answer: Mapping[str, Any], asked: float) -> MethodFacts | UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +51,14 @@ def test_a_file_that_lies_elsewhere(folder: Path) -> None:
     assert admit(METHOD.format(name="MyMethod").encode()) == name
     assert admit(METHOD.format(name="Other").encode()) != name
     assert lookup.facts_of("my_method").class_name == "MyMethod"
+
+
+def test_the_same_file_in_two_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is said of it names the folder that it was looked for in."""
+    for place in (folder, folder.with_name("other")):
+        monkeypatch.setenv("UNLEARNING_STRANGERS", str(place))
+        with pytest.raises(UserError, match=re.escape(str(place))):
+            lookup.facts_of(admit(b"x = 2"))
 
 
 def test_names_never_collide() -> None:
