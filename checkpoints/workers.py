@@ -32,9 +32,9 @@ from data.files import choose_folders, chosen_folders
 if TYPE_CHECKING:
     from data import Task, TaskSpec
 
-QUICK_TO_FORK = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "PYTHONMALLOC": "malloc"}
-"""Environment variables with which glibc asks for large pages. A process that has loaded PyTorch has a third of a
-gigabyte of its own; to fork it takes the time to copy the table of its pages, 3 ms then instead of 19."""
+QUICK_TO_FORK = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""An environment variable with which glibc asks for large pages. A process that has loaded PyTorch has a third of a
+gigabyte of its own; to fork it takes the time to copy the table of its pages, and that is half as long then."""
 
 LONGEST_FOLDER = 70
 """Bytes. The name of a socket may have 107, and multiprocessing puts some 30 behind the folder."""
@@ -109,8 +109,10 @@ def be_deterministic(device: str) -> None:
     """Make PyTorch give the same bits whenever it is given the same work, however many workers there are."""
     import torch
 
-    # The number of threads changes the order of sums; and one thread per worker uses all cores best.
-    torch.set_num_threads(1)
+    # The number of threads changes the order of sums; and one thread per worker uses all cores best. To set it costs
+    # oneDNN all that it has made for shapes that it has seen, even if it is set already.
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
     if device != "cpu":  # one thread is enough there, and the import behind this takes two seconds in each worker
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)

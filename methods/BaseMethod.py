@@ -184,21 +184,12 @@ class BaseMethod:
     @classmethod
     def hyper_parameters(cls) -> dict[str, HyperParameter]:
         """The hyper-parameters by name, in the order of the file, those of base classes first."""
-        found = {}
-        for base in _own_bases(cls):
-            explanations = _attribute_docstrings(base)
-            types = inspect.get_annotations(base, eval_str=True)
-            for name, explanation in explanations.items():
-                if types[name] not in PLAIN_TYPES:
-                    plain = ", ".join(plain.__name__ for plain in PLAIN_TYPES)
-                    raise ValueError(f"{cls.__name__}.{name}: the type of a hyper-parameter is one of {plain}.")
-                found[name] = HyperParameter(name, types[name], getattr(cls, name), explanation)
-        return found
+        return _hyper_parameters(cls, explained=True)
 
     @classmethod
     def almost_hyper_parameters(cls) -> dict[str, str]:
         """Attributes that look like hyper-parameters, by name, and what would make them such, in a few words."""
-        known, found = cls.hyper_parameters(), {}
+        known, found = _hyper_parameters(cls), {}
         for base in _own_bases(cls):
             annotations = inspect.get_annotations(base)
             for name, annotation in annotations.items():
@@ -220,11 +211,11 @@ class BaseMethod:
         Raises:
             ValueError: as the class does.
         """
-        return values_in_force(cls.__name__, cls.hyper_parameters(), cls.almost_hyper_parameters(), overrides)
+        return values_in_force(cls.__name__, _hyper_parameters(cls), cls.almost_hyper_parameters(), overrides)
 
     def settings(self) -> dict[str, Any]:
         """The values in force, by name."""
-        return {name: getattr(self, name) for name in self.hyper_parameters()}
+        return {name: getattr(self, name) for name in _hyper_parameters(type(self))}
 
 
 ATTRIBUTES = frozenset(
@@ -257,30 +248,41 @@ def _own_bases(cls: type) -> list[type]:
     return [base for base in reversed(cls.__mro__) if base not in (object, BaseMethod)]
 
 
-@cache  # a file has to be parsed for it, and every run asks
+def _hyper_parameters(cls: type, explained: bool = False) -> dict[str, HyperParameter]:
+    """See `BaseMethod.hyper_parameters`. To have them explained, files are read and parsed; a run does without."""
+    found = {}
+    for base in _own_bases(cls):
+        explanations = _attribute_docstrings(base) if explained else {}
+        for name, kind in _annotated_with_value(base).items():
+            if kind not in PLAIN_TYPES:
+                plain = ", ".join(plain.__name__ for plain in PLAIN_TYPES)
+                raise ValueError(f"{cls.__name__}.{name}: the type of a hyper-parameter is one of {plain}.")
+            found[name] = HyperParameter(name, kind, getattr(cls, name), explanations.get(name, ""))
+    return found
+
+
+def _annotated_with_value(cls: type) -> dict[str, Any]:
+    """The types of a class's own attributes that have one and a value, and may be hyper-parameters."""
+    names = [name for name, annotation in inspect.get_annotations(cls).items() if "ClassVar" not in str(annotation)]
+    own = [name for name in names if name in vars(cls) and not name.startswith("_") and name not in ATTRIBUTES]
+    types = inspect.get_annotations(cls, eval_str=True) if own else {}
+    return {name: types[name] for name in own}
+
+
+@cache  # a file has to be parsed for it
 def _attribute_docstrings(cls: type) -> dict[str, str]:
-    """The annotated attributes of a class that have a value, and the string that follows each (or "")."""
-    annotations = inspect.get_annotations(cls)
-    if not annotations:  # nor need it have a file
+    """The string that follows each annotated attribute of a class, if there is one."""
+    if not inspect.get_annotations(cls):  # nor need it have a file
         return {}
     (tree,) = ast.parse(textwrap.dedent(inspect.getsource(cls))).body
     assert isinstance(tree, ast.ClassDef)
     found = {}
-    for statement, following in zip(tree.body, [*tree.body[1:], None], strict=True):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and statement.value:
-            text = ""
-            if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-                text = inspect.cleandoc(str(following.value.value))
-            found[statement.target.id] = text
-    return {
-        name: text
-        for name, text in found.items()
-        # Somebody may have added one to the file since it was imported, while a grading is running.
-        if name in annotations
-        and "ClassVar" not in str(annotations[name])
-        and not name.startswith("_")
-        and name not in ATTRIBUTES
-    }
+    for statement, following in zip(tree.body, tree.body[1:], strict=False):
+        if not (isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name)):
+            continue
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            found[statement.target.id] = inspect.cleandoc(str(following.value.value))
+    return found
 
 
 def _convert(name: str, value: Any, wanted: type) -> Any:

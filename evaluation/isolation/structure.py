@@ -47,8 +47,14 @@ def fresh_network(task: Task, weights: State, method: str) -> nn.Module:
     Raises:
         MethodError: they are not those of the task's network, or one is NaN or infinite.
     """
-    fresh = build_network(task)
-    expected = fresh.state_dict()
+    network = build_network(task).to(task.train.images.device)
+    take_over(network, weights, method)
+    return network
+
+
+def take_over(network: nn.Module, weights: State, method: str) -> None:
+    """Give a network of the task, whatever its weights, those that a method has left. Raises as `fresh_network`."""
+    expected = network.state_dict()
     if weights.keys() != expected.keys():
         odd = sorted(weights.keys() ^ expected.keys())
         raise MethodError(f"{method} added or removed weights ({', '.join(odd[:3])}); undo that before the end.")
@@ -60,7 +66,9 @@ def fresh_network(task: Task, weights: State, method: str) -> nn.Module:
         if value.is_complex():
             raise MethodError(f"{method} left complex numbers in {name}.")
         converted[name] = value.to(expected[name].dtype)
-        if not (torch.isfinite(value).all() and torch.isfinite(converted[name]).all()):
+        finite = torch.isfinite(value).all()
+        if converted[name] is not value:
+            finite &= torch.isfinite(converted[name]).all()
+        if not finite:
             raise MethodError(f"{method} left NaN or infinite values in {name}.")
-    fresh.load_state_dict(converted)
-    return fresh.to(task.train.images.device)
+    network.load_state_dict(converted)

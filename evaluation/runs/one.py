@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from checkpoints.grouped import State
+from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.pool import Pool
 from checkpoints.workers import load_task
 from data import Task
 from data.files import write_atomically, write_tensors, writing_to
 from evaluation.isolation.handle import CallFailedError, room
-from evaluation.isolation.structure import MethodError, fresh_network
+from evaluation.isolation.structure import MethodError, fresh_network, take_over
 from evaluation.runs.prepared import prepared_for
 from evaluation.runs.settings import RunSettings, call_of, files_of, run_path, run_seed
 from evaluation.runs.unlearned import Unlearned, drift_from
@@ -56,7 +57,8 @@ def perform(settings: RunSettings, original: int, run: int) -> Failure | None:
             seed = run_seed(settings, original, run)
             done = unlearn(settings, task, start, seed, log, memory=memory, prepared=prepared, key=key)
             with told_in(log):
-                network = fresh_network(task, done.weights, settings.method)
+                network = _blank_network(task)
+                take_over(network, done.weights, settings.method)
                 outputs = finite_outputs(network, task, settings.method)
     except CallFailedError as error:
         return Failure(error.complaint, error.retry)
@@ -179,3 +181,9 @@ def load_weights(path: Path) -> tuple[State, dict[str, Any]]:
 @lru_cache(maxsize=4)
 def _original_state(task: Task, original: int) -> State:
     return Pool(task, "original").state(original)
+
+
+@lru_cache(maxsize=1)
+def _blank_network(task: Task) -> nn.Module:
+    """What the weights of one run after another are loaded into; no method sees it."""
+    return build_network(task).to(task.train.images.device)
