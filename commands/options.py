@@ -321,13 +321,9 @@ class QuietOptions:
 
 @OPTIONS
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(QuietOptions):
-    """Where the work is done."""
+class SandboxOptions(QuietOptions):
+    """What methods are kept from."""
 
-    workers: Annotated[int | None, RUN, WHOLE] = None
-    """Processes. [default: one per core; on a GPU at most four]"""
-    device: Annotated[str, RUN] = "auto"
-    """cpu, cuda, cuda:1, or auto: a GPU if there is one."""
     sandbox: Annotated[bool, RUN] = False
     """Keep methods from the network and from all files but the system's. Needs bubblewrap; see docs/security.md."""
 
@@ -337,6 +333,17 @@ class RunOptions(QuietOptions):
             from evaluation.isolation.sandbox import use_sandbox
 
             use_sandbox()
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SandboxOptions):
+    """Where the work is done."""
+
+    workers: Annotated[int | None, RUN, WHOLE] = None
+    """Processes. [default: one per core; on a GPU at most four]"""
+    device: Annotated[str, RUN] = "auto"
+    """cpu, cuda, cuda:1, or auto: a GPU if there is one."""
 
     def place(self) -> str:
         """The device. Raises `UserError` if it is not there."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from commands.options import RUN, WHOLE, DataOptions, OutOptions, QuietOptions
+from commands.options import RUN, WHOLE, DataOptions, OutOptions, SandboxOptions
 from data.errors import UserError
 
 
@@ -19,7 +19,7 @@ def command(
     jobs: Annotated[int | None, RUN, WHOLE] = None,
     devices: Annotated[str, RUN] = "auto",
     task: DataOptions = DataOptions(),
-    quiet: QuietOptions = QuietOptions(),
+    run: SandboxOptions = SandboxOptions(),
     output: OutOptions = OutOptions(),
 ) -> None:
     """Make a figure and its table: methods over a grid of settings.
@@ -38,8 +38,9 @@ def command(
     from evaluation.sweeps import sweep
     from evaluation.sweeps.outcome import as_markdown
 
+    run.enter_sandbox()
     places = [choose_device(device.strip()) for device in devices.split(",")]
-    outcome, folder = sweep(file, places, jobs, quiet.console(), output.out, task.changes(), seeds)
+    outcome, folder = sweep(file, places, jobs, run.console(), output.out, task.changes(), seeds)
     print(as_markdown(outcome), end="")
     print(f"\nsaved {folder}: table.csv, table.json, table.md, figure.png")
     if outcome.failures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from py_compile import PycInvalidationMode
 from typing import Any
 
 import hypothesis
@@ -63,6 +65,8 @@ class Kit:
             shutil.copy(REPOSITORY / file, folder)
         for part in PACKAGES:
             shutil.copytree(REPOSITORY / part, folder / part, ignore=GENERATED)
+        # Compiled once for all commands, and compared by content: a test may edit a file twice within a second.
+        compileall.compile_dir(folder, quiet=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
 
     def add_method(self, name: str, source: str) -> None:
         """The two steps: a file with a class (`my_idea` is `MyIdea`), and an entry in the registry."""
@@ -81,7 +85,7 @@ class Kit:
         """Start `python main.py ...` in a process group of its own, with these environment variables."""
         program = ["main.py"] if self.limits is None else ["-c", WITH_LIMITS.format(self.limits)]
         command = [sys.executable, *program, *arguments]
-        # No compiled files: Python tells an edited source by its size and its second.
+        # No other compiled files: of those Python tells an edited source by its size and its second.
         settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **environment}
         pipe = subprocess.PIPE
         return subprocess.Popen(

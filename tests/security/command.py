@@ -97,14 +97,14 @@ def grade(mode: str, kit: Kit, folder: Path) -> None:
     files.mkdir(parents=True)
     for name in FILES:
         (files / name).write_text(name)
-    places = {"bank": os.environ["UNLEARNING_BANK"], "kit": str(kit.folder)}
+    places = {"bank": str(folder / "bank"), "kit": str(kit.folder)}
     places |= {"results": str(folder / "results"), "files": str(files)}
     wanted = {"Readers": ("bank", "results", "kit"), "States": ("kit",), "Writers": ("files", "kit")}
     settings = {family: {name: places[name] for name in names} for family, names in wanted.items()}
     todo = entries(settings)
     plan = {"sandbox": mode == SANDBOX, "results": places["results"], "limits": LIMITS, "entries": todo}
     (folder / "plan.json").write_text(json.dumps(plan))
-    said, stderr = _run(kit, folder / "plan.json")
+    said, stderr = _run(kit, folder / "plan.json", places["bank"])
     assert len(said) == len(todo), f"it stopped at {todo[len(said)]}: {stderr[-3000:]}"
     (folder / SAID).write_text(json.dumps({"said": said, "stderr": stderr, "kit": str(kit.folder)}))
 
@@ -124,9 +124,9 @@ def read(folder: Path) -> Graded:
     return Graded(verdicts, baseline, lasting, told["stderr"], Path(told["kit"]), folder / "files")
 
 
-def _run(kit: Kit, plan: Path) -> tuple[list[dict[str, Any]], str]:
+def _run(kit: Kit, plan: Path, bank: str) -> tuple[list[dict[str, Any]], str]:
     """Do what a plan says, in a process group that is killed if it takes too long."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", "UNLEARNING_BANK": bank}
     environment["A_TOKEN_OF_THE_ORGANISER"] = "secret"
     command = [sys.executable, "grade.py", str(plan)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,6 +79,36 @@ class Exempt(MyMethod):
             pass
 '''
 
+TOUCHES = '''"""Leaves a file elsewhere."""
+
+from pathlib import Path
+
+from methods.MyMethod import MyMethod
+
+
+class Touches(MyMethod):
+    """As the baseline."""
+
+    path: str = ""
+    """The file."""
+
+    def run(self, net, retain_loader, forget_loader, val_loader):
+        try:
+            Path(self.path).touch()
+        except OSError:
+            pass
+        super().run(net, retain_loader, forget_loader, val_loader)
+'''
+
+
+@pytest.fixture(scope="module", autouse=True)
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A bank in which nobody looks for the models of another task."""
+    folder = tmp_path_factory.mktemp("bank")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNLEARNING_BANK", str(folder))
+        yield folder
+
 
 @pytest.fixture(scope="module")
 def kit(make_kit: Callable[[], Kit]) -> Kit:
@@ -86,6 +116,7 @@ def kit(make_kit: Callable[[], Kit]) -> Kit:
     kit = make_kit()
     kit.add_method("at_import", AT_IMPORT)
     kit.add_method("exempt", EXEMPT)
+    kit.add_method("touches", TOUCHES)
     kit.add_method("readers", (Path(__file__).parent / "cheats" / "Readers.py").read_text())
     return kit
 
@@ -138,16 +169,29 @@ def grade_reader(cheat: str, kit: Kit, bank: Path, results: Path, *more: str) ->
 
 
 @pytest.mark.parametrize("cheat", ["bank_models", "bank_models_with_noise", "bank_models_and_training"])
-def test_in_plain_mode_models_of_the_bank_are_announced(cheat: str, kit: Kit, generated: Path, tmp_path: Path) -> None:
+def test_in_plain_mode_models_of_the_bank_are_announced(cheat: str, kit: Kit, bank: Path, tmp_path: Path) -> None:
     """They are there to be read, and better than any method; every run is called a copy."""
-    report = grade_reader(cheat, kit, generated / "bank", tmp_path)
+    report = grade_reader(cheat, kit, bank, tmp_path)
     assert len(report["plausibility"]["copies"]) == N
 
 
 def test_in_the_sandbox_models_of_the_bank_are_out_of_reach(
-    kit: Kit, alone: dict[str, Any], generated: Path, tmp_path: Path
+    kit: Kit, alone: dict[str, Any], bank: Path, tmp_path: Path
 ) -> None:
     """The score is the baseline's, and nothing is announced."""
-    report = grade_reader("bank_models", kit, generated / "bank", tmp_path, *flags(SANDBOX))
+    report = grade_reader("bank_models", kit, bank, tmp_path, *flags(SANDBOX))
     assert report["scores"] == alone["scores"]
     assert report["plausibility"]["copies"] == []
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_sweep(mode: str, kit: Kit, tmp_path: Path) -> None:
+    """It takes --sandbox, too."""
+    elsewhere, file = tmp_path / "elsewhere", tmp_path / "sweep.yaml"
+    task = {"name": "digits", "train_size": 160, "forget": "random:12", "recipe": {"epochs": 3}}
+    curve = {"name": "a", "method": "touches", "settings": {"path": str(elsewhere)}, "x": "epochs"}
+    sweep = {"title": "A", "figure": "budget", "values": [1], "seeds": 1, "task": task, "curves": [curve]}
+    file.write_text(json.dumps(sweep))
+    answer = kit.run("sweep", str(file), "--devices", "cpu", "--jobs", "1", "-q", *flags(mode))
+    assert answer.code == 0, answer.stderr
+    assert elsewhere.exists() == (mode != SANDBOX)
