@@ -49,7 +49,7 @@ class WorkerProcess:
                 self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
                     target=work, args=(theirs, prepare, arguments), name="worker"
                 )
-                with _server_killed_after(SECONDS_TO_START):
+                with server_killed_after(SECONDS_TO_START):
                     self.process.start()
         except BaseException:
             self.socket.close()
@@ -135,7 +135,7 @@ def _open_pidfd(pid: int) -> int | None:
 
 
 @contextlib.contextmanager
-def _server_killed_after(seconds: float) -> Iterator[None]:
+def server_killed_after(seconds: float) -> Iterator[None]:
     """A server that does not answer is killed, and then whoever waits for its answer gets an `EOFError`."""
     timer = threading.Timer(seconds, kill_server)
     timer.daemon = True

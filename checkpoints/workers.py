@@ -21,10 +21,12 @@ from contextlib import contextmanager
 from functools import lru_cache
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from multiprocessing.util import get_temp_dir
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.messages import tell_progress
+from checkpoints.one_process import SECONDS_TO_START, server_killed_after
 from checkpoints.processes import JobPool
 from data.errors import UserError
 from data.files import choose_folders, chosen_folders
@@ -122,6 +124,23 @@ def be_deterministic(device: str) -> None:
 def start_server() -> None:
     """Start what workers are forked from now, so that it imports PyTorch while this process still does, too."""
     _context()
+
+
+def server_is_there() -> bool:
+    """Whether processes can be forked from the server: it has been started, and imports PyTorch or is ready."""
+    return sys.platform == "linux" and getattr(forkserver._forkserver, "_forkserver_pid", None) is not None
+
+
+def fork_from_server(job: Callable[..., None], *args: object) -> BaseProcess:
+    """A process that does `job(*args)`, a module-level function, and has imported PyTorch before.
+
+    Raises:
+        OSError, EOFError: the server has been killed, or there are no more files or processes.
+    """
+    process: BaseProcess = _context().Process(target=job, args=args)
+    with server_killed_after(SECONDS_TO_START):
+        process.start()
+    return process
 
 
 def _start(device: str, folders: Mapping[str, str | None], beside: Callable[[str], None] | None) -> None:

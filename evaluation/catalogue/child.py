@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from checkpoints.workers import fork_from_server, server_is_there
 from data import UserError
 from data.documents import DocumentError, parse_json
 from data.files import chosen_folders, generated_folder
+from evaluation.catalogue.describe import answer_through
 from evaluation.isolation import sandbox
 from methods.registry import Place
 
@@ -23,6 +28,8 @@ SECONDS_TO_IMPORT = 60.0
 """After so long, the import of a method's file is taken to hang."""
 SECONDS_TO_START = 120.0
 """What importing PyTorch may take in addition."""
+SECONDS_TO_END = 5.0
+"""What a process may take to end when it has answered, or was told to."""
 
 
 def command(files: Sequence[Path] = ()) -> list[str]:
@@ -57,18 +64,11 @@ def _ask(questions: Sequence[Mapping[str, Any]], limit: float) -> list[dict[str,
     generated = [str(generated_folder(variable)) for variable in chosen_folders()]
     asked = {"generated": generated, "limit": limit, "fork": FORKS, "methods": questions}
     files = [ROOT / _place(question).file for question in questions]
-    process = subprocess.Popen(
-        command(files), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        text, complaints = process.communicate(json.dumps(asked) + "\n", SECONDS_TO_START + limit * len(questions))
-    except subprocess.TimeoutExpired:
-        process.kill()
-        text, complaints = "", ""
-    finally:
-        if process.poll() is None:  # Ctrl-C
-            process.terminate()
-            process.wait()
+    patience = SECONDS_TO_START + limit * len(questions)
+    if FORKS and server_is_there() and not sandbox.in_use():
+        text, why = _ask_a_fork(json.dumps(asked), patience)
+    else:
+        text, why = _ask_a_program(command(files), json.dumps(asked), patience)
     try:
         answers = parse_json(text)
     except DocumentError:
@@ -77,14 +77,54 @@ def _ask(questions: Sequence[Mapping[str, Any]], limit: float) -> list[dict[str,
         return answers
     if len(questions) == 1 and not FORKS:
         one = questions[0]
-        what = "its import did not end" if process.returncode == -9 else f"exit code {process.returncode}"
+        what = "its import did not end" if why.endswith(" -9)") else why
         file = _place(one).file
         return [{"error": f"{one['name']} can't be used: {file} can't be imported ({what})."}]
-    lines = complaints.strip().splitlines() or [f"exit code {process.returncode}"]
     raise UserError(
-        f"The process that reads the methods' files has failed ({lines[-1]}): memory may be short, or a file of the "
-        "kit may be broken."
+        f"The process that reads the methods' files has failed ({why}): memory may be short, or a file of the kit may "
+        "be broken."
     )
+
+
+def _ask_a_program(program: Sequence[str], question: str, patience: float) -> tuple[str, str]:
+    """The answer of a new process, and what went wrong if it is none."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(program, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+    try:
+        text, complaints = process.communicate(f"{question}\n", patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        text, complaints = "", ""
+    finally:
+        if process.poll() is None:  # Ctrl-C
+            process.terminate()
+            process.wait()
+    return text, (complaints.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+
+
+def _ask_a_fork(question: str, patience: float) -> tuple[str, str]:
+    """The same of a process that is forked from the server: it has imported PyTorch already."""
+    ours, theirs = multiprocessing.Pipe()
+    with ours, theirs:
+        try:
+            process = fork_from_server(answer_through, theirs, dict(os.environ))
+        except (OSError, EOFError) as error:
+            return "", f"it can't be started: {error}"
+        theirs.close()
+        text = ""
+        try:
+            with suppress(EOFError, OSError):  # it has ended
+                ours.send_bytes(question.encode())
+                if ours.poll(patience):
+                    text = ours.recv_bytes().decode(errors="replace")
+        finally:
+            if not text:
+                process.terminate()
+            process.join(SECONDS_TO_END)
+            if process.is_alive():
+                process.kill()
+                process.join()
+    return text, f"exit code {process.exitcode}"
 
 
 def _place(question: Mapping[str, Any]) -> Place:

@@ -1,6 +1,7 @@
 """The process that imports the files of methods and says what is in them; `child.py` starts it and reads its answer.
 
-It is asked by one line of JSON on standard input, and answers with one on standard output:
+It is asked by one line of JSON, and answers with one; on standard input and output, or on a pipe if it was forked from
+the server that workers are forked from, which has imported PyTorch already:
 
     {"generated": [folder, ...], "limit": seconds, "fork": true, "methods": [{"name", "module", "class_name", "path"}]}
     [{"facts": {...}, ...} or {"error": "a sentence"}, ...]
@@ -24,6 +25,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +51,27 @@ class Question:
 
 def main() -> None:
     """Answer what standard input asks."""
-    asked = json.loads(sys.stdin.readline())
+    question = sys.stdin.readline()
     answer_to = os.dup(1)
     os.set_inheritable(answer_to, False)
-    _silence()
+    _silence(0, 1)
+    with os.fdopen(answer_to, "w") as file:
+        file.write(_answers(question))
+        file.flush()
+        os._exit(0)  # whatever an import has registered for the end, or left as a thread
+
+
+def answer_through(pipe: Connection, environment: Mapping[str, str]) -> None:
+    """The same in a process that was forked from the server, whose environment may be an old one."""
+    os.environ.clear()
+    os.environ.update(environment)
+    _silence(0, 1, 2)
+    pipe.send_bytes(_answers(pipe.recv_bytes().decode()).encode())
+    os._exit(0)
+
+
+def _answers(text: str) -> str:
+    asked = json.loads(text)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     gc.disable()  # in a fork, looking for garbage copies all memory
     gc.freeze()
@@ -65,16 +84,13 @@ def main() -> None:
             answers.append(_in_a_fork(question, generated, asked["limit"]))
         else:
             answers.append(json.loads(_answer(question, generated)))
-    with os.fdopen(answer_to, "w") as file:
-        json.dump(answers, file)
-        file.flush()
-        os._exit(0)  # whatever an import has registered for the end, or left as a thread
+    return json.dumps(answers)
 
 
-def _silence() -> None:
+def _silence(*descriptors: int) -> None:
     """What a file prints while it is imported is of no interest, and must not get into the answer."""
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1):
+    for number in descriptors:
         os.dup2(nowhere, number)
 
 

@@ -263,15 +263,41 @@ def test_a_cache_that_cannot_be_written_only_costs_time(make_kit: Callable[[], K
         assert ask(kit, "my_method")["asked"] == 1
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_a_sentence(make_kit: Callable[[], Kit]) -> None:
-    """If memory is short, say, or what it runs is broken: no traceback."""
+    """If memory is short, say, or what it runs is broken: no traceback. Alone, and forked from the server."""
     kit = make_kit()
     kit.edit("evaluation/catalogue/describe.py", "    gc.freeze()\n", "    os.kill(os.getpid(), 9)\n")
-    answer = kit.run("list", "my_method")
-    assert answer.code == 2
-    assert answer.stderr.startswith(
-        "error: The process that reads the methods' files has failed (exit code -9): memory"
+    for text in ("list my_method", "-m my_method"):
+        answer = kit.run(*text.split())
+        assert answer.code == 2
+        assert answer.stderr.startswith(
+            "error: The process that reads the methods' files has failed (exit code -9): memory"
+        )
+
+
+@pytest.mark.slow
+def test_a_process_that_is_forked_from_the_server_says_the_same(make_kit: Callable[[], Kit]) -> None:
+    """It has imported more, and has an environment of its own. Catches one that describes with an old environment."""
+    kit = make_kit()
+    kit.add_method("leaves", method("leaves", "os._exit(0)"))
+    kit.add_method("broken", method("broken", "import timm_of_nobody"))
+    kit.add_method("odd", method("odd", "SCALE = float(os.environ['SCALE_OF_TEST'])").replace("= 1.0", "= SCALE"))
+    program = (
+        "import json, os; from checkpoints.workers import start_server; from evaluation.catalogue import child\n"
+        "from methods import all_method_handlers as a\n"
+        "places = {name: a().where(name) for name in ('leaves', 'broken', 'odd', 'my_method', 'delete', 'kookmin')}\n"
+        "if __name__ == '__main__':\n"
+        "    start_server()\n    os.environ['SCALE_OF_TEST'] = '2'\n    answers = [child.describe(places)]\n"
+        "    child.server_is_there = lambda: False\n    answers.append(child.describe(places))\n"
+        "    print(json.dumps(answers))"
     )
+    (kit.folder / "program.py").write_text(program)
+    answer = subprocess.run([sys.executable, "program.py"], cwd=kit.folder, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    from_server, alone = json.loads(answer.stdout)
+    assert from_server == alone
+    assert from_server["odd"]["facts"]["hyper_parameters"][0]["default"] == 2.0
 
 
 def test_a_broken_file_is_asked_again(make_kit: Callable[[], Kit], ask: Ask) -> None:
