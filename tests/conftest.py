@@ -106,6 +106,11 @@ class Kit:
         return self.finish(self.start(*arguments, **environment))
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: many tests wait for a command, or for something to be killed."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """What a script runs in the background ignores Ctrl-C, and so would all programs that tests start and interrupt.

@@ -11,6 +11,7 @@ from checkpoints.workers import Workers
 from data import TaskSpec, load
 from evaluation.console import Console
 from evaluation.grading import grade_methods, score_again
+from evaluation.isolation.handle import room_workers
 from evaluation.metrics import METRICS
 from evaluation.report import Report
 from evaluation.runs.resolve import resolve
@@ -24,7 +25,7 @@ SPEC = GradingSpec("constrained", TASK, originals=1, models=METRICS["official"].
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Workers]:
     """Two processes."""
-    with Workers(2) as pool:
+    with room_workers(2) as pool:
         yield pool
 
 

@@ -28,7 +28,7 @@ from data.files import write_arrays
 from evaluation import logit_scaled_confidence
 from evaluation.console import Console
 from evaluation.grading import grade_methods, score_again
-from evaluation.isolation.handle import open_beside
+from evaluation.isolation.handle import open_beside, room_workers
 from evaluation.isolation.limits import Limits
 from evaluation.metrics import METRICS
 from evaluation.report import Report, read_report
@@ -360,7 +360,7 @@ class Removing(Workers):
     """Workers during whose fourth run a folder is removed, or replaced by a file."""
 
     def __init__(self, victim: Callable[[], Path], replace_it: bool) -> None:
-        super().__init__(1)
+        super().__init__(1, beside=open_beside)
         self.victim, self.replace_it, self.runs = victim, replace_it, 0
 
     def submit(self, job: Callable[..., Any], *args: Any) -> Future[Any]:
@@ -382,7 +382,7 @@ def test_folders_that_are_removed_meanwhile(
     """A sentence, whatever is gone; if nothing is in the way, the next grading makes it again, with the same report."""
     bank = tmp_path / "bank"
     monkeypatch.setenv("UNLEARNING_BANK", str(bank))
-    with Workers(1) as whole:
+    with room_workers(1) as whole:
         (expected,) = grade_methods([TINY], whole, Console(quiet=True))
     shutil.rmtree(results)
     victims = {"results": lambda: results, "runs": lambda: folder_of(TINY) / "runs", "bank": lambda: bank}
@@ -391,7 +391,7 @@ def test_folders_that_are_removed_meanwhile(
     if isinstance(caught.value, OSError):
         assert trouble.sentence(caught.value) is not None
     if not replace_it:
-        with Workers(1) as again:
+        with room_workers(1) as again:
             (report,) = grade_methods([TINY], again, Console(quiet=True))
         assert isinstance(expected, Report)
         assert isinstance(report, Report)

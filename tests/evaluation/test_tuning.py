@@ -23,6 +23,7 @@ from data.seeds import derive_seed
 from evaluation import tuning
 from evaluation.console import Console
 from evaluation.grading import grade_methods
+from evaluation.isolation.handle import open_beside, room_workers
 from evaluation.report import Report
 from evaluation.runs.many import GradingFailedError, GradingLostError
 from evaluation.spec import GradingSpec
@@ -42,7 +43,7 @@ FLAGS = ["-m", "noisy_finetune", *ON_TASK, "--budget-seconds", "60"]
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Workers]:
     """Two workers for all tests."""
-    with Workers(2) as pool:
+    with room_workers(2) as pool:
         yield pool
 
 
@@ -90,7 +91,7 @@ def test_interrupted_or_not_the_trials_are_the_same(
     monkeypatch.setenv("UNLEARNING_RESULTS", str(tmp_path / "in one go"))
     whole = search(SPEC, 6, workers)
     monkeypatch.setenv("UNLEARNING_RESULTS", str(tmp_path / "in three"))
-    with Workers(1) as one:
+    with room_workers(1) as one:
         for trials in (1, 4, 6):
             pieces = search(SPEC, trials, one)
     assert trials_of(tmp_path / "in one go") == trials_of(tmp_path / "in three")
@@ -126,7 +127,7 @@ class LosingWorkers(Workers):
     """Workers of which one dies at once that does the fifth run of a trial, so many times."""
 
     def __init__(self, losses: int) -> None:
-        super().__init__(1)
+        super().__init__(1, beside=open_beside)
         self.losses = losses
 
     def submit(self, job: Any, *args: Any) -> Any:
@@ -251,7 +252,7 @@ def test_trials_have_seeds_of_their_own(workers: Workers, results: Path, tuned_f
                 specs.append(args[0])
             return super().submit(job, *args)
 
-    with Watching(1) as watching:
+    with Watching(1, beside=open_beside) as watching:
         search(replace(SPEC, models=6), 1, watching)
     assert {spec.task.role for spec in specs} == {"tuning"}
     assert {spec.budget_seconds for spec in specs} == {0.8 * 60.0}

@@ -21,6 +21,7 @@ from evaluation.audits.examination import audit_grading
 from evaluation.audits.membership import examine as membership_of
 from evaluation.console import Console
 from evaluation.grading import grade_methods
+from evaluation.isolation.handle import room_workers
 from evaluation.runs.settings import run_path
 from evaluation.spec import GradingSpec
 from methods.BaseMethod import PLAIN_TYPES
@@ -34,7 +35,7 @@ SPEC = GradingSpec("my_method", TASK, originals=2, models=6, budget_seconds=60.0
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Workers]:
     """One process."""
-    with Workers(1, "cpu") as pool:
+    with room_workers(1) as pool:
         yield pool
 
 

@@ -31,6 +31,7 @@ from evaluation.audits.membership import (
     published_modified_entropy,
 )
 from evaluation.console import Console
+from evaluation.isolation.handle import room_workers
 from evaluation.spec import GradingSpec
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def test_too_few_images_are_refused() -> None:
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Workers]:
     """One process."""
-    with Workers(1, "cpu") as pool:
+    with room_workers(1) as pool:
         yield pool
 
 

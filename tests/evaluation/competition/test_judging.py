@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
-from checkpoints.workers import Workers
 from data import UserError
 from evaluation.competition.intake import Submission
 from evaluation.competition.judging import Verdict, judge
+from evaluation.isolation.handle import room_workers
 from tests.evaluation.competition.conftest import Contest
 
 
 def judged(contest: Contest, submission: Submission) -> Verdict:
     """The verdict on the public request; no worker is asked, so none is started."""
-    with contest.folder.in_use(hidden=False), Workers(1) as workers:
+    with contest.folder.in_use(hidden=False), room_workers(1) as workers:
         return judge(submission, contest.public_part(), contest.folder, workers)
 
 

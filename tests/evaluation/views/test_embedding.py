@@ -20,6 +20,7 @@ from checkpoints.workers import Workers
 from data import TaskSpec, UserError, load
 from evaluation.console import Console
 from evaluation.grading import grade_methods
+from evaluation.isolation.handle import room_workers
 from evaluation.metrics import METRICS
 from evaluation.metrics.accuracies import accuracy_by_class
 from evaluation.report import Report
@@ -131,7 +132,7 @@ def test_panels_are_turned_towards_the_first(mirror: int) -> None:
 @pytest.fixture(scope="module")
 def workers() -> Iterator[Workers]:
     """One process."""
-    with Workers(1, "cpu") as pool:
+    with room_workers(1) as pool:
         yield pool
 
 
