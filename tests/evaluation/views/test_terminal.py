@@ -10,7 +10,8 @@ import pytest
 
 from evaluation.metrics.plausibility import Copy, Plausibility
 from evaluation.report import Report
-from evaluation.views.leaderboard import as_markdown, cells, rank
+from evaluation.views.columns import as_markdown, cells
+from evaluation.views.leaderboard import rank
 from evaluation.views.terminal import print_table, show_report
 
 MakeReport = Callable[..., Report]
@@ -20,8 +21,8 @@ SETTINGS = {"epochs": 0, "learning_rate": 0.123456}
 @pytest.mark.parametrize(
     ("about", "line"),
     [
-        ({}, "values       published (python main.py tune searches for better ones)"),
-        ({"changed": {"epochs": 0}}, "values       published, but epochs=0 (python main.py tune"),
+        ({}, "values       default (python main.py tune searches for better ones)"),
+        ({"changed": {"epochs": 0}}, "values       default, but epochs=0 (python main.py tune"),
         ({"tuned_trials": 15}, "values       tuned (15 trials): epochs=0 learning_rate=0.123"),
         (
             {"tuned_trials": 15, "changed": {"epochs": 0}},
@@ -32,7 +33,7 @@ SETTINGS = {"epochs": 0, "learning_rate": 0.123456}
 def test_where_the_values_come_from(
     about: dict[str, Any], line: str, make_report: MakeReport, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the user set is neither published nor tuned, and is named."""
+    """What the user set is neither the default nor tuned, and is named."""
     show_report(make_report(settings=SETTINGS, **about))
     assert line in capsys.readouterr().out
 
