@@ -226,9 +226,9 @@ def _draw_matrix(panel: Axes, drawing: Matrix, matrices: np.ndarray) -> None:
     shown = mean - np.eye(*mean.shape) if drawing.less_identity else mean
     largest = np.abs(shown).max()
     image = panel.imshow(shown, cmap="RdBu_r", vmin=-largest, vmax=largest)
-    panel.set_title(drawing.title, fontsize=9)
-    panel.set_xlabel(drawing.columns, fontsize=8)
-    panel.set_ylabel(drawing.rows, fontsize=8)
+    panel.set_title(unmathematical(drawing.title), fontsize=9)
+    panel.set_xlabel(unmathematical(drawing.columns), fontsize=8)
+    panel.set_ylabel(unmathematical(drawing.rows), fontsize=8)
     panel.locator_params(integer=True)
     bar = panel.figure.colorbar(image, ax=panel)
     bar.ax.tick_params(labelsize=7)
@@ -241,14 +241,14 @@ def _draw_bars(panel: Axes, drawing: Bars, runs: Sequence[Mapping[str, float]]) 
     places = np.arange(1, len(mean) + 1)
     panel.barh(places, mean, alpha=0.6)
     panel.hlines(places, values.min(axis=0), values.max(axis=0), color="black", linewidth=1)
-    panel.set_title(drawing.title, fontsize=9)
+    panel.set_title(unmathematical(drawing.title), fontsize=9)
     if drawing.limits:
         panel.set_xlim(*drawing.limits)
     panel.invert_yaxis()
     if len(places) <= MOST_NAMES:
         panel.set_yticks(places, [unmathematical(name, most=30) for name in runs[0]])
     else:
-        panel.set_ylabel(drawing.entries, fontsize=8)
+        panel.set_ylabel(unmathematical(drawing.entries), fontsize=8)
 
 
 def as_table(folder: Path) -> Table:
