@@ -150,7 +150,8 @@ def _points(
 
 def _mean_after(passes: int, runs: Sequence[Result]) -> Mean:
     """The validation accuracy after this many passes over the retain set."""
-    return Mean.of([run["history"][SERIES][passes] for run in runs])
+    noted = [run["history"][SERIES][passes] for run in runs]
+    return Mean.of([math.nan if value is None else value for value in noted])
 
 
 def _varying(curve: Curve, settings: Settings) -> dict[str, Any]:

@@ -158,10 +158,10 @@ def perform_one(settings: RunSettings, original: int, path: Path) -> Failure | N
         "seconds": done.seconds,
         "accuracy": _accuracies(outputs, task),
         "original": _accuracies(before, task)["validation"],
-        "history": notes.get("history", {}),
+        "history": curves(notes),
         "certificate": notes.get("certificate"),
     }
-    text = json.dumps(result, indent=1)
+    text = valid_json(json.dumps(result, indent=1))
     write_atomically(path, lambda beside: beside.write_text(text))
     return None
 
