@@ -1,8 +1,9 @@
-"""Texts in what users read: numbers of things, and what somebody else may have written, in Markdown."""
+"""Texts that users read and write: numbers in words, their own texts in Markdown, numbers that YAML takes for texts."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from data.texts import printable
 
@@ -29,3 +30,19 @@ def in_markdown(text: str, most: int = 1000) -> str:
 
 _MEANT = re.compile(r"[\\`*<|~\[\]$]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
 """What Markdown would take for its own: an underscore inside a word it would not."""
+
+
+def with_numbers(values: Any) -> Any:
+    """What a YAML file says, with numbers for texts like 1e-3: YAML asks for a point, as in 1.0e-3, and few know.
+
+    >>> with_numbers({"values": ["1e-3", "2E3", ".5e+1", "e3", "1e-3 s", 4], "1e2": True})
+    {'values': [0.001, 2000.0, 5.0, 'e3', '1e-3 s', 4], 100.0: True}
+    """
+    if isinstance(values, dict):
+        return {with_numbers(key): with_numbers(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [with_numbers(value) for value in values]
+    return float(values) if isinstance(values, str) and _SCIENTIFIC.fullmatch(values) else values
+
+
+_SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}", re.ASCII)

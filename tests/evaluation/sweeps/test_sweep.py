@@ -254,6 +254,22 @@ def test_names_of_methods_are_not_guessed(write: Write) -> None:
         read_sweep(write(curves=[{"name": "a", "method": "retrain certified_retrain"}]))
 
 
+@pytest.mark.parametrize(("low", "high"), [("1e-3", "1e-2"), ("1E-3", "0.01"), ("1.e-3", "+1e-2"), (".1e-2", "1.0e-2")])
+def test_numbers_without_a_point_are_numbers(low: str, high: str, tmp_path: Path) -> None:
+    """YAML takes 1e-3 for a text. Catches "values must be increasing numbers", and texts among the settings."""
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        f"title: A\nfigure: budget\ntask: {{name: digits}}\nx: learning_rate\nvalues: [{low}, {high}]\ncurves:\n"
+        f"  - name: rate {{momentum:.2g}}\n    method: finetune\n    for_each: {{momentum: [{high}]}}\n"
+        f"    published: {{rate 0.01: {{{low}: {high}}}}}\n"
+    )
+    sweep = read_sweep(path)
+    (curve,) = sweep.curves
+    assert sweep.values == (0.001, 0.01)
+    assert (curve.name, curve.configurations) == ("rate 0.01", ((("momentum", 0.01),),))
+    assert curve.published == {0.001: 0.01}
+
+
 @pytest.mark.parametrize("content", ["curves: [", "- a\n- b", "\0", ""])
 def test_files_that_are_no_sweep(content: str, tmp_path: Path) -> None:
     """Broken YAML, a list, no text, nothing: a sentence that begins with the file's name. And no file at all."""
