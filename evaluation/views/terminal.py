@@ -174,6 +174,10 @@ def show_outcomes(outcomes: Sequence[TuningResult]) -> None:
         counts = map(str, (outcome.trials, outcome.stopped_early, outcome.failed))
         table.add_row(outcome.method, *scores, *counts, _in_words(outcome.settings))
     screen.print(table)
+    for outcome in outcomes:
+        if outcome.why_failed:
+            most = "failed" if outcome.failed == 1 else f"failed {outcome.failed} times, mostly"
+            screen.print(f"{outcome.method} {most}: {printable(outcome.why_failed)}")
     if outcomes:
         screen.print(f"\nsaved in {outcomes[0].path}; python main.py -m {outcomes[0].method} uses them")
 

@@ -10,9 +10,10 @@ import pytest
 
 from evaluation.metrics.plausibility import Copy, Plausibility
 from evaluation.report import Report
+from evaluation.tuning import TuningResult
 from evaluation.views.columns import as_markdown, cells
 from evaluation.views.leaderboard import rank
-from evaluation.views.terminal import print_table, show_report
+from evaluation.views.terminal import print_table, show_outcomes, show_report
 
 MakeReport = Callable[..., Report]
 SETTINGS = {"epochs": 0, "learning_rate": 0.123456}
@@ -91,3 +92,15 @@ def test_the_share_of_the_ceiling(make_report: MakeReport, results: Path, capsys
     show_report(make_report(share_of_ceiling=None, metric="notebook"))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("my_method")]
     assert line.endswith(" -")
+
+
+@pytest.mark.parametrize(
+    ("failed", "line"),
+    [(0, None), (1, "my_method failed: it exceeded the budget"), (3, "my_method failed 3 times, mostly: it exceeded")],
+)
+def test_why_trials_failed_is_said(failed: int, line: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Below the table. Catches "failed 3" without a word why."""
+    why = "it exceeded the budget of 0.1 seconds" if failed else ""
+    show_outcomes([TuningResult("my_method", {"epochs": 1}, 0.1, 0.0, 4, 0, failed, Path("digits.yaml"), why)])
+    out = capsys.readouterr().out
+    assert (line in out) if line else ("failed:" not in out and "mostly" not in out)
