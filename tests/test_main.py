@@ -19,7 +19,9 @@ import pytest
 import torch
 import yaml
 
+from checkpoints.networks import NETWORKS
 from data import all_tasks
+from evaluation.audits import AUDITS
 from evaluation.report import Report, read_report
 from evaluation.spec import GradingSpec
 from evaluation.views.leaderboard import WHY_NO_RANK
@@ -181,11 +183,11 @@ def test_the_notebook_metric_has_no_share_of_the_ceiling(graded: tuple[Answer, P
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_list_shows_methods_and_tasks() -> None:
+def test_list_shows_what_there_is() -> None:
     """One line each."""
     answer = command("list")
     assert answer.code == 0
-    for name in (*all_method_handlers(), *all_tasks()):
+    for name in (*all_method_handlers(), *all_tasks(), *NETWORKS, *AUDITS):
         assert len(re.findall(rf"^ +{name} +\S.*$", answer.stdout, re.MULTILINE)) == 1, name
 
 

@@ -9,6 +9,7 @@ from rich.console import Console as Screen
 from rich.table import Table
 from rich.text import Text
 
+from checkpoints.networks import NETWORKS, Builder
 from data import UserError, all_tasks
 from data.texts import printable
 from evaluation.audits import AUDITS
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 WIDE = 300
 """Letters in a line of the leaderboard, where there is no terminal to fold it."""
-NO_DOCSTRING = "(its class has no docstring)"
+NO_DOCSTRING = "(it has no docstring)"
 
 
 def _screen(width: int = 140) -> Screen:
@@ -221,11 +222,12 @@ def print_table(rows: Sequence[Row], wide: bool = False) -> None:
 
 
 def print_registries() -> None:
-    """Methods, tasks and audits, one line each."""
+    """Methods, tasks, networks and audits, one line each."""
     screen = _screen()
     for title, rows in (
         ("methods", {name: _summary(found) for name, found in look_up(registry()).items()}),
         ("tasks", {name: info.summary for name, info in all_tasks().items()}),
+        ("networks", {name: _first_line(builder) for name, builder in NETWORKS.items()}),
         ("audits", {name: _with_options(audit) for name, audit in AUDITS.items()}),
     ):
         screen.print(title)
@@ -235,6 +237,10 @@ def print_registries() -> None:
         screen.print(table)
         screen.print()
     screen.print("python main.py list METHOD shows a method's hyper-parameters.")
+
+
+def _first_line(builder: Builder) -> str:
+    return (builder.__doc__ or NO_DOCSTRING).strip().partition("\n")[0]
 
 
 def _with_options(audit: Audit) -> str:
