@@ -58,5 +58,5 @@ def show_audit(
     if output.json:
         print(path.read_text(), end="")
         return
-    Screen(highlight=False).print(result.as_table())
+    Screen(highlight=False, markup=False, emoji=False).print(result.as_table())
     print(path)

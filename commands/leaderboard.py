@@ -10,19 +10,26 @@ from data.errors import UserError, unknown_name
 
 
 def command(
-    *, only: TaskName = TaskName(), csv: Annotated[bool, OUTPUT] = False, markdown: Annotated[bool, OUTPUT] = False
+    *,
+    only: TaskName = TaskName(),
+    csv: Annotated[bool, OUTPUT] = False,
+    markdown: Annotated[bool, OUTPUT] = False,
+    wide: Annotated[bool, OUTPUT] = False,
 ) -> None:
     """Rank the graded methods of all tasks, or of the one named; one table for each set of comparable conditions.
 
     Args:
-        csv: Print comma-separated values, unrounded.
+        csv: Print comma-separated values, unrounded, with all columns.
         markdown: Print Markdown tables.
+        wide: Show seed, budget, code, accuracies, seconds and date, too.
     """
     from data import all_tasks
     from evaluation.report import read_reports, results_folder
-    from evaluation.views import leaderboard as board
+    from evaluation.views import columns, leaderboard
     from evaluation.views.terminal import print_table
 
+    if csv and markdown:
+        raise UserError("Choose one of --csv and --markdown: they are two forms of the same tables.")
     task = only.task
     if task is not None and task not in all_tasks():
         raise unknown_name("task", task, all_tasks())
@@ -33,11 +40,11 @@ def command(
     if not reports:
         flag = "" if task is None else f" --task {task}"
         raise UserError(f"Nothing has been graded yet: python main.py -m my_method{flag} does it.")
-    tables = board.tables(reports)
+    tables = leaderboard.tables(reports, leaderboard.current_codes(reports))
     if csv:
-        print(board.as_csv(tables), end="")
+        print(columns.as_csv(tables), end="")
     elif markdown:
-        print("\n\n".join(board.as_markdown(rows) for rows in tables))
+        print("\n\n".join(columns.as_markdown(rows, wide) for rows in tables))
     else:
         for rows in tables:
-            print_table(rows)
+            print_table(rows, wide)

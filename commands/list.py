@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 
 def command(method: Annotated[str | None, Parameter(help="Show this method's hyper-parameters.")] = None, /) -> None:
-    """List the methods and tasks, or the hyper-parameters of one method."""
+    """List the methods, tasks, networks and audits, or the hyper-parameters of one method."""
     from evaluation.views.terminal import print_method, print_registries
 
     if method is None:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from evaluation.spec import GradingSpec
 
 
+WITHOUT_OPTIONS = (ValuesOptions(), TaskOptions(), GradingOptions(), ConfigOptions(), JsonOptions(), PhaseOptions())
+"""What the command gets if nothing is asked of it."""
+
+
 def command(
     *,
     values: ValuesOptions = ValuesOptions(),
@@ -40,8 +44,10 @@ def command(
     if values.method is None and config is not None:
         values = replace(values, method=config.method)
     if values.method is None:
-        show_help()
-        return None
+        if (values, task, grading, run, output, phase) == WITHOUT_OPTIONS:
+            show_help()
+            return None
+        raise UserError("Name a method, too: -m my_method (python main.py list shows them).")
     if phase.phase not in ("dev", "test"):
         raise UserError(f"-p is dev or test, not {phase.phase!r}.")
     if phase.phase == "test":

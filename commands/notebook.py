@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def command(*, method: MethodOptions = MethodOptions(), notebook: ExecutionOptions = ExecutionOptions()) -> None:
     """Make the Kaggle notebook of a method, and execute it before you hand it in.
 
-    The hyper-parameters are the published ones and those of --set;
+    The hyper-parameters are the defaults and those of --set;
     python main.py -m METHOD --task TASK -p test uses the values tuned on the task.
     """
     import notebook_utils

@@ -176,7 +176,7 @@ class ValuesOptions(MethodOptions):
     """Which methods, their hyper-parameters, and whether tuned values are used."""
 
     published: Annotated[bool, METHOD] = False
-    """Use published hyper-parameters, even if tuned ones exist."""
+    """Use the default hyper-parameters, even if tuned ones exist."""
 
     def tuned(self, problem: TaskSpec, method: str, config: GradingSpec | None = None) -> Tuned | None:
         """The tuned values to use: those of `config` if there is one, else those found for the problem, if any."""

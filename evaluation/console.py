@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from rich.console import Console as Screen
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often progress is told where there is no terminal to draw a bar in."""
@@ -20,11 +21,12 @@ class Console:
     """Where a command's messages and progress go. `quiet` silences all of them."""
 
     def __init__(self, quiet: bool = False) -> None:
-        self.screen = Screen(stderr=True, quiet=quiet, highlight=False, soft_wrap=True)
+        # Texts are shown as they are: [unk] is no markup, and :cat: no picture.
+        self.screen = Screen(stderr=True, quiet=quiet, highlight=False, markup=False, emoji=False, soft_wrap=True)
 
     def tell(self, text: str) -> None:
         """Print a line, above any progress bar."""
-        self.screen.print(text, markup=False)
+        self.screen.print(text)
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
@@ -33,7 +35,7 @@ class Console:
             self.tell(text)
             yield
             return
-        with self.screen.status(text):
+        with self.screen.status(Text(text)):
             yield
 
     @contextmanager
@@ -46,7 +48,7 @@ class Console:
             yield self._lines(label, unit)
             return
         columns = (
-            TextColumn(f"{label:<14}"),
+            TextColumn("{task.description:<14}", markup=False),
             BarColumn(bar_width=30),
             TextColumn("{task.completed:.0f}/{task.total} " + unit),
             TimeElapsedColumn(),

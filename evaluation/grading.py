@@ -32,6 +32,7 @@ from evaluation.runs.prepared import prepared_seconds
 from evaluation.runs.resolve import Grading, resolve
 from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
+from evaluation.texts import counted
 
 FEW_TO_FORGET = 20
 """With fewer forget examples, the mean of their points (0, 1/2, 1/4, ...) is hardly a measurement."""
@@ -106,10 +107,14 @@ def warn_of_metric(metric: str, console: Console) -> None:
 def _headline(spec: GradingSpec, task: Task, workers: Workers) -> str:
     """What is graded, in a line."""
     forgotten = f"forget {', then '.join(request.text for request in task.requests)}"
-    originals = f"{spec.originals} originals" if spec.protocol == "per-original" else f"{spec.models} originals"
-    return (
-        f"{task.name} · {forgotten} ({len(task.forget_indices)} of {len(task.train)}) · {originals}, "
-        f"{spec.models} retrained · {workers.device}, {workers.count} workers"
+    return " · ".join(
+        (
+            task.name,
+            f"{task.network}, {counted(task.recipe.epochs, 'epoch')}",
+            f"{forgotten} ({len(task.forget_indices)} of {len(task.train)})",
+            f"{counted(spec.originals_needed, 'original')}, {spec.models} retrained",
+            f"{workers.device}, {counted(workers.count, 'worker')}",
+        )
     )
 
 
@@ -143,6 +148,7 @@ def make_report(grading: Grading, bank: Bank, unlearned: Unlearned, workers: Wor
         tuned_trials=spec.tuned.trials if spec.tuned else None,
         exempt_from_budget=grading.method.exempt_from_budget,
         submission=None,
+        code=grading.method.code_hash,
     )
     cost = Cost(
         retrain_seconds=bank.retrain_seconds,

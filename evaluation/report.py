@@ -21,6 +21,7 @@ from evaluation.metrics.accuracies import Accuracies
 from evaluation.metrics.plausibility import Plausibility
 from evaluation.metrics.quantities import AtLeastOne, Count, Name, NotNegative, Text
 from evaluation.metrics.score import Reference, Scores
+from evaluation.texts import counted
 
 FORMAT = 2
 """Version of `report.json`; the flat reports of version 1 had no number, and can still be read."""
@@ -54,11 +55,14 @@ class MethodRecord:
     changed: dict[str, Any]
     """The hyper-parameters that the user set."""
     tuned_trials: Count | None
-    """Trials that `tune` took to find the values of the others; None where they are the published ones."""
+    """Trials that `tune` took to find the values of the others; None where they are the defaults."""
     exempt_from_budget: bool
     """Whether the method is a reference that may take as long as it likes."""
     submission: Text | None
     """SHA-256 of the zip of checkpoints that was graded; None where the method ran here."""
+    code: Text | None = None
+    """Hash of the method's code, which tells its versions apart; None for a submission, and in reports of early
+    versions."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ class Report:
         forgotten = f"forget {', then '.join(about.forget)} ({about.forget_examples} of {about.train_examples} images)"
         if about.requests > 1:
             forgotten += f", request {len(about.forget)} of {about.requests}"
-        runs = f"{about.originals} originals x {about.models} runs"
+        runs = f"{counted(about.originals, 'original')} x {about.models} runs"
         if about.protocol == "full":
             runs = f"{about.models} originals, one run each"
         metric = "" if about.metric == DEFAULT_METRIC else f", {about.metric} metric"
@@ -197,7 +201,14 @@ class Report:
         """Where the hyper-parameters come from, in words."""
         if self.method.submission is not None:
             return "?"
-        return "published" if self.method.tuned_trials is None else f"tuned, {self.method.tuned_trials} trials"
+        trials = self.method.tuned_trials
+        return "default" if trials is None else f"tuned, {counted(trials, 'trial')}"
+
+    @property
+    def allowed(self) -> float | None:
+        """The budget of a run as a fraction of retraining; None if it had none, or that is not known."""
+        seconds, retraining = self.cost.budget_seconds, self.cost.retrain_seconds
+        return None if seconds is None or not retraining else seconds / retraining
 
     def to_dict(self) -> dict[str, Any]:
         """As what `report.json` holds."""

@@ -15,6 +15,7 @@ from data import TaskSpec, UserError
 from data.documents import read_yaml
 from evaluation.catalogue.lookup import find_name, registry
 from evaluation.metrics import DEFAULT_METRIC, METRICS
+from evaluation.texts import with_numbers
 from evaluation.tuned import Tuned
 
 PROTOCOLS = ("per-original", "full")
@@ -111,6 +112,7 @@ class GradingSpec:
             values = dict(read_yaml(path))
             task = dict(values.get("task") or {})
             _check_entries(values, GradingSpec)
+            values |= {name: with_numbers(values[name]) for name in ("budget", "budget_seconds") if name in values}
             _check_entries(task, TaskSpec)
             task["recipe"] = list(dict(task.get("recipe") or {}).items())
             values["task"] = task

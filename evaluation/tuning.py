@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ from evaluation.grading import load_with_one_request, tell_remarks
 from evaluation.metrics import METRICS
 from evaluation.metrics.score import quick_score
 from evaluation.report import results_folder
-from evaluation.runs.many import GradingFailedError, GradingLostError, unlearn
+from evaluation.runs.many import GradingFailedError, GradingLostError, RunFailedError, unlearn
 from evaluation.runs.resolve import Grading, resolve
 from evaluation.spec import GradingSpec
 from evaluation.tuned import tuned_path, write_tuned
@@ -74,6 +75,8 @@ class TuningResult:
     """Trials in which a run failed or exceeded the budget; their score is 0."""
     path: Path
     """The file that the values were written to."""
+    why_failed: str = ""
+    """What most of the trials that failed did wrong, in a line; empty if none did."""
 
 
 def can_be_tuned(method: str) -> bool:
@@ -212,6 +215,8 @@ def _one_trial(study: optuna.Study, published: Grading, bank: Bank, workers: Wor
         raise
     except GradingFailedError as error:
         trial.set_user_attr("complaint", str(error))
+        if isinstance(error.__cause__, RunFailedError):
+            trial.set_user_attr("reason", error.__cause__.complaint)
         score = 0.0
     if score is None:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)
@@ -288,6 +293,11 @@ def _looks(runs: int) -> list[int]:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+def _most_frequent(reasons: list[str]) -> str:
+    """The reason that occurs most often, the first of several; "" if there is none."""
+    return Counter(reasons).most_common(1)[0][0] if reasons else ""
+
+
 def _conclude(study: optuna.Study, published: Grading, trials: int) -> TuningResult:
     """Write down the best values among the first `trials` trials."""
     spec = published.spec
@@ -309,6 +319,7 @@ def _conclude(study: optuna.Study, published: Grading, trials: int) -> TuningRes
         stopped_early=len(ended) - len(complete),
         failed=sum("complaint" in trial.user_attrs for trial in complete),
         path=tuned_path(replace(spec.task, role="grading")),
+        why_failed=_most_frequent([one.user_attrs["reason"] for one in complete if "reason" in one.user_attrs]),
     )
     entry = {
         "settings": outcome.settings,

@@ -129,7 +129,7 @@ class BaseMethod:
     prepares_with: ClassVar[tuple[str, ...]] = ()
     """The hyper-parameters that `prepare` looks at, so that changing others does not repeat it; empty: all."""
     drawings: ClassVar[dict[str, Drawing]] = {}
-    """How `python main.py history` draws its notes, by the name of the note; those under "history" need no entry."""
+    """How `python main.py history` draws its notes, by the name of the note; lists of numbers need no entry."""
     tried_with: ClassVar[dict[str, Any]] = {}
     """Values that the contract tests set, if with its defaults it may find nothing to change in a small network that
     has learned nothing yet."""
@@ -163,8 +163,8 @@ class BaseMethod:
         The return value is ignored. Only `net.state_dict()` is taken; the architecture must stay as it is.
 
         A run may leave anything else it has to tell in the dict `self.notes`, as lists, numbers and strings: the
-        grader keeps that as a JSON file of the run. `python main.py history` draws what is under "history" (lists of
-        numbers by name, one number for each epoch, say) and what `drawings` describes.
+        grader keeps that as a JSON file of the run. `python main.py history` draws every list of numbers in it, like
+        `self.notes = {"loss": [0.7, 0.5]}` (one number for each epoch, say), and what `drawings` describes.
 
         Where several requests arrive one after another, `run` is called for each on the model it left for the one
         before. Tensors by name that it leaves in `self.memory` are there again for the next request (at the first

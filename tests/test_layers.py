@@ -28,7 +28,7 @@ LEVELS = (
     {"evaluation.runs", "evaluation.certification"},
     {"evaluation.spec"},
     {"evaluation.report", "evaluation.tuned", "evaluation.console", "evaluation.catalogue"},
-    {"evaluation.metrics", "evaluation.isolation"},
+    {"evaluation.metrics", "evaluation.isolation", "evaluation.texts"},
 )
 """The rooms of evaluation: a module imports from its own level and those below."""
 

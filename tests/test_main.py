@@ -19,7 +19,9 @@ import pytest
 import torch
 import yaml
 
+from checkpoints.networks import NETWORKS
 from data import all_tasks
+from evaluation.audits import AUDITS
 from evaluation.report import Report, read_report
 from evaluation.spec import GradingSpec
 from evaluation.views.leaderboard import WHY_NO_RANK
@@ -74,7 +76,9 @@ def test_the_main_job(graded: tuple[Answer, Path]) -> None:
         assert f"{score:.4f}" in line
     assert any("of the ceiling" in line for line in lines)
     assert any(re.match(r"leaderboard +1st of 1 ", line) for line in lines)
-    assert "digits · forget random:12 (12 of 60)" in answer.stderr
+    assert (
+        "digits · small_cnn, 3 epochs · forget random:12 (12 of 60) · 1 original, 32 retrained · cpu, " in answer.stderr
+    )
     assert "Only 12 images are to be forgotten" in answer.stderr
     assert "metric notebook" not in answer.stderr
     assert "Traceback" not in answer.stderr
@@ -179,11 +183,11 @@ def test_the_notebook_metric_has_no_share_of_the_ceiling(graded: tuple[Answer, P
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def test_list_shows_methods_and_tasks() -> None:
+def test_list_shows_what_there_is() -> None:
     """One line each."""
     answer = command("list")
     assert answer.code == 0
-    for name in (*all_method_handlers(), *all_tasks()):
+    for name in (*all_method_handlers(), *all_tasks(), *NETWORKS, *AUDITS):
         assert len(re.findall(rf"^ +{name} +\S.*$", answer.stdout, re.MULTILINE)) == 1, name
 
 
@@ -283,7 +287,11 @@ MISTAKES = [
     ("embed -m my_method,retrain", "This command takes one method: -m my_method, not -m my_method,retrain"),
     ("membership -m all", "This command takes one method: "),
     ("show --out file/sheet.png", "file/sheet.png can't be written ("),
+    ("-p test", "Name a method, too: -m my_method (python main.py list shows them)."),
+    ("--set learning_rate=0.1", "Name a method, too"),
+    ("--task mnist --json", "Name a method, too"),
     ("leaderboard", "Nothing has been graded yet"),
+    ("leaderboard --csv --markdown", "Choose one of --csv and --markdown"),
     ("leaderboard --task digits", "Nothing has been graded yet: python main.py -m my_method --task digits"),
     ("leaderboard --task digit", "There is no task 'digit': did you mean digits"),
     ("score missing", "missing is not the folder of a grading"),

@@ -19,7 +19,8 @@ from evaluation.grading import grade_methods
 from evaluation.report import Report
 from evaluation.spec import GradingSpec, choose_methods
 from evaluation.tuned import find_tuned
-from evaluation.views.leaderboard import as_markdown, rank
+from evaluation.views.columns import as_markdown
+from evaluation.views.leaderboard import rank
 
 
 def main() -> None:
@@ -87,7 +88,8 @@ def made_by(options: argparse.Namespace) -> str:
     return (
         f"Made by `{command}`. Scores have 95 % confidence intervals; `=` marks a tie with the row above. "
         '"Budget used" is the time of a run as a fraction of the time of retraining (allowed: 0.2). '
-        "The first table lists tuned methods also with their published values."
+        "The first table lists tuned methods also with their default values, "
+        "which are the published ones."
     )
 
 

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 FEATURES = ("correctness", "confidence", "entropy", "modified_entropy", "probability")
+DIRECTION = (
+    "Good is what retrained networks have: less means that forgotten images still look like training images, more that "
+    "they stand out. In brackets how often the attack is right about images that it should tell apart; 50 is guessing."
+)
 MOST = RETAIN_SAMPLE
 """Images of either side that an attacker learns from; of more, this many at random, always the same."""
 
@@ -166,6 +170,7 @@ class Membership:
         from rich.table import Table
 
         table = Table("taken for non-members (accuracy)", *self.networks, box=None, pad_edge=False)
+        table.caption, table.caption_justify = DIRECTION, "left"
         for feature in FEATURES:
             cells = [self.attacks[kind][feature] for kind in self.networks]
             texts = [f"{100 * cell.efficacy:5.1f} % ({100 * cell.accuracy:.1f})" for cell in cells]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +94,11 @@ class MethodFacts:
         """
         others = sorted([file, digest] for file, digest in self.files.items() if file != self.source_file)
         return [self.source, others] if others else self.source
+
+    @property
+    def code_hash(self) -> str:
+        """A name for this version of the code, for people: the beginning of the SHA-256 of `code`."""
+        return hashlib.sha256(json.dumps(self.code).encode()).hexdigest()[:8]
 
     @property
     def remarks(self) -> list[str]:

@@ -83,7 +83,7 @@ def unlearn(
             return pool.submit(perform, settings, *key)
 
         try:
-            do_runs(missing, submit, workers, len(spec.runs()), on_progress, settings)
+            do_runs(missing, submit, workers, len(spec.runs()), on_progress, settings, tell)
         except RunFailedError as failure:
             raise _grading_failed(settings, failure) from failure
         return gather_runs(folder, spec.runs(), known)
@@ -173,11 +173,12 @@ def do_runs(
     total: int,
     on_progress: Callable[[int, int], None],
     settings: RunSettings | None = None,
+    tell: Tell = lambda text: None,
 ) -> None:
     """Have the workers do the runs `keys`, of `total` in all. The first that fails ends the work.
 
-    A run that was killed for its time is tried again, as often as the limits in `settings` say; one whose worker is
-    lost as often as `work_off` says.
+    A run that was killed for its time is tried again, as often as the limits in `settings` say, which `tell` is told;
+    one whose worker is lost as often as `work_off` says.
 
     Raises:
         RunFailedError: a run answered with a complaint, or its worker was lost each time.
@@ -194,6 +195,9 @@ def do_runs(
             return False
         failed[key] += 1
         if failure.retry and failed[key] < attempts:
+            original, run = key
+            what = failure.complaint.partition(";")[0]  # the advice that follows is for the end
+            tell(f"run {run} from original {original}: {what}; attempt {failed[key] + 1} of {attempts} comes next")
             return True
         raise RunFailedError(key, failure.complaint, finished, failure.lost)
 
@@ -214,7 +218,8 @@ def _grading_failed(settings: RunSettings, failure: RunFailedError) -> GradingFa
     original, run = failure.key
     log = run_path(settings.folder, original, run, ".log")
     message = f"{settings.method} failed in run {run} from original {original}: {failure.complaint.rstrip('.')}."
-    message = f"{message} Its log: {log}. The {failure.finished} runs that finished are kept."
+    kept = "The run that finished is" if failure.finished == 1 else f"The {failure.finished} runs that finished are"
+    message = f"{message} Its log: {log}. {kept} kept."
     if failure.lost:
         return GradingLostError(message)
     record = {"method": settings.method, "original": original, "run": run, "complaint": failure.complaint}

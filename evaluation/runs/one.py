@@ -27,6 +27,7 @@ from data import Task
 from data.files import write_atomically, write_tensors, writing_to
 from evaluation.isolation.handle import CallFailedError, room
 from evaluation.isolation.structure import MethodError, fresh_network, take_over
+from evaluation.runs.notes import valid_json
 from evaluation.runs.prepared import prepared_for
 from evaluation.runs.settings import RunSettings, call_of, files_of, run_path, run_seed
 from evaluation.runs.unlearned import Unlearned, drift_from
@@ -63,7 +64,7 @@ def perform(settings: RunSettings, original: int, run: int) -> Failure | None:
     except CallFailedError as error:
         return Failure(error.complaint, error.retry)
     if done.notes is not None:
-        notes = done.notes
+        notes = valid_json(done.notes)
         write_atomically(run_path(settings.folder, original, run, ".json"), lambda beside: beside.write_text(notes))
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
     if settings.keep_weights:

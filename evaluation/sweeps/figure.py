@@ -35,13 +35,14 @@ def make_figure(outcome: SweepResult) -> Figure:
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
+    drawn: list[Any] = []
     for number, curve in enumerate(outcome.sweep.curves):
         points = [point for point in outcome.points if point.curve == curve.name]
         means = [point.accuracy["validation"] for point in points]
         errors = [0.0 if math.isnan(mean.error) else mean.error for mean in means]
         style: dict[str, Any] = {"color": f"C{number % 10}", "marker": MARKERS[number % len(MARKERS)]}
         places, values = [point.x for point in points], [mean.value for mean in means]
-        axes.errorbar(places, values, errors, markersize=4, capsize=2, label=unmathematical(curve.name), **style)
+        drawn.append(axes.errorbar(places, values, errors, markersize=4, capsize=2, **style))
         if curve.published:
             places, values = map(list, zip(*sorted(curve.published.items()), strict=True))
             axes.plot(places, values, linestyle=":", linewidth=1.2, markersize=2.5, **style)
@@ -60,5 +61,6 @@ def make_figure(outcome: SweepResult) -> Figure:
     if places and min(places) > 0 and max(places) / min(places) >= WIDE:
         axes.set_xscale("log")
     axes.grid(alpha=0.25)
-    axes.legend(fontsize=7)
+    # Named here, as a label of its own that begins with an underscore would be left out.
+    axes.legend(drawn, [unmathematical(curve.name) for curve in outcome.sweep.curves], fontsize=7)
     return figure

@@ -12,6 +12,7 @@ from typing import Any
 
 from evaluation.sweeps.plan import Curve, Settings, Sweep
 from evaluation.sweeps.running import Result, Results
+from evaluation.texts import in_markdown
 
 SPLITS = ("validation", "test", "retain", "forget")
 """Accuracies that a table has. The first chooses settings, and is what figures of the literature show."""
@@ -149,7 +150,8 @@ def _points(
 
 def _mean_after(passes: int, runs: Sequence[Result]) -> Mean:
     """The validation accuracy after this many passes over the retain set."""
-    return Mean.of([run["history"][SERIES][passes] for run in runs])
+    noted = [run["history"][SERIES][passes] for run in runs]
+    return Mean.of([math.nan if value is None else value for value in noted])
 
 
 def _varying(curve: Curve, settings: Settings) -> dict[str, Any]:
@@ -211,15 +213,20 @@ def as_markdown(outcome: SweepResult) -> str:
     rows = [head, ["---"] * len(head)]
     for curve in outcome.sweep.curves:
         points = {point.x: point for point in outcome.points if point.curve == curve.name}
-        rows.append([curve.name, *(_shown(points[x].accuracy["validation"]) if x in points else "" for x in places)])
+        rows.append(
+            [
+                in_markdown(curve.name),
+                *(_shown(points[x].accuracy["validation"]) if x in points else "" for x in places),
+            ]
+        )
         if curve.published:
             published = (curve.published.get(x) for x in places)
             rows.append(["published", *("" if value is None else f"{value:.3f}" for value in published)])
-    lines = [f"**{outcome.title}**", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
+    lines = [f"**{in_markdown(outcome.title)}**", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
     lines += [f"Mean ± standard error of {outcome.sweep.seeds} seeds. {_what_x_is(outcome)}"]
     for curve in outcome.sweep.curves:
         lines += _best_lines(curve.name, outcome)
-    lines += [f"- {failure}" for failure in outcome.failures]
+    lines += [f"- {in_markdown(failure)}" for failure in outcome.failures]
     return "\n".join(lines) + "\n"
 
 
@@ -228,7 +235,7 @@ def _what_x_is(outcome: SweepResult) -> str:
         return f"Columns: passes over the retain set, of runs that make {outcome.sweep.length:g}."
     if outcome.sweep.figure == "convergence":
         return "Columns: passes over the retain set; 0 is the start, after the noise."
-    return f"Columns: {', '.join(dict.fromkeys(curve.x for curve in outcome.sweep.curves))}."
+    return f"Columns: {in_markdown(', '.join(dict.fromkeys(curve.x for curve in outcome.sweep.curves)))}."
 
 
 def _shown(mean: Mean) -> str:
@@ -240,8 +247,9 @@ def _best_lines(name: str, outcome: SweepResult) -> list[str]:
     points = [point for point in outcome.points if point.curve == name and point.settings]
     by_settings: dict[str, list[str]] = {}
     for point in points:
-        text = ", ".join(f"{key} {value}" for key, value in point.settings.items())
+        text = in_markdown(", ".join(f"{key} {value}" for key, value in point.settings.items()))
         by_settings.setdefault(text, []).append(f"{point.x:g}")
+    name = in_markdown(name)
     if outcome.sweep.figure == "convergence":
         return [f"- {name}: best of {points[0].configurations} with {text}" for text in by_settings]
     return [

@@ -16,6 +16,7 @@ from data.documents import DocumentError, read_yaml
 from data.errors import shortened, unknown_name
 from evaluation.catalogue.lookup import facts_of
 from evaluation.spec import choose_methods
+from evaluation.texts import with_numbers
 from methods.BaseMethod import PLAIN_TYPES
 
 MOST_RUNS, MOST_SEEDS, MOST_X = 100_000, 10_000, 1_000_000
@@ -102,7 +103,7 @@ def read_sweep(path: Path, task: Mapping[str, Any] | None = None, seeds: int | N
         UserError: the file can't be read, or a key or value in it makes no sense; the message names it.
     """
     try:
-        described = read_yaml(path)
+        described = with_numbers(read_yaml(path))
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror}): name a YAML file of benchmarks/sweeps/.") from error
     except DocumentError as error:

@@ -28,6 +28,7 @@ from evaluation.grading import load_with_one_request
 from evaluation.isolation.handle import CallFailedError, room_workers
 from evaluation.metrics.accuracies import accuracies
 from evaluation.runs.many import failure_of
+from evaluation.runs.notes import curves, valid_json
 from evaluation.runs.one import Failure, finite_outputs, log_file, single_run, told_in
 from evaluation.runs.resolve import Grading, resolve
 from evaluation.runs.settings import RunSettings
@@ -158,10 +159,10 @@ def perform_one(settings: RunSettings, original: int, path: Path) -> Failure | N
         "seconds": done.seconds,
         "accuracy": _accuracies(outputs, task),
         "original": _accuracies(before, task)["validation"],
-        "history": notes.get("history", {}),
+        "history": curves(notes),
         "certificate": notes.get("certificate"),
     }
-    text = json.dumps(result, indent=1)
+    text = valid_json(json.dumps(result, indent=1))
     write_atomically(path, lambda beside: beside.write_text(text))
     return None
 

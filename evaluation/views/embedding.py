@@ -238,7 +238,8 @@ def _draw_points(axis: Axes, task: Task, panel: Panel) -> None:
     test = panel.outputs.accuracy("test", task.labels("test"))
     kept = panel.outputs.retain_accuracy
     axis.set_title(
-        f"{panel.title}\naccuracy: forget {forget[0]:.1%}, retain {kept[0]:.1%}, test {test[0]:.1%}", fontsize=10
+        f"{unmathematical(panel.title)}\naccuracy: forget {forget[0]:.1%}, retain {kept[0]:.1%}, test {test[0]:.1%}",
+        fontsize=10,
     )
 
 
@@ -250,7 +251,7 @@ def _draw_bars(axis: Axes, task: Task, shown: list[Panel]) -> None:
         heights = [share or 0.0 for share in accuracy_by_class(panel.outputs.test, labels, classes)]
         places = np.arange(classes) + (number - (len(shown) - 1) / 2) * width
         shade = str(0.75 - 0.6 * number / max(len(shown) - 1, 1))
-        axis.bar(places, heights, width, color=shade, label=panel.title)
+        axis.bar(places, heights, width, color=shade, label=unmathematical(panel.title))
     names = list(map(unmathematical, task.classes))
     axis.set_xticks(np.arange(classes), names, rotation=90 if classes > 20 else 0)
     for tick, colour in zip(axis.get_xticklabels(), _colours(classes), strict=True):

@@ -1,8 +1,8 @@
 """The histories that runs leave in their notes, drawn or tabulated: losses, multipliers, whatever a method notes.
 
-A run's notes are `runs/original-000-run-0000.json` in the folder of its grading. A history is what they have under
-"history": an object of series by name, each a list of numbers, one for an epoch or a step as the method likes. Other
-notes are drawn beside it if the method says how: see `BaseMethod.drawings`.
+A run's notes are `runs/original-000-run-0000.json` in the folder of its grading. Every list of numbers in them is a
+series, one number for an epoch or a step as the method likes. Other notes are drawn beside them if the method says how:
+see `BaseMethod.drawings`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from data.documents import read_json, read_yaml
 from data.errors import UserError
 from data.files import write_atomically
 from data.texts import printable, unmathematical
+from evaluation.runs.notes import curves, is_series
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,9 +35,6 @@ PANELS = 3
 
 MOST_SERIES, MOST_ENTRIES = 100, 100_000
 """Series that are drawn, and numbers in one of them."""
-
-LARGEST = 1e100
-"""Numbers beyond it are none that a panel can have room for."""
 
 MOST_NAMES = 16
 """The most bars in a panel whose names can be read beside it; more are numbered."""
@@ -54,16 +52,16 @@ def read_histories(folder: Path) -> Histories:
 def _histories(notes: Sequence[Mapping[str, Any]], folder: Path) -> Histories:
     histories: Histories = {}
     for of_run in notes:
-        for name, values in _history(of_run).items():
+        for name, values in curves(of_run).items():
             if len(values) > MOST_ENTRIES:
                 raise UserError(f"{folder} has a history of more than {MOST_ENTRIES:,} entries, too long to be drawn.")
-            histories.setdefault(name, []).append([float(value) for value in values])
+            histories.setdefault(name, []).append(values)
             if len(histories) > MOST_SERIES:
                 raise UserError(f"{folder} has more than {MOST_SERIES} series, too many to be drawn.")
     if not histories:
         raise UserError(
-            f"{folder} has no run with a history: name the folder of a grading in results/, of a method that notes "
-            "one (constrained does)."
+            f"{folder} has no run with a history: name the folder of a grading in results/, of a method that leaves "
+            'lists of numbers in self.notes, like self.notes = {"loss": [0.7, 0.5]} (constrained does).'
         )
     return histories
 
@@ -84,35 +82,16 @@ def _read_notes(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _history(notes: Mapping[str, Any]) -> Mapping[str, Sequence[float]]:
-    """The series of one run that are lists of numbers; none, if its notes are about other things."""
-    history = notes.get("history")
-    if not isinstance(history, dict):
-        return {}
-    return {name: values for name, values in history.items() if _is_series(values)}
-
-
-def _is_series(values: Any) -> bool:
-    return isinstance(values, list) and values != [] and all(map(_is_number, values))
-
-
-def _is_number(value: Any) -> bool:
-    """Whether it can be drawn: NaN and infinity can be left out, but 10^400 is no number for NumPy."""
-    if isinstance(value, int):
-        return abs(value) <= LARGEST
-    return isinstance(value, float) and (abs(value) <= LARGEST or not math.isfinite(value))
-
-
 def _is_matrix(values: Any) -> bool:
     return (
-        isinstance(values, list) and all(map(_is_series, values)) and len(set(map(len, values))) == 1 and _fits(values)
+        isinstance(values, list) and all(map(is_series, values)) and len(set(map(len, values))) == 1 and _fits(values)
     )
 
 
 def _fits(matrix: Sequence[Sequence[float]]) -> bool:
     """Whether all entries are finite, and not too many for a picture."""
     entries = len(matrix) * len(matrix[0])
-    return entries <= MOST_ENTRIES and all(math.isfinite(value) for row in matrix for value in row)
+    return entries <= MOST_ENTRIES and all(one is not None and math.isfinite(one) for row in matrix for one in row)
 
 
 def _is_object_of_numbers(values: Any) -> bool:
@@ -226,9 +205,9 @@ def _draw_matrix(panel: Axes, drawing: Matrix, matrices: np.ndarray) -> None:
     shown = mean - np.eye(*mean.shape) if drawing.less_identity else mean
     largest = np.abs(shown).max()
     image = panel.imshow(shown, cmap="RdBu_r", vmin=-largest, vmax=largest)
-    panel.set_title(drawing.title, fontsize=9)
-    panel.set_xlabel(drawing.columns, fontsize=8)
-    panel.set_ylabel(drawing.rows, fontsize=8)
+    panel.set_title(unmathematical(drawing.title), fontsize=9)
+    panel.set_xlabel(unmathematical(drawing.columns), fontsize=8)
+    panel.set_ylabel(unmathematical(drawing.rows), fontsize=8)
     panel.locator_params(integer=True)
     bar = panel.figure.colorbar(image, ax=panel)
     bar.ax.tick_params(labelsize=7)
@@ -241,14 +220,14 @@ def _draw_bars(panel: Axes, drawing: Bars, runs: Sequence[Mapping[str, float]]) 
     places = np.arange(1, len(mean) + 1)
     panel.barh(places, mean, alpha=0.6)
     panel.hlines(places, values.min(axis=0), values.max(axis=0), color="black", linewidth=1)
-    panel.set_title(drawing.title, fontsize=9)
+    panel.set_title(unmathematical(drawing.title), fontsize=9)
     if drawing.limits:
         panel.set_xlim(*drawing.limits)
     panel.invert_yaxis()
     if len(places) <= MOST_NAMES:
         panel.set_yticks(places, [unmathematical(name, most=30) for name in runs[0]])
     else:
-        panel.set_ylabel(drawing.entries, fontsize=8)
+        panel.set_ylabel(unmathematical(drawing.entries), fontsize=8)
 
 
 def as_table(folder: Path) -> Table:

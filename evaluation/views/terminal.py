@@ -9,6 +9,7 @@ from rich.console import Console as Screen
 from rich.table import Table
 from rich.text import Text
 
+from checkpoints.networks import NETWORKS, Builder
 from data import UserError, all_tasks
 from data.texts import printable
 from evaluation.audits import AUDITS
@@ -18,30 +19,25 @@ from evaluation.catalogue.lookup import facts_of, look_up, registry
 from evaluation.metrics.intervals import Estimate
 from evaluation.metrics.score import Reference
 from evaluation.report import Report, read_reports, results_folder
-from evaluation.views.leaderboard import (
-    MARK,
-    MIN_MODELS_FOR_RANK,
-    WHY_MARKED,
-    WHY_NO_RANK,
-    Row,
-    as_rich_table,
-    is_marked,
-    place_of,
-)
+from evaluation.texts import counted
+from evaluation.views.columns import as_rich_table, remarks
+from evaluation.views.leaderboard import MIN_MODELS_FOR_RANK, WHY_NO_RANK, Row, place_of
 
 if TYPE_CHECKING:
     from evaluation.sequence import SequenceReport
     from evaluation.tuning import TuningResult
 
 
-NO_DOCSTRING = "(its class has no docstring)"
+WIDE = 300
+"""Letters in a line of the leaderboard, where there is no terminal to fold it."""
+NO_DOCSTRING = "(it has no docstring)"
 
 
-def _screen() -> Screen:
+def _screen(width: int = 140) -> Screen:
     # Without a terminal, rich would fold tables at 80 columns.
     plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # texts are shown as they are
     screen = Screen(**plain)
-    return screen if screen.is_terminal else Screen(**plain, width=140)
+    return screen if screen.is_terminal else Screen(**plain, width=width)
 
 
 def show_report(report: Report) -> None:
@@ -153,9 +149,10 @@ def _top5_line(unlearned: Mapping[str, float], retrained: Mapping[str, float]) -
 
 def _values_line(report: Report) -> str:
     changed = f", but {_in_words(report.method.changed)}" if report.method.changed else ""
-    if report.method.tuned_trials is None:
-        return f"values       published{changed} (python main.py tune searches for better ones)"
-    return f"values       tuned ({report.method.tuned_trials} trials){changed}: {_in_words(report.method.settings)}"
+    trials = report.method.tuned_trials
+    if trials is None:
+        return f"values       default{changed} (python main.py tune searches for better ones)"
+    return f"values       tuned ({counted(trials, 'trial')}){changed}: {_in_words(report.method.settings)}"
 
 
 SHOWN_COPIES = 5
@@ -171,13 +168,17 @@ def _in_words(settings: Mapping[str, Any]) -> str:
 def show_outcomes(outcomes: Sequence[TuningResult]) -> None:
     """What searches for hyper-parameters came to."""
     screen = _screen()
-    names = ("method", "published", "best", "trials", "stopped early", "failed", "values")
+    names = ("method", "default", "best", "trials", "stopped early", "failed", "values")
     table = Table(*names, box=None, pad_edge=False)
     for outcome in outcomes:
         scores = (f"{outcome.published_score:.4f}", f"{outcome.score:.4f}")
         counts = map(str, (outcome.trials, outcome.stopped_early, outcome.failed))
         table.add_row(outcome.method, *scores, *counts, _in_words(outcome.settings))
     screen.print(table)
+    for outcome in outcomes:
+        if outcome.why_failed:
+            most = "failed" if outcome.failed == 1 else f"failed {outcome.failed} times, mostly"
+            screen.print(f"{outcome.method} {most}: {printable(outcome.why_failed)}")
     if outcomes:
         screen.print(f"\nsaved in {outcomes[0].path}; python main.py -m {outcomes[0].method} uses them")
 
@@ -188,9 +189,9 @@ def _budget_line(report: Report) -> str:
     used = f"{report.cost.runs_seconds_mean:.2g} s a run, {report.cost.budget_fraction_used:.2f} of retraining"
     if report.cost.prepare_seconds is not None:
         used += f", after {report.cost.prepare_seconds:.2g} s for each original"
-    if report.cost.budget_seconds is None:
+    if report.allowed is None:
         return f"time         {used} (exempt from the budget)"
-    return f"time         {used} (allowed: {report.cost.budget_seconds / report.cost.retrain_seconds:.2g})"
+    return f"time         {used} (allowed: {report.allowed:.3g})"
 
 
 def _rank_line(report: Report) -> str:
@@ -211,23 +212,22 @@ def _ordinal(number: int) -> str:
     return f"{number}{ending}"
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    """One table of the leaderboard."""
-    screen = _screen()
-    screen.print(as_rich_table(rows))
-    if rows[0].report.grading.models < MIN_MODELS_FOR_RANK:
-        screen.print(f"no ranks: with fewer than {MIN_MODELS_FOR_RANK} models {WHY_NO_RANK}")
-    if any(map(is_marked, rows)):
-        screen.print(f"{MARK.strip()} {WHY_MARKED}")
+def print_table(rows: Sequence[Row], wide: bool = False) -> None:
+    """One table of the leaderboard; `wide` with all columns."""
+    screen = _screen(WIDE)
+    screen.print(as_rich_table(rows, wide))
+    for remark in remarks(rows):
+        screen.print(remark)
     screen.print()
 
 
 def print_registries() -> None:
-    """Methods, tasks and audits, one line each."""
+    """Methods, tasks, networks and audits, one line each."""
     screen = _screen()
     for title, rows in (
         ("methods", {name: _summary(found) for name, found in look_up(registry()).items()}),
         ("tasks", {name: info.summary for name, info in all_tasks().items()}),
+        ("networks", {name: _first_line(builder) for name, builder in NETWORKS.items()}),
         ("audits", {name: _with_options(audit) for name, audit in AUDITS.items()}),
     ):
         screen.print(title)
@@ -237,6 +237,10 @@ def print_registries() -> None:
         screen.print(table)
         screen.print()
     screen.print("python main.py list METHOD shows a method's hyper-parameters.")
+
+
+def _first_line(builder: Builder) -> str:
+    return (builder.__doc__ or NO_DOCSTRING).strip().partition("\n")[0]
 
 
 def _with_options(audit: Audit) -> str:

@@ -35,6 +35,7 @@ from evaluation.report import Report, read_report
 from evaluation.runs.many import GradingFailedError, RunFailedError, do_runs
 from evaluation.runs.one import Failure
 from evaluation.runs.resolve import resolve
+from evaluation.runs.settings import outside_gradings
 from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
 
@@ -354,6 +355,26 @@ def test_of_several_failures_the_first_is_told() -> None:
         do_runs(keys, submit, never_used, total=len(keys), on_progress=lambda done, total: None)
     failure = caught.value
     assert (failure.key, failure.complaint, failure.finished) == (keys[1], f"run {keys[1]} failed", 1)
+
+
+def test_attempts_are_told() -> None:
+    """While the grading still goes on: which run was killed, why, and how often it is tried. Catches silence."""
+    told: list[str] = []
+    tries = Counter[tuple[int, int]]()
+
+    def submit(key: tuple[int, int], pool: Workers) -> Future[Failure | None]:
+        tries[key] += 1
+        future: Future[Failure | None] = Future()
+        slow = Failure("it exceeded the budget of 2 seconds and was killed; --budget allows more", retry=True)
+        future.set_result(slow if tries[key] < 3 and key == (1, 4) else None)
+        return future
+
+    settings = outside_gradings(TaskSpec(), "my_method", {})
+    assert settings.limits.attempts == 3
+    with Workers(1) as never_used:
+        do_runs([(0, 0), (1, 4)], submit, never_used, 2, lambda done, total: None, settings, told.append)
+    said = "run 4 from original 1: it exceeded the budget of 2 seconds and was killed; attempt {} of 3 comes next"
+    assert told == [said.format(2), said.format(3)]
 
 
 class Removing(Workers):

@@ -63,12 +63,15 @@ def test_documented_fields_are_there(make_report: MakeReport) -> None:
 
 
 def test_a_report_of_format_1_is_read() -> None:
-    """Flat, without a number of its format, as stored by version 0.1.0: every value is where it belongs now."""
+    """Flat, without a number of its format, as stored by version 0.1.0: every value is where it belongs now.
+
+    It knows nothing of the code of its method, nor whether it is plausible.
+    """
     stored = json.loads(FORMAT_1.read_text())
     report = Report.from_json(FORMAT_1.read_text())
     assert report.format == FORMAT
     assert Report.from_json(report.to_json()) == report
-    assert sorted(values_of(report.to_dict()), key=str) == sorted([*values_of(stored), FORMAT, None], key=str)
+    assert sorted(values_of(report.to_dict()), key=str) == sorted([*values_of(stored), FORMAT, None, None], key=str)
     assert report.method.name == stored["method"] == "constrained"
     assert report.scores.ceiling.score.interval == tuple(stored["ceiling"]["score_interval"])
     assert report.unlearned.forget_by_request == stored["forget_accuracy_by_request"]
@@ -176,7 +179,7 @@ def test_a_report_of_another_format_is_passed_over(format_: object, make_report:
 def test_conditions_in_words(make_report: MakeReport) -> None:
     """What a table's title says; the metric is named when it is not the competition's."""
     assert make_report().described_conditions == (
-        "digits, small_cnn, forget random:0.5 (2 of 4 images), 1 originals x 64 runs"
+        "digits, small_cnn, forget random:0.5 (2 of 4 images), 1 original x 64 runs"
     )
     assert make_report(metric="notebook").described_conditions.endswith(", notebook metric")
     assert "64 originals, one run each" in make_report(protocol="full", originals=64).described_conditions

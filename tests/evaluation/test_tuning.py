@@ -230,6 +230,7 @@ def test_failures_count_as_zero(workers: Workers, results: Path, tuned_folder: P
     """A method that always exceeds the budget ends with its published values, and every trial is a failure."""
     outcome = search(replace(SPEC, budget_seconds=1e-3), 3, workers)
     assert (outcome.failed, outcome.score, outcome.published_score) == (3, 0.0, 0.0)
+    assert outcome.why_failed.startswith("it exceeded the budget of 0.0008 seconds")
     assert outcome.settings["noise"] == 0.3
 
 

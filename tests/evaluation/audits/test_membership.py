@@ -242,6 +242,7 @@ def test_networks_of_all_kinds_are_attacked(workers: Workers) -> None:
     assert stored["attacks"]["retrained"]["entropy"]["efficacy"] == idle.attacks["retrained"]["entropy"].efficacy
     assert [column.header for column in idle.as_table().columns][1:] == ["original", "retrained", "unlearned"]
     assert idle.as_table().row_count == len(FEATURES)
+    assert "Good is what retrained networks have" in str(idle.as_table().caption)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -26,6 +27,7 @@ from evaluation.sweeps.figure import make_figure
 from evaluation.sweeps.outcome import Mean, as_csv, as_json, as_markdown, summarise
 from evaluation.sweeps.plan import Run, Sweep, read_sweep
 from evaluation.sweeps.running import Results
+from evaluation.texts import in_markdown
 from methods import all_method_handlers
 from tests.command_line import command
 
@@ -252,6 +254,22 @@ def test_names_of_methods_are_not_guessed(write: Write) -> None:
         read_sweep(write(curves=[{"name": "a", "method": "retrain certified_retrain"}]))
 
 
+@pytest.mark.parametrize(("low", "high"), [("1e-3", "1e-2"), ("1E-3", "0.01"), ("1.e-3", "+1e-2"), (".1e-2", "1.0e-2")])
+def test_numbers_without_a_point_are_numbers(low: str, high: str, tmp_path: Path) -> None:
+    """YAML takes 1e-3 for a text. Catches "values must be increasing numbers", and texts among the settings."""
+    path = tmp_path / "sweep.yaml"
+    path.write_text(
+        f"title: A\nfigure: budget\ntask: {{name: digits}}\nx: learning_rate\nvalues: [{low}, {high}]\ncurves:\n"
+        f"  - name: rate {{momentum:.2g}}\n    method: finetune\n    for_each: {{momentum: [{high}]}}\n"
+        f"    published: {{rate 0.01: {{{low}: {high}}}}}\n"
+    )
+    sweep = read_sweep(path)
+    (curve,) = sweep.curves
+    assert sweep.values == (0.001, 0.01)
+    assert (curve.name, curve.configurations) == ("rate 0.01", ((("momentum", 0.01),),))
+    assert curve.published == {0.001: 0.01}
+
+
 @pytest.mark.parametrize("content", ["curves: [", "- a\n- b", "\0", ""])
 def test_files_that_are_no_sweep(content: str, tmp_path: Path) -> None:
     """Broken YAML, a list, no text, nothing: a sentence that begins with the file's name. And no file at all."""
@@ -384,6 +402,22 @@ def test_random_features_are_marked(write: Write) -> None:
         shown = (as_markdown(outcome).splitlines()[0], json.loads(as_json(outcome))["title"], title.replace("\n", " "))
         assert [text.count("(digits-random-features)") for text in shown] == [marks] * 3
         assert max(map(len, title.splitlines())) <= 85
+
+
+@pytest.mark.parametrize("name", ["a|b", "<unk>", "_x_", r"$\frac$", "[a](b)", "*a*"])
+def test_names_are_shown_as_they_are(name: str, write: Write, tmp_path: Path) -> None:
+    """In the table, and in the figure's legend. Catches a column too many, HTML, formulas, and a curve left out."""
+    sweep = read_sweep(write(title=name, curves=[{**TINY["curves"][0], "name": name}]), seeds=1)
+    outcome = summarise(sweep, invented(sweep, lambda run: 0.5))
+    lines = as_markdown(outcome).splitlines()
+    assert lines[0] == f"**{in_markdown(name)}**"
+    assert any(line.startswith(f"| {in_markdown(name)} |") for line in lines)
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")}) == 1
+    figure = make_figure(outcome)
+    legend: Any = figure.axes[0].get_legend()
+    (shown,) = legend.get_texts()
+    assert shown.get_text().replace(r"\$", "$") == name
+    figure.savefig(tmp_path / "figure.png")
 
 
 def test_a_convergence_figure_follows_the_longest_runs(write: Write) -> None:

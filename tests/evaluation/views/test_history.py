@@ -18,6 +18,7 @@ from evaluation.views.history import (
     MOST_NAMES,
     _draw_bars,
     _draw_matrix,
+    _draw_series,
     as_table,
     draw,
     read_histories,
@@ -125,6 +126,18 @@ def test_an_object_of_numbers_is_a_bar_for_each() -> None:
     panel = Figure().subplots()
     _draw_bars(panel, Bars("seconds", "layer"), [{"0": 7.0}])
     assert panel.get_xlim()[1] > 7
+
+
+@pytest.mark.parametrize("text", [r"$\frac$", "$", "a_b^2", "[unk]"])
+def test_titles_are_no_formulas(text: str, tmp_path: Path) -> None:
+    """What a method calls its notes is shown as it is. Catches a traceback of Matplotlib's."""
+    figure = Figure()
+    panels: Any = figure.subplots(1, 3)
+    _draw_matrix(panels[0], Matrix(text, text, text), np.ones((1, 2, 2)))
+    _draw_bars(panels[1], Bars(text, text), [{f"{number}": 0.5 for number in range(MOST_NAMES + 1)}])
+    _draw_series(panels[2], text, [[1.0, 2.0]])
+    figure.savefig(tmp_path / "figure.png")
+    assert panels[0].get_title() == text.replace("$", r"\$")
 
 
 @pytest.mark.parametrize("config", ["method: hirs", "method: gone", "method: finetune", "method: [hirs]", "[", None])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 from evaluation.metrics.intervals import Estimate
 from evaluation.report import Report
-from evaluation.views.leaderboard import COLUMNS, Row, as_csv, as_markdown, as_rich_table, cells, place_of, rank, tables
+from evaluation.views.columns import COLUMNS, as_csv, as_markdown, as_rich_table, cells, columns, remarks
+from evaluation.views.leaderboard import Row, over_seeds, place_of, rank, tables
 
 MakeReport = Callable[..., Report]
 
@@ -171,3 +173,129 @@ def test_the_terminal_shows_the_same_cells(rows: list[Row]) -> None:
     table = as_rich_table(rows)
     columns = [list(map(str, column.cells)) for column in table.columns]
     assert list(zip(*columns, strict=True)) == [cells(row) for row in rows]
+
+
+def shown(rows: list[Row], name: str) -> list[str] | None:
+    """A column of a table as it is printed; None if the table has no such column."""
+    table = as_rich_table(rows)
+    found = [list(map(str, column.cells)) for column in table.columns if column.header == name]
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize(
+    ("column", "changes", "texts"),
+    [
+        ("seed", [{"seed": 0}, {"seed": 7}], ["0", "7"]),
+        ("seed", [{"seed": 3}, {"seed": 3}], None),
+        ("budget", [{"budget_seconds": 0.2}, {"budget_seconds": 0.91}], ["0.2", "0.91"]),
+        ("budget", [{"budget_seconds": 0.2}, {"budget_seconds": 0.2001}], None),
+        ("budget", [{"budget_seconds": 0.2}, {"budget_seconds": None}], None),
+        ("code", [{"code": "aa"}, {"code": "bb", "created": "2026-01-02"}], ["aa old", "bb"]),
+        ("code", [{"code": None}, {"code": "bb"}], None),
+        ("date", [{"created": "2026-01-02"}, {"created": "2026-01-03"}], None),
+    ],
+)
+def test_what_rows_differ_in_is_a_column(
+    column: str, changes: list[dict[str, Any]], texts: list[str] | None, make_report: MakeReport
+) -> None:
+    """Catches three seeds, or two budgets, that look alike; and a column that says the same of each row."""
+    rows = rank([make_report(score=0.1 - number / 100, **change) for number, change in enumerate(changes)])
+    assert shown(rows, column) == texts
+    assert (f"| {column} |" in as_markdown(rows).splitlines()[2]) == (texts is not None)
+    assert column in columns(rows, wide=True)
+
+
+def test_old_versions_of_a_method_are_marked(make_report: MakeReport) -> None:
+    """By what its file is now; if that is not known, by what was graded last, be it in another table."""
+    first = make_report(code="v1", created="2026-01-01T00:00:00+00:00", score=0.3)
+    second = make_report(code="v2", created="2026-01-02T00:00:00+00:00", models=128)
+    early, other = make_report(score=0.2), make_report("other", code="v1", score=0.1)
+    reports = [second, first, early, other]
+
+    def old(codes: dict[str, str]) -> list[tuple[str, str | None]]:
+        found = [row for rows in tables(reports, codes) for row in rows if row.is_old]
+        return [(row.report.method.name, row.report.method.code) for row in found]
+
+    assert old({}) == [("my_method", "v1")]
+    assert old({"my_method": "v1"}) == [("my_method", "v2")]
+    assert old({"my_method": "v3", "other": "v1"}) == [("my_method", "v2"), ("my_method", "v1")]
+    (marked,) = [rows for rows in tables(reports) if len(rows) == 3]
+    assert "the method's code has changed since" in as_markdown(marked)
+    assert [row["old_code"] for row in csv.DictReader(io.StringIO(as_csv([marked])))] == ["1", "0", "0"]
+
+
+def test_several_seeds_have_a_mean_with_spread(make_report: MakeReport) -> None:
+    """By hand: 0.02, 0.04, 0.09 have mean 0.05 and deviation sqrt(0.0013). Other settings, code and budgets are apart.
+
+    Catches a mean over different things, and a seed that counts twice.
+    """
+    scores = {0: 0.02, 1: 0.04, 2: 0.09}
+    alike = [make_report(seed=seed, score=score) for seed, score in scores.items()]
+    again = make_report(seed=2, score=0.5, created="2025-01-01T00:00:00+00:00")  # the seed was graded again later
+    apart = [
+        make_report(seed=9, score=0.01, **change)
+        for change in ({"settings": {"epochs": 2}}, {"code": "v2"}, {"tuned_trials": 3}, {"budget_seconds": 0.9})
+    ]
+    rows = rank([*apart, again, *alike])
+    (group,) = over_seeds(rows)
+    assert (group.mean, group.deviation) == pytest.approx((0.05, 0.0013**0.5))
+    (line,) = remarks(rows)
+    assert line.startswith("my_method (default): 0.0500 ± 0.0361,")
+    assert line.endswith("seeds 0, 1, 2")
+    assert line in as_markdown(rows)
+    read = list(csv.DictReader(io.StringIO(as_csv([rows]))))
+    assert [row["seeds"] for row in read if row["seed"] in "012" and float(row["score"]) < 0.4] == ["3"] * 3
+    assert {row["score_mean_over_seeds"] for row in read if row["seed"] == "9"} == {""}
+    assert list(remarks(rank(alike[:1]))) == []
+
+
+def test_csv_has_what_a_grading_came_to(make_report: MakeReport) -> None:
+    """Seed, code, date, seconds and accuracies, and each column once."""
+    (row,) = csv.DictReader(io.StringIO(as_csv([rank([make_report(seed=5, code="v1")])])))
+    for name, value in {
+        "seed": "5",
+        "code": "v1",
+        "created": "2026-01-01T00:00:00+00:00",
+        "grading_seconds": "12.5",
+        "run_seconds": "0.1",
+        "budget": "0.2",
+        "retain_accuracy": "0.9",
+        "forget_accuracy": "0.85",
+        "retrained_test_accuracy": "0.84",
+    }.items():
+        assert row[name] == value
+    header = as_csv([rank([make_report()])]).splitlines()[0].split(",")
+    assert len(set(header)) == len(header)
+
+
+def test_default_values_are_not_called_published(make_report: MakeReport) -> None:
+    """Whose they are is not known: a user's own method has published nothing."""
+    assert shown(rank([make_report()]), "values") == ["default"]
+    assert shown(rank([make_report(tuned_trials=1)]), "values") == ["tuned, 1 trial"]
+    assert "1 original x 64 runs" in as_markdown(rank([make_report()]))
+
+
+TEXTS = ["<unk>", "[unk]", "a|b", "*a*", "_x_", "`x`", "$x$", "&lt;", ":cat:", "[a](b)", "a_b", "~~x~~"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_users_texts_are_shown_as_they_are(text: str, make_report: MakeReport) -> None:
+    """In every form: nothing is taken for markup, a link, HTML, an emoji or a column."""
+    rows = rank([make_report(text, forget=[f"class:{text}"])])
+    assert shown(rows, "method") == [text]
+    assert f"class:{text}" in str(as_rich_table(rows).title)
+    (read,) = csv.DictReader(io.StringIO(as_csv([rows])))
+    assert read["method"] == text
+    page = as_markdown(rows)
+    assert as_text(page.splitlines()[0]).startswith(f"digits, small_cnn, forget class:{text} (2 of 4")
+    assert as_text(re.split(r"(?<!\\) ?\| ?", page.splitlines()[4])[2]) == text
+
+
+def as_text(markdown: str) -> str:
+    """What a reader sees of a line of Markdown."""
+    from markdown_it import MarkdownIt
+
+    parsed = MarkdownIt("gfm-like", {"linkify": False}).parse(markdown)
+    (tokens,) = [block.children for block in parsed if block.children]
+    assert {token.type for token in tokens} <= {"text", "text_special", "strong_open", "strong_close"}
+    return "".join(token.content for token in tokens)

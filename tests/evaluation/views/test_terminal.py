@@ -10,8 +10,10 @@ import pytest
 
 from evaluation.metrics.plausibility import Copy, Plausibility
 from evaluation.report import Report
-from evaluation.views.leaderboard import as_markdown, cells, rank
-from evaluation.views.terminal import print_table, show_report
+from evaluation.tuning import TuningResult
+from evaluation.views.columns import as_markdown, cells
+from evaluation.views.leaderboard import rank
+from evaluation.views.terminal import print_table, show_outcomes, show_report
 
 MakeReport = Callable[..., Report]
 SETTINGS = {"epochs": 0, "learning_rate": 0.123456}
@@ -20,8 +22,8 @@ SETTINGS = {"epochs": 0, "learning_rate": 0.123456}
 @pytest.mark.parametrize(
     ("about", "line"),
     [
-        ({}, "values       published (python main.py tune searches for better ones)"),
-        ({"changed": {"epochs": 0}}, "values       published, but epochs=0 (python main.py tune"),
+        ({}, "values       default (python main.py tune searches for better ones)"),
+        ({"changed": {"epochs": 0}}, "values       default, but epochs=0 (python main.py tune"),
         ({"tuned_trials": 15}, "values       tuned (15 trials): epochs=0 learning_rate=0.123"),
         (
             {"tuned_trials": 15, "changed": {"epochs": 0}},
@@ -32,7 +34,7 @@ SETTINGS = {"epochs": 0, "learning_rate": 0.123456}
 def test_where_the_values_come_from(
     about: dict[str, Any], line: str, make_report: MakeReport, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the user set is neither published nor tuned, and is named."""
+    """What the user set is neither the default nor tuned, and is named."""
     show_report(make_report(settings=SETTINGS, **about))
     assert line in capsys.readouterr().out
 
@@ -90,3 +92,15 @@ def test_the_share_of_the_ceiling(make_report: MakeReport, results: Path, capsys
     show_report(make_report(share_of_ceiling=None, metric="notebook"))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("my_method")]
     assert line.endswith(" -")
+
+
+@pytest.mark.parametrize(
+    ("failed", "line"),
+    [(0, None), (1, "my_method failed: it exceeded the budget"), (3, "my_method failed 3 times, mostly: it exceeded")],
+)
+def test_why_trials_failed_is_said(failed: int, line: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    """Below the table. Catches "failed 3" without a word why."""
+    why = "it exceeded the budget of 0.1 seconds" if failed else ""
+    show_outcomes([TuningResult("my_method", {"epochs": 1}, 0.1, 0.0, 4, 0, failed, Path("digits.yaml"), why)])
+    out = capsys.readouterr().out
+    assert (line in out) if line else ("failed:" not in out and "mostly" not in out)

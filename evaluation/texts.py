@@ -1,0 +1,48 @@
+"""Texts that users read and write: numbers in words, their own texts in Markdown, numbers that YAML takes for texts."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from data.texts import printable
+
+
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """A number of things in words; `many` is the plural, where an s does not make it.
+
+    >>> counted(1, "original"), counted(2, "original"), counted(0, "image is", "images are")
+    ('1 original', '2 originals', '0 images are')
+    """
+    return f"{number} {one if number == 1 else many or f'{one}s'}"
+
+
+def in_markdown(text: str, most: int = 1000) -> str:
+    r"""A text that Markdown shows as it is: without markup, links, HTML, formulas or columns.
+
+    What means nothing to Markdown where it stands is left alone, so that the page can be read as a text, too.
+
+    >>> in_markdown("where:a|b <unk> *x* $y$ [t](u)"), in_markdown("learning_rate=0.1 _x_ 3 & 4 &lt;")
+    ('where:a\\|b \\<unk> \\*x\\* \\$y\\$ \\[t\\](u)', 'learning_rate=0.1 \\_x\\_ 3 & 4 \\&lt;')
+    """
+    return _MEANT.sub(r"\\\g<0>", printable(text, most))
+
+
+_MEANT = re.compile(r"[\\`*<|~\[\]$]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
+"""What Markdown would take for its own: an underscore inside a word it would not."""
+
+
+def with_numbers(values: Any) -> Any:
+    """What a YAML file says, with numbers for texts like 1e-3: YAML asks for a point, as in 1.0e-3, and few know.
+
+    >>> with_numbers({"values": ["1e-3", "2E3", ".5e+1", "e3", "1e-3 s", 4], "1e2": True})
+    {'values': [0.001, 2000.0, 5.0, 'e3', '1e-3 s', 4], 100.0: True}
+    """
+    if isinstance(values, dict):
+        return {with_numbers(key): with_numbers(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [with_numbers(value) for value in values]
+    return float(values) if isinstance(values, str) and _SCIENTIFIC.fullmatch(values) else values
+
+
+_SCIENTIFIC = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d{1,3}", re.ASCII)
