@@ -28,7 +28,7 @@ from data.files import shown
 
 if TYPE_CHECKING:
     from checkpoints.workers import Workers
-    from notebooks.extraction import Program, Travellers
+    from notebooks.program import Program, Travellers
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -91,8 +91,9 @@ def export(
     """
     from methods import all_method_handlers
     from notebooks import assembly
-    from notebooks.extraction import Program, text_for_notebook
-    from notebooks.refusals import check, may_import
+    from notebooks.program import Program
+    from notebooks.refusals import check
+    from notebooks.text import text_for_notebook
 
     handlers = all_method_handlers()
     if method not in handlers:
@@ -103,7 +104,7 @@ def export(
     program = Program(handler, {name: value for name, value in in_force.items() if value != defaults[name]})
     travellers = what_travels(program, whole_module)
     check(program, travellers, assembly.names_of_template())
-    notebook = assembly.fill_template(method, text_for_notebook(program, travellers, may_import), in_force)
+    notebook = assembly.fill_template(method, text_for_notebook(program, travellers), in_force)
     paths = assembly.write_submission(method, notebook, owner, folder or assembly.submissions_folder())
     return Submission(method, in_force, *paths, owner)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from data.errors import UserError
 from data.files import write_atomically
-from notebooks.extraction import is_import
+from notebooks.program import is_import
 from notebooks.refusals import imports_of
-from notebooks.source import make_pieces
+from notebooks.source import lines_of, make_pieces
 
 TEMPLATE = Path(__file__).parent / "run-unlearn-finetune.ipynb"
 COMPETITION = "neurips-2023-machine-unlearning"
@@ -36,7 +36,7 @@ def names_of_template() -> dict[str, str]:
     for cell in read_notebook(TEMPLATE)["cells"]:
         if cell["cell_type"] == "code" and cell["id"] != METHOD_CELL:
             text = source_of(cell)
-            for piece in make_pieces(ast.parse(text).body, text.splitlines(), first_line=1):
+            for piece in make_pieces(ast.parse(text).body, lines_of(text), first_line=1):
                 taken |= imports_of(piece) if is_import(piece) else dict.fromkeys(piece.binds, "")
                 for name in piece.needs:
                     taken.setdefault(name, "")

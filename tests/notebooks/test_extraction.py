@@ -19,8 +19,10 @@ from checkpoints.workers import seed_everything
 from data.errors import UserError
 from methods.BaseMethod import BaseMethod
 from notebooks.assembly import names_of_template
-from notebooks.extraction import Program, everything, needed_by, text_for_notebook
-from notebooks.refusals import check, may_import
+from notebooks.extraction import everything, needed_by
+from notebooks.program import Program
+from notebooks.refusals import check
+from notebooks.text import text_for_notebook
 from tests.notebooks.conftest import WriteMethod
 
 HEAD = """
@@ -43,7 +45,7 @@ def notebook_code(handler: type[BaseMethod], whole_module: bool = False, **value
     program = Program(handler, values)
     travellers = everything(program) if whole_module else needed_by(program)
     check(program, travellers, names_of_template())
-    return text_for_notebook(program, travellers, may_import)
+    return text_for_notebook(program, travellers)
 
 
 def states_after(unlearn: Any) -> dict[str, torch.Tensor]:
@@ -114,7 +116,6 @@ REFUSED = read_cases("refused_methods.txt")
 BROKEN_ELSEWHERE = {
     "an overridden run stays behind",
     "helpers, constants and imports, transitively",
-    "imports for type checkers",
     "instance, static and class methods",
 }
 """Cases with code that `run()` does not reach, and that could not run on Kaggle."""
