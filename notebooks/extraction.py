@@ -95,11 +95,16 @@ def _is_needed(piece: Piece, file: SourceFile, names: set[str]) -> bool:
     if piece.binds & names:
         return True
     touched = piece.effect_needs()
-    if not piece.binds and touched & names:  # `torch.backends...(...)`, `TABLE.update(...)`
+    if not piece.binds and _defined_here(file, touched) & names:  # `TABLE.update(...)`
         return True
     if _local_closure(file, touched) & names:  # `@register def ...`, where `register` fills a table in use
         return True
     return bool(_registering_bases(file, piece) & names)
+
+
+def _defined_here(file: SourceFile, names: Iterable[str]) -> set[str]:
+    """The names among these that the file does not import. (What changes something imported is for `effects.py`.)"""
+    return {name for name in names if any(not is_import(piece) for piece in file.binding(name))}
 
 
 def _local_closure(file: SourceFile, names: Iterable[str]) -> set[str]:
@@ -221,6 +226,8 @@ def with_what_may_matter(program: Program, found: Travellers) -> Travellers:
             continue
         for candidate in candidates:
             found = _with(program, found, [candidate]) or found
+    for file in _executed(program, found):
+        found.left_behind += [(file, piece) for piece in file.pieces if piece not in found.pieces and acts(file, piece)]
     return found
 
 

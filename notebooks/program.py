@@ -282,6 +282,8 @@ class Travellers:
     names: dict[SourceFile, set[str]] = field(default_factory=dict)
     attributes: set[str] = field(default_factory=set)
     """The attributes, of whatever object, that the pieces mention."""
+    left_behind: list[tuple[SourceFile, Piece]] = field(default_factory=list)
+    """Statements that may change something outside of their file, and can't travel."""
 
     def take(self, file: SourceFile, piece: Piece) -> None:
         """Add a piece, and the names that it needs of its file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -28,7 +29,7 @@ def write_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wr
     def write(source: str, name: str = "Odd") -> type[BaseMethod]:
         path = tmp_path.joinpath("methods", *name.split(".")).with_suffix(".py")
         path.parent.mkdir(exist_ok=True, parents=True)
-        path.write_text(source, newline="")
+        path.write_bytes(source.encode())
         module_name = f"methods.{name}".removesuffix(".__init__")
         spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec is not None
@@ -46,7 +47,10 @@ def write_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wr
         handler: type[BaseMethod] = getattr(module, name, None)  # type: ignore[assignment]
         return handler
 
+    environment = dict(os.environ)
     yield write
+    os.environ.clear()
+    os.environ.update(environment)
     for module_name in written:
         del sys.modules[module_name]
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,15 +10,6 @@ from tests.notebooks.conftest import WriteMethod
 from tests.notebooks.test_extraction import assert_same, notebook_code, read_cases
 
 CASES = read_cases("odd_modules.txt")
-
-
-@pytest.fixture(autouse=True)
-def own_environment() -> Iterator[None]:
-    """What the methods put into the environment is taken out of it."""
-    before = dict(os.environ)
-    yield
-    os.environ.clear()
-    os.environ.update(before)
 
 
 @pytest.mark.parametrize("whole_module", [False, True])
@@ -32,14 +21,11 @@ def test_code_of_several_files_runs_the_same(
     case = CASES[name]
     parts = re.split(r"^# FILE (\S+)\n", case.source, flags=re.MULTILINE)[1:]
     files = dict(zip(parts[::2], parts[1::2], strict=True))
-    before = dict(os.environ)
-    for module in sorted(files, key=lambda module: list(files).index(module)):
-        handler = write_method(files[module], name=module)
+    for module, source in files.items():
+        handler = write_method(source, name=module)
     code = notebook_code(handler, whole_module, **case.values)
     for text in case.travels:
         assert text in code
     for text in [] if whole_module else case.stays:
         assert text not in code
-    for variable in os.environ.keys() - before.keys():
-        del os.environ[variable]
     assert_same(handler, code, monkeypatch, **case.values)
