@@ -116,7 +116,7 @@ def words_of(name: str) -> list[str]:
     """
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
     words = re.findall(r"[a-z0-9]+", plain)
-    if "_".join(words) == name and len(name) <= LONGEST_NAME:
+    if words and "_".join(words) == name and len(name) <= LONGEST_NAME:
         return words
     mark = f"x{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:6]}"
     return [*" ".join(words)[: LONGEST_NAME - len(mark) - 1].split(), mark]
