@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterator
 from functools import cached_property
 
-from methods.BaseMethod import BaseMethod
+from methods.BaseMethod import PLAIN_TYPES, BaseMethod
 from notebooks.extraction import reached_links
 from notebooks.program import (
     OF_BASE_MODULE,
@@ -153,10 +153,18 @@ class _FileText:
     def _annotations(self, piece: Piece) -> Iterator[tuple[ast.expr, str]]:
         """Annotations that become texts: all where the file says so, else those of what stays behind."""
         for annotation in piece.annotations:
-            if not isinstance(annotation, ast.Starred) and (
-                self.file.annotations_are_texts or self._stays_behind(annotation)
-            ):
+            if isinstance(annotation, ast.Starred):
+                continue
+            if self._stays_behind(annotation) or (self.file.annotations_are_texts and not self._is_plain(annotation)):
                 yield annotation, repr(ast.unparse(annotation))
+
+    def _is_plain(self, annotation: ast.expr) -> bool:
+        """Whether an annotation is the type of a hyper-parameter, of which nobody minds whether it is a text."""
+        return (
+            isinstance(annotation, ast.Name)
+            and annotation.id in {plain.__name__ for plain in PLAIN_TYPES} - self.file.bound
+            and any(annotation in member.annotations for cls in self.program.classes for member in cls.members)
+        )
 
     def _stays_behind(self, annotation: ast.expr) -> bool:
         names = {node.id for node in ast.walk(annotation) if isinstance(node, ast.Name)}
