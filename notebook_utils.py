@@ -14,11 +14,13 @@ To export a method, its file is imported in this process, unlike in all other co
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +30,7 @@ from data.files import shown
 
 if TYPE_CHECKING:
     from checkpoints.workers import Workers
-    from notebooks.extraction import Program, Travellers
+    from notebooks.program import Program, Travellers
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -52,6 +54,9 @@ def what_travels(program: Program, whole_module: bool = False) -> Travellers:
     return everything(program) if whole_module else needed_by(program, roots=("run",))
 
 
+STAYS = "may change something that the method depends on, but can't travel, so that a notebook does without it."
+
+
 @dataclass(frozen=True)
 class Submission:
     """A written notebook, and what it is of."""
@@ -63,11 +68,13 @@ class Submission:
     metadata: Path
     """`kernel-metadata.json`, in a folder of its own."""
     owner: str | None
+    remarks: tuple[str, ...] = ()
+    """What stays behind and may matter, a sentence each."""
 
     @property
     def push_command(self) -> str:
         """The command of Kaggle's own client (`pip install kaggle`) that pushes the notebook, and starts it there."""
-        return f"kaggle kernels push -p {shown(self.metadata.parent)}"
+        return f"kaggle kernels push -p {shlex.quote(shown(self.metadata.parent))}"
 
 
 def export(
@@ -91,21 +98,36 @@ def export(
     """
     from methods import all_method_handlers
     from notebooks import assembly
-    from notebooks.extraction import Program, text_for_notebook
-    from notebooks.refusals import check, may_import
+    from notebooks.program import Program
+    from notebooks.refusals import check
+    from notebooks.text import text_for_notebook
 
     handlers = all_method_handlers()
     if method not in handlers:
         raise unknown_name("method", method, handlers, shown_by="python main.py list")
     in_force = kaggle_settings(method, settings or {})  # a file that can't be imported is a sentence here
-    handler = handlers[method]
+    with _same_environment():
+        handler = handlers[method]
     defaults = {name: parameter.default for name, parameter in handler.hyper_parameters().items()}
     program = Program(handler, {name: value for name, value in in_force.items() if value != defaults[name]})
     travellers = what_travels(program, whole_module)
     check(program, travellers, assembly.names_of_template())
-    notebook = assembly.fill_template(method, text_for_notebook(program, travellers, may_import), in_force)
+    notebook = assembly.fill_template(method, text_for_notebook(program, travellers), in_force)
     paths = assembly.write_submission(method, notebook, owner, folder or assembly.submissions_folder())
-    return Submission(method, in_force, *paths, owner)
+    left = [f"{file.path.name}, line {piece.start}: {STAYS}" for file, piece in travellers.left_behind]
+    return Submission(method, in_force, *paths, owner, tuple(left))
+
+
+@contextmanager
+def _same_environment() -> Iterator[None]:
+    """Undo what is done to the environment inside: the grader and the kernel start with what they import themselves."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def kaggle_settings(method: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -237,6 +259,8 @@ def submit(
         raise UserError(f"--checkpoints must be at least 1, not {checkpoints}.")
     submission = export(method, settings, owner or os.environ.get("KAGGLE_USERNAME"), whole_module)
     print(f"{method}: wrote {submission.notebook} and {submission.metadata}")
+    for remark in submission.remarks:
+        print(remark)
     if run:
         try:
             with Console().waiting(f"{method}: executing the notebook for {checkpoints} checkpoints in a fresh kernel"):

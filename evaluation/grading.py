@@ -20,10 +20,12 @@ from checkpoints.pool import Pool
 from checkpoints.workers import Workers
 from data import Task, TaskSpec, UserError, load
 from data.files import shown
+from evaluation.catalogue.facts import MethodFacts
 from evaluation.certification.certificates import collect
 from evaluation.console import Console
 from evaluation.metrics import METRICS
 from evaluation.metrics.accuracies import accuracies
+from evaluation.metrics.metric import Floats
 from evaluation.metrics.plausibility import examine
 from evaluation.metrics.score import Scores, score_outputs
 from evaluation.report import FORMAT, Cost, GradingRecord, MethodRecord, Provenance, Report, read_report
@@ -159,7 +161,30 @@ def make_report(grading: Grading, bank: Bank, unlearned: Unlearned, workers: Wor
         prepare_seconds=_prepare_seconds(grading, workers.device),
     )
     drift = float(unlearned.drift.mean())
-    return assemble_report(spec, grading.task, bank, unlearned.outputs, method, cost, drift, workers, began)
+    report = assemble_report(spec, grading.task, bank, unlearned.outputs, method, cost, drift, workers, began)
+    return replace(report, remarks=tuple(remarks_on(grading.method, unlearned.drift)))
+
+
+WHY_UNCHANGED = {
+    "generator": "its run contains yield, so that a call of it executes nothing",
+    "coroutine": "its run is async, so that a call of it executes nothing",
+    "value": "what its run returns is ignored, and net itself has to be changed",
+    "": "its run has to change net itself, unless its class says leaves_original = True",
+}
+"""What is the matter with a method that changes nothing, by what a call of its `run` gives."""
+
+
+def remarks_on(method: MethodFacts, drift: Floats) -> list[str]:
+    """What is odd about runs, as sentences: that they left the original as it was, if that is not meant to be.
+
+    `drift` is how far the weights of each are from the original's, `(runs,)`.
+    """
+    unchanged = int((drift == 0).sum())
+    if not unchanged or method.leaves_original:
+        return []
+    if unchanged < len(drift):
+        return [f"{method.name} left the original unchanged in {unchanged} of {len(drift)} runs."]
+    return [f"{method.name} left the original unchanged: {WHY_UNCHANGED[method.run_gives]}."]
 
 
 def _prepare_seconds(grading: Grading, device: str) -> float | None:

@@ -164,6 +164,8 @@ class Report:
     """Where the numbers come from."""
     plausibility: Plausibility | None = None
     """Whether an honest method can have left these models; None in reports of early versions."""
+    remarks: tuple[Text, ...] = ()
+    """What is odd about the runs, a sentence each."""
 
     @property
     def conditions(self) -> tuple[Any, ...]:

@@ -23,7 +23,10 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class CellFailedError(UserError):
-    """A cell raised an exception; `shown` is what Kaggle shows of it: the number of the cell, and the traceback."""
+    """A cell raised an exception; `shown` is what Kaggle shows of it: its number, what it printed, the traceback.
+
+    If the kernel died, it is what the cells had printed.
+    """
 
     def __init__(self, message: str, shown: str) -> None:
         super().__init__(message)
@@ -48,8 +51,7 @@ def execute_notebook(notebook: Path, input_folder: Path, scratch: Path, checkpoi
     reaches the internet (see `offline_kernel.py`).
 
     Raises:
-        CellFailedError: a cell raised.
-        UserError: the kernel died.
+        CellFailedError: a cell raised, or the kernel died.
     """
     import nbformat
     from nbclient import NotebookClient
@@ -75,7 +77,7 @@ def execute_notebook(notebook: Path, input_folder: Path, scratch: Path, checkpoi
         raise CellFailedError(message, _failure(content)) from None
     except DeadKernelError:
         message = "The notebook's kernel died, most likely for want of memory; the method has to do with less."
-        raise UserError(message) from None
+        raise CellFailedError(message, "\n".join(_last_lines(_printed(content)))) from None
     submission = working / "submission.zip"
     if not submission.is_file():
         raise UserError(f"{notebook} was executed, but it wrote no submission.zip into the working folder.")
@@ -119,11 +121,23 @@ def _offline_kernels() -> type:
     return OfflineKernels
 
 
+OF_THE_MACHINE = re.compile(
+    "PATH|HOME|USER|LOGNAME|SHELL|TERM|TZ|TMPDIR|TEMP|TMP|LANG|LANGUAGE|LC_.*|XDG_.*|LD_LIBRARY_PATH|DYLD_.*|"
+    "PYTHONHOME|PYTHONUSERBASE|PYTHONNOUSERSITE|PYTHONPYCACHEPREFIX|PYTHONDONTWRITEBYTECODE|PYTHONUTF8|VIRTUAL_ENV|"
+    "CONDA_.*|CUDA_.*|NVIDIA_.*|CUBLAS_.*|CUDNN_.*|NCCL_.*|HIP_.*|ROCR_.*|HSA_.*|OMP_.*|GOMP_.*|KMP_.*|MKL_.*|"
+    "OPENBLAS_.*|DNNL_.*|ONEDNN_.*|ATEN_.*|MALLOC_.*|GLIBC_TUNABLES"
+)
+"""Variables that say where this machine has things, and how its libraries compute; only these reach a kernel."""
+
+
 def _environment(input_folder: Path, scratch: Path, checkpoints: int) -> dict[str, str]:
-    """This process's environment with the notebook's folders, and without what would let it see the kit."""
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "KAGGLE_KERNEL_RUN_TYPE")}
+    """The kernel's environment: the machine's, and the notebook's folders.
+
+    Nothing else of this process's: on Kaggle there is none of what a shell has exported, or what the import of a
+    method has set here.
+    """
     return {
-        **kept,
+        **{name: value for name, value in os.environ.items() if OF_THE_MACHINE.fullmatch(name)},
         "UNLEARNING_INPUT": str(input_folder.resolve()),
         "UNLEARNING_OUTPUT": str((scratch / "working").resolve()),
         "UNLEARNING_TMP": str((scratch / "tmp").resolve()),
@@ -133,7 +147,7 @@ def _environment(input_folder: Path, scratch: Path, checkpoints: int) -> dict[st
 
 
 def _failure(notebook: Any) -> str:
-    """The failed cell's heading, number and traceback, in colour only for a terminal."""
+    """The failed cell's heading, number, output and traceback, in colour only for a terminal."""
     heading = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -141,10 +155,16 @@ def _failure(notebook: Any) -> str:
             continue
         for output in cell.outputs:
             if output.output_type == "error":
-                text = "\n".join(output.traceback)
+                text = "\n".join([*_last_lines(_output_of(cell)), *output.traceback])
                 text = text if sys.stderr.isatty() else _COLOUR.sub("", text)
                 return f"In [{cell.execution_count}]  ({heading})\n{text}"
     return "The notebook fails, and no cell says why."
+
+
+def _last_lines(text: str, most: int = 40) -> list[str]:
+    """The end of what a cell printed, standard error included: often it says more than the exception."""
+    lines = text.splitlines()
+    return lines if len(lines) <= most else [f"... ({len(lines) - most} lines)", *lines[-most:]]
 
 
 def _first_line(text: str) -> str:
@@ -168,5 +188,8 @@ def _time(text: str) -> datetime:
 
 
 def _printed(notebook: Any) -> str:
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    return "".join(output.text for cell in cells for output in cell.outputs if output.output_type == "stream")
+    return "".join(_output_of(cell) for cell in notebook.cells if cell.cell_type == "code")
+
+
+def _output_of(cell: Any) -> str:
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")

@@ -8,8 +8,18 @@ import sys
 from collections.abc import Iterator, Mapping
 
 from data.errors import UserError
-from methods.BaseMethod import BaseMethod
-from notebooks.extraction import Program, Travellers, bound_name, imports, is_base_import, is_import, only, packages
+from notebooks.program import (
+    OF_BASE_MODULE,
+    AnyImport,
+    Link,
+    Program,
+    Travellers,
+    bound_name,
+    imports,
+    is_import,
+    only,
+    packages,
+)
 from notebooks.source import Piece, SourceFile
 
 ON_KAGGLE = {
@@ -53,9 +63,9 @@ def check(program: Program, travellers: Travellers, taken: Mapping[str, str]) ->
     Raises:
         UserError: the message names file and line.
     """
-    problems = sorted(_problems(program, travellers, taken))
-    if problems:
-        _, line, file, what = problems[0]
+    found = problems(program, travellers, taken)
+    if found:
+        _, line, file, what = found[0]
         raise UserError(f"{file}, line {line}: {what}")
 
 
@@ -63,72 +73,92 @@ Problem = tuple[int, int, str, str]
 """Number of the file, line, name of the file, and what is wrong."""
 
 
+def problems(program: Program, travellers: Travellers, taken: Mapping[str, str]) -> list[Problem]:
+    """All that is wrong, those of the method's own file last; see `check`."""
+    return sorted(_problems(program, travellers, taken))
+
+
 def _problems(program: Program, travellers: Travellers, taken: Mapping[str, str]) -> Iterator[Problem]:
     for number, file in enumerate(program.files):
-        pieces = travelling(program, travellers, file)
-        for node in imports(file):
+        pieces = [piece for piece in program.pieces(file) if piece in travellers.pieces]
+        for node in imports(file) if pieces else ():
             if any(alias.name == "*" for alias in node.names):
                 what = "import * hides which names the notebook needs; name them."
                 yield number, node.lineno, file.path.name, what
         for piece in pieces:
-            needed = travellers.names[file]
-            for line, what in _problems_of(program, file, _as_needed(piece, needed), pieces):
+            for line, what in _problems_of(program, file, piece, pieces, travellers.names[file]):
                 yield number, line, file.path.name, what
         for line, what in _clashes(program, file, pieces, travellers, taken):
             yield number, line, file.path.name, what
     yield from _conflicts(program, travellers)
 
 
-def travelling(program: Program, travellers: Travellers, file: SourceFile) -> list[Piece]:
-    """The pieces of a file that travel: statements, and headers and members of the method's classes."""
-    classes = [cls for cls in program.classes if cls.file is file]
-    candidates = [*file.pieces, *(piece for cls in classes for piece in (cls.header, *cls.members))]
-    return [piece for piece in candidates if piece in travellers.pieces]
-
-
-def _as_needed(piece: Piece, names: set[str]) -> Piece:
-    """An import without the names that don't travel; any other piece as it is."""
-    if not is_import(piece):
-        return piece
-    nodes: list[ast.stmt] = []
-    for node in piece.nodes:
-        assert isinstance(node, (ast.Import, ast.ImportFrom))
-        aliases = [alias for alias in node.names if bound_name(alias) in names]
-        nodes += [ast.copy_location(only(node, aliases), node)] if aliases else []
-    return Piece(tuple(nodes), piece.lines, piece.start)
-
-
-def _problems_of(program: Program, file: SourceFile, piece: Piece, pieces: list[Piece]) -> Iterator[tuple[int, str]]:
-    yield from _imports(program, file, piece)
+def _problems_of(
+    program: Program, file: SourceFile, piece: Piece, pieces: list[Piece], needed: set[str]
+) -> Iterator[tuple[int, str]]:
+    yield from _imports(program, file, piece, needed)
     yield from _names(program, file, piece, pieces)
-    for node in piece.walk():
+    if is_import(piece):
+        return
+    modules = {link.bound for link in program.top_links(file) if link.is_base and link.name is None}
+    for node in (inner for statement in piece.without_annotations for inner in ast.walk(statement)):
         if isinstance(node, ast.Attribute) and node.attr in ("settings", "hyper_parameters"):
             if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
                 yield node.lineno, f"{node.attr}() is BaseMethod's and stays behind; use the attributes themselves."
+        elif isinstance(node, ast.Attribute) and node.attr in OF_BASE_MODULE and modules & _names_in(node.value):
+            yield node.lineno, _of_base(node.attr)
         elif isinstance(node, ast.Call) and (path := _path_that_is_read(node, file)):
             yield node.lineno, f"reads the file {path}, which Kaggle does not have; write its content into the code."
 
 
-def _imports(program: Program, file: SourceFile, piece: Piece) -> Iterator[tuple[int, str]]:
+def _imports(program: Program, file: SourceFile, piece: Piece, needed: set[str]) -> Iterator[tuple[int, str]]:
     """Imports of what Kaggle lacks; of a top-level import, only the names that are needed count."""
-    optional = {
-        id(inner)
-        for node in piece.walk()
-        if isinstance(node, ast.Try) and any(map(_catches_import_errors, node.handlers))
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
+    optional = set(_optional_imports(program, file, piece))
+    for node in piece.imports():
+        links = [link for link in program.links(file, node) if not is_import(piece) or link.bound in needed]
+        yield from _of_links(node, links, piece)
+        others = [one for one in program.others(file, node) if not is_import(piece) or bound_name(one) in needed]
+        for asked in packages(only(node, others)) if others else ():
+            if asked in OWN_PACKAGES:
+                yield node.lineno, _own(asked)
+            elif not may_import(asked) and id(node) not in optional:
+                yield node.lineno, _missing(asked)
+    for call in piece.walk():
+        if isinstance(call, ast.Call) and (package := _dynamic_import(call)) and not may_import(package):
+            yield call.lineno, _own(package) if package in OWN_PACKAGES else _missing(package)
+
+
+def _of_links(node: AnyImport, links: list[Link], piece: Piece) -> Iterator[tuple[int, str]]:
+    """Imports from files that travel along, of names that these do not have."""
+    for link in links:
+        if link.stays_behind and not is_import(piece):  # others are a mistake only if they are used
+            yield node.lineno, _of_base(link.name)
+        elif link.name is not None and link.file is not None and link.name not in link.file.bound:
+            yield node.lineno, f"{link.name} is not defined in {link.file.path.name}, as far as its text says."
+
+
+def _optional_imports(program: Program, file: SourceFile, piece: Piece) -> Iterator[int]:
+    """The ids of imports that may fail: what to do then is written down, or they are made if another one fails."""
     for node in piece.walk():
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            if is_base_import(node) or program.links(node):
-                continue
-            for asked in packages(node):
-                if asked in OWN_PACKAGES:
-                    yield node.lineno, _own(asked)
-                elif not may_import(asked) and id(node) not in optional:
-                    yield node.lineno, _missing(asked)
-        elif isinstance(node, ast.Call) and (package := _dynamic_import(node)) and not may_import(package):
-            yield node.lineno, _own(package) if package in OWN_PACKAGES else _missing(package)
+        if isinstance(node, ast.Try) and any(map(_catches_import_errors, node.handlers)):
+            tried = _imports_among(node.body)
+            yield from map(id, tried)
+            if all(not program.others(file, one) or all(map(may_import, packages(one))) for one in tried):
+                for handler in filter(_catches_import_errors, node.handlers):
+                    yield from map(id, _imports_among(handler.body))
+
+
+def _imports_among(statements: list[ast.stmt]) -> list[AnyImport]:
+    nodes = (node for statement in statements for node in ast.walk(statement))
+    return [node for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom))]
+
+
+def _of_base(name: str | None) -> str:
+    return f"{name} comes from methods/BaseMethod.py, which stays behind; run() has to do without it."
+
+
+def _names_in(node: ast.expr) -> set[str]:
+    return {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
 
 
 def _own(package: str) -> str:
@@ -157,28 +187,18 @@ def _dynamic_import(node: ast.Call) -> str | None:
 
 def _names(program: Program, file: SourceFile, piece: Piece, pieces: list[Piece]) -> Iterator[tuple[int, str]]:
     """Names that nothing defines, and those that come from BaseMethod.py and are not the class."""
-    defined = {name for other in file.pieces for name in other.binds}
-    defined |= {name for other in pieces for name in other.binds if other not in _members(program)}
+    defined = file.bound | {name for other in pieces for name in other.binds if not program.is_member(other)}
     members = {name for cls in program.classes if piece in cls.members for other in cls.members for name in other.binds}
     stays = {
-        bound_name(alias)
-        for other in file.pieces
-        for node in other.walk()
-        if isinstance(node, ast.ImportFrom) and is_base_import(node)
-        for alias in node.names
-        if alias.name != BaseMethod.__name__
+        link.bound: link.name for other in file.pieces for link in program.links_in(file, other) if link.stays_behind
     }
     for name, line in piece.needs.items():
         if name in stays:
-            yield line, f"{name} comes from methods/BaseMethod.py, which stays behind; run() has to do without it."
+            yield line, _of_base(name)
         elif name == "__file__":
             yield line, "a notebook has no __file__."
         elif name not in defined | DEFINED and not (name in members and name in piece.needs_at_top):
             yield line, f"{name} is not defined in this file."
-
-
-def _members(program: Program) -> set[Piece]:
-    return {member for cls in program.classes for member in cls.members}
 
 
 def _path_that_is_read(node: ast.Call, file: SourceFile) -> str | None:
@@ -229,10 +249,9 @@ def _clashes(
     program: Program, file: SourceFile, pieces: list[Piece], travellers: Travellers, taken: Mapping[str, str]
 ) -> Iterator[tuple[int, str]]:
     """Names of the method that the rest of the notebook uses for something else."""
-    needed = travellers.names.get(file, set())
-    members = _members(program)
+    needed = travellers.names[file]
     for piece in pieces:
-        if piece in members:
+        if program.is_member(piece):
             continue
         bound = imports_of(piece) if is_import(piece) else dict.fromkeys(piece.binds, "")
         for name, statement in bound.items():
@@ -243,37 +262,57 @@ def _clashes(
 
 
 def imports_of(piece: Piece) -> dict[str, str]:
-    """The names that imports bind, each with the statement that imports it alone."""
-    found: dict[str, str] = {}
-    for node in piece.nodes:
-        if isinstance(node, ast.Import):
-            found |= {bound_name(alias): ast.unparse(ast.Import([_short(alias)])) for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            found |= {
-                bound_name(alias): ast.unparse(ast.ImportFrom(node.module, [alias], node.level)) for alias in node.names
-            }
-    return found
+    """The names that imports bind, each with the statement that imports it alone, in one of its spellings."""
+    return {
+        bound_name(alias): _spelt(node, alias)
+        for node in piece.nodes
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    }
 
 
-def _short(alias: ast.alias) -> ast.alias:
-    """`import torch.nn` binds torch, as `import torch` does."""
-    return alias if alias.asname else ast.alias(bound_name(alias))
+def _spelt(node: AnyImport, alias: ast.alias) -> str:
+    """`import torch.nn` binds torch, as `import torch` does, and `import torch.nn as nn` is `from torch import nn`."""
+    if isinstance(node, ast.ImportFrom):
+        return ast.unparse(ast.ImportFrom(node.module, [alias], node.level))
+    package, _, module = alias.name.rpartition(".")
+    if alias.asname and package:
+        alias = ast.alias(module, alias.asname if alias.asname != module else None)
+        return ast.unparse(ast.ImportFrom(package, [alias], 0))
+    return ast.unparse(ast.Import([alias if alias.asname else ast.alias(bound_name(alias))]))
 
 
 def _conflicts(program: Program, travellers: Travellers) -> Iterator[Problem]:
     """Names that two files define differently: in the notebook, one would win."""
     first: dict[str, tuple[SourceFile, str]] = {}
     for number, file in enumerate(program.files):
-        for piece in travelling(program, travellers, file):
-            is_link = any(isinstance(node, ast.ImportFrom) and program.links(node) for node in piece.nodes)
-            if is_link or piece in _members(program) or piece in program.class_of:
+        for piece in program.pieces(file):
+            if piece not in travellers.pieces or program.is_member(piece):
                 continue
-            bound = imports_of(piece) if is_import(piece) else dict.fromkeys(piece.binds, _code(piece))
-            for name, code in bound.items():
+            for name, code in _meanings(program, file, piece, travellers.names[file]):
                 before, known = first.setdefault(name, (file, code))
-                if before is not file and known != code and name in travellers.names.get(file, set()):
-                    what = f"{name} is something else in {before.path.name}, whose class is inherited; rename one."
+                if before is not file and known != code and f"module {before.module}" != code:
+                    what = f"{name} is something else in {before.path.name}, which travels along; rename one."
                     yield number, piece.start, file.path.name, what
+
+
+def _meanings(program: Program, file: SourceFile, piece: Piece, needed: set[str]) -> Iterator[tuple[str, str]]:
+    """The names that a piece binds in the notebook, each with a text of what it is."""
+    if not is_import(piece):
+        if not any(piece is cls.header for cls in program.classes):
+            linked = {link.bound for link in program.links_in(file, piece) if link.bound == link.name}
+            yield from dict.fromkeys(piece.binds - linked, _code(piece)).items()
+        return
+    spelt = imports_of(piece)
+    for link in program.links_in(file, piece):
+        spelt.pop(link.bound, None)
+        if link.bound not in needed or link.is_base:
+            continue
+        if link.name is None:
+            yield from ((name, f"module {link.module}") for name in program.modules_of(link))
+        elif link.name != link.bound:
+            yield link.bound, f"{link.module}.{link.name}"
+    yield from ((name, statement) for name, statement in spelt.items() if name in needed)
 
 
 def _code(piece: Piece) -> str:

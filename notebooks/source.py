@@ -2,13 +2,14 @@
 
 Names are looked up the way Python does it, by its compiler: a piece needs the names that its bytecode reads from the
 module's namespace. So closures, comprehensions, `global`, class scopes, defaults, decorators and f-strings are right
-by construction. Annotations do not count: in the notebook, as under `from __future__ import annotations`, they are
-never evaluated.
+by construction. Annotations do not count, because few are needed: what they mention travels if it can, and where it
+can't, they become texts (`text.py`).
 """
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import dis
 from collections.abc import Iterator, Sequence
@@ -59,30 +60,57 @@ class Piece:
         return frozenset(names | {text for text in texts if text.isidentifier()})
 
     @cached_property
-    def in_annotations(self) -> frozenset[str]:
-        """The names that its annotations mention."""
-        annotations = [
-            node
-            for inner in self.walk()
-            for node in (getattr(inner, "annotation", None), getattr(inner, "returns", None))
-            if isinstance(node, ast.AST)
-        ]
-        return frozenset(
-            node.id for annotation in annotations for node in ast.walk(annotation) if isinstance(node, ast.Name)
-        )
+    def annotations(self) -> list[ast.expr]:
+        """Its annotations: of arguments, of what functions return, of variables."""
+        found = (node for inner in self.walk() for node in (_of(inner, "annotation"), _of(inner, "returns")))
+        return [node for node in found if node is not None]
 
     @cached_property
-    def looks_up_attributes(self) -> bool:
-        """Whether it may use an attribute of the method whose name is computed: `getattr(self, name)`, `vars(self)`."""
+    def in_annotations(self) -> frozenset[str]:
+        """The names that its annotations mention, those that are texts too."""
+        return frozenset(name for annotation in self.annotations for name in _names_in_annotation(annotation))
+
+    @cached_property
+    def lookups(self) -> list[frozenset[str]]:
+        """For each use of an attribute whose name is computed, the names that say whose: `getattr(self, name)`.
+
+        Nothing is known of a use without a name: a function is handed on, or the program is a text.
+        """
+        called = {id(node.func): node for node in self.walk() if isinstance(node, ast.Call)}
+        found: list[frozenset[str]] = []
         for node in self.walk():
-            if isinstance(node, ast.Attribute) and node.attr == "__dict__" and _is_self(node.value):
-                return True
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.args and _is_self(node.args[0]):
-                by_name = node.func.id in ("getattr", "setattr", "hasattr", "delattr")
-                computed = by_name and not isinstance(node.args[1], ast.Constant)
-                if computed or node.func.id in ("vars", "dir"):
-                    return True
-        return False
+            if isinstance(node, ast.Attribute) and node.attr in ("__dict__", "__getattribute__"):
+                found.append(_names_in(node.value))
+                continue
+            name = _last_name(node)
+            call = called.get(id(node))
+            if name in _BY_ARGUMENT and call is not None and len(call.args) > 1:
+                if not isinstance(call.args[1], ast.Constant):
+                    found.append(_names_in(call.args[0]))
+            elif name in _OF_ALL and call is not None and call.args:
+                found.append(_names_in(call.args[0]))
+            elif name in _BY_ARGUMENT | _OF_ALL | _ELSEWHERE and not (
+                name == "eval" and isinstance(node, ast.Attribute)
+            ):
+                found.append(frozenset())
+        return found
+
+    @cached_property
+    def mentions(self) -> frozenset[str]:
+        """The names that it uses for more than an attribute of theirs: `helper(self)`, but not `self.rate`."""
+        parts = {id(node.value) for node in self.walk() if isinstance(node, ast.Attribute)}
+        return frozenset(node.id for node in self.walk() if isinstance(node, ast.Name) and id(node) not in parts)
+
+    @property
+    def first_arguments(self) -> frozenset[str]:
+        """What the functions that it defines call their first argument: in a class, the object itself."""
+        functions = (node for node in self.nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+        arguments = (
+            [*node.args.posonlyargs, *node.args.args]
+            for node in functions
+            if "staticmethod" not in map(_last_name, node.decorator_list)
+        )
+        return frozenset(first.arg for first, *_ in filter(None, arguments))
 
     @property
     def is_docstring(self) -> bool:
@@ -101,6 +129,24 @@ class Piece:
         """Every node of the syntax tree."""
         for node in self.nodes:
             yield from ast.walk(node)
+
+    @property
+    def is_for_type_checkers(self) -> bool:
+        """Whether it is `if TYPE_CHECKING:`, which is never executed."""
+        (first, *_) = self.nodes
+        return isinstance(first, ast.If) and is_type_checking(first)
+
+    def imports(self) -> Iterator[ast.Import | ast.ImportFrom]:
+        """Its imports, inside of functions too, apart from those for type checkers."""
+        waiting: list[ast.AST] = list(self.nodes)
+        while waiting:
+            node = waiting.pop(0)
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                yield node
+            elif isinstance(node, ast.If) and is_type_checking(node):
+                waiting += node.orelse
+            else:
+                waiting += ast.iter_child_nodes(node)
 
     def effect_needs(self) -> set[str]:
         """The names of what it may change when it is executed, apart from binding its own names.
@@ -121,26 +167,63 @@ class Piece:
         return set(self.needs)
 
     @cached_property
+    def without_annotations(self) -> list[ast.stmt]:
+        """Its statements, without what annotations mention."""
+        return [_WithoutAnnotations().visit(copy.deepcopy(node)) for node in self.nodes]
+
+    @cached_property
     def _codes(self) -> list[CodeType]:
-        return _compiled(self.nodes)
+        """The code object of the statements, and all that are inside it."""
+        module = ast.Module(self.without_annotations, type_ignores=[])
+        found = [compile(module, "<piece>", "exec", dont_inherit=True)]
+        for code in found:  # grows while it is walked
+            found += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+        return found
 
 
 class SourceFile:
-    """The text of a Python file, and its pieces."""
+    """The text of a Python file, and its pieces. `module` is its dotted name.
 
-    def __init__(self, path: Path, text: str) -> None:
+    Raises:
+        SyntaxError: it is not Python.
+    """
+
+    def __init__(self, path: Path, text: str, module: str = "") -> None:
         self.path = path
-        self.lines = text.splitlines()
+        self.module = module
+        self.lines = lines_of(text)
         tree = ast.parse(text, filename=str(path))
-        self.pieces = [piece for piece in make_pieces(tree.body, self.lines, first_line=1) if not _is_future(piece)]
+        pieces = make_pieces(tree.body, self.lines, first_line=1)
+        self.pieces = [piece for piece in pieces if not _is_future(piece)]
+        self.annotations_are_texts = any(
+            isinstance(node, ast.ImportFrom) and "annotations" in {alias.name for alias in node.names}
+            for piece in pieces
+            if _is_future(piece)
+            for node in piece.nodes
+        )
+        """Whether it has `from __future__ import annotations`."""
 
-    def where(self, line: int) -> str:
-        """File and line, for messages."""
-        return f"{self.path.name}, line {line}"
+    @property
+    def package(self) -> str:
+        """The package that its relative imports start from; "" if it is in none."""
+        return self.module if self.path.name == "__init__.py" else self.module.rpartition(".")[0]
+
+    @cached_property
+    def bound(self) -> frozenset[str]:
+        """All names of the module."""
+        return frozenset(name for piece in self.pieces if not piece.is_main_guard for name in piece.binds)
 
     def binding(self, name: str) -> list[Piece]:
         """The pieces that bind a name of the module."""
-        return [piece for piece in self.pieces if name in piece.binds]
+        return self._binding.get(name, [])
+
+    @cached_property
+    def _binding(self) -> dict[str, list[Piece]]:
+        found: dict[str, list[Piece]] = {}
+        for piece in self.pieces:
+            for name in piece.binds:
+                found.setdefault(name, []).append(piece)
+        return found
 
     def class_piece(self, name: str) -> Piece | None:
         """The piece that is the class of this name, at the top level."""
@@ -150,9 +233,10 @@ class SourceFile:
                 return piece
         return None
 
-    def text_of(self, lines: tuple[int, int]) -> str:
-        """These lines, both ends included."""
-        return "\n".join(self.lines[lines[0] - 1 : lines[1]])
+
+def lines_of(text: str) -> list[str]:
+    """The lines as Python counts them: a form feed, for one, ends none. A text is read with `\\n` at their ends."""
+    return text.removesuffix("\n").split("\n")
 
 
 def make_pieces(statements: Sequence[ast.stmt], lines: Sequence[str], first_line: int) -> list[Piece]:
@@ -178,9 +262,38 @@ def is_string(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _is_self(node: ast.expr) -> bool:
-    """Whether an expression is the method or its class: `self`, `cls`, `type(self)`."""
-    return any(isinstance(inner, ast.Name) and inner.id in ("self", "cls") for inner in ast.walk(node))
+def is_type_checking(node: ast.If) -> bool:
+    """Whether a statement is `if TYPE_CHECKING:`."""
+    return _last_name(node.test) == "TYPE_CHECKING"
+
+
+def _last_name(node: ast.AST) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+_BY_ARGUMENT = {"getattr", "setattr", "hasattr", "delattr", "getattr_static"}
+"""Functions of an object and the name of an attribute."""
+_OF_ALL = {"vars", "dir", "getmembers", "getmembers_static"}
+"""Functions of an object that give all of its attributes."""
+_ELSEWHERE = {"attrgetter", "methodcaller", "eval", "exec", "globals"}
+"""Functions that lead to attributes or names by texts, and are not told whose."""
+
+
+def _names_in(node: ast.AST) -> frozenset[str]:
+    return frozenset(inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name))
+
+
+def _of(node: ast.AST, part: str) -> ast.expr | None:
+    found = getattr(node, part, None)
+    return found if isinstance(found, ast.expr) else None
+
+
+def _names_in_annotation(node: ast.expr) -> Iterator[str]:
+    yield from _names_in(node)
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Constant) and isinstance(inner.value, str):
+            with contextlib.suppress(SyntaxError, ValueError):
+                yield from _names_in(ast.parse(inner.value, mode="eval"))
 
 
 def _is_future(piece: Piece) -> bool:
@@ -205,15 +318,6 @@ class _WithoutAnnotations(ast.NodeTransformer):
     def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
         node.annotation = ast.copy_location(ast.Constant(None), node.annotation)
         return self.generic_visit(node)
-
-
-def _compiled(nodes: Sequence[ast.stmt]) -> list[CodeType]:
-    """The code object of the statements, and all that are inside it."""
-    bare = [_WithoutAnnotations().visit(copy.deepcopy(node)) for node in nodes]
-    found = [compile(ast.Module(bare, type_ignores=[]), "<piece>", "exec", dont_inherit=True)]
-    for code in found:  # grows while it is walked
-        found += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
-    return found
 
 
 def _names(codes: Sequence[CodeType], at_top: str, anywhere: str) -> Iterator[str]:

@@ -5,10 +5,12 @@ The class is described in the process that imports it; what a search space may b
 
 from __future__ import annotations
 
+import dis
 import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from types import CodeType
 from typing import Any
 
 from methods.BaseMethod import Bars, BaseMethod, Between, HyperParameter, Matrix, OneOf
@@ -22,6 +24,9 @@ SWITCHES = (
     "recipe_is_binding",
     "certifies",
 )
+
+
+GIVES = ("", "generator", "coroutine", "value")
 
 
 class DeclarationError(Exception):
@@ -59,8 +64,35 @@ def describe_class(handler: type[BaseMethod]) -> dict[str, Any]:
         "prepares_with": list(handler.prepares_with),
         "has_prepare": handler.prepare is not BaseMethod.prepare,
         "has_init": handler.__init__ is not BaseMethod.__init__,
+        "run_gives": _what_run_gives(handler),
         **{fact: getattr(handler, fact) for fact in (*TEXTS, *SWITCHES)},
     }
+
+
+def _what_run_gives(handler: type[BaseMethod]) -> str:
+    """What a call of `run` gives in place of, or besides, its work: one of `GIVES`; "" if that is nothing."""
+    try:
+        run = inspect.unwrap(handler.run)
+    except ValueError:  # decorators that wrap each other
+        return ""
+    if inspect.isgeneratorfunction(run) or inspect.isasyncgenfunction(run):
+        return "generator"
+    if inspect.iscoroutinefunction(run):
+        return "coroutine"
+    return "value" if inspect.isfunction(run) and _returns_something(run.__code__) else ""
+
+
+def _returns_something(code: CodeType) -> bool:
+    """Whether a function has a `return` with anything but None."""
+    before = None
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "RETURN_CONST" and instruction.argval is not None:
+            return True
+        nothing = before is not None and before.opname == "LOAD_CONST" and before.argval is None
+        if instruction.opname == "RETURN_VALUE" and not nothing:
+            return True
+        before = instruction
+    return False
 
 
 def as_json(declared: object) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -61,6 +61,8 @@ class MethodFacts:
     """That file, as a path in the kit."""
     files: Mapping[str, str]
     """All files of the kit that the code comes from, with their SHA-256, by their path in the kit."""
+    run_gives: str = ""
+    """What a call of `run` gives: "generator" or "coroutine", and nothing is done; "value", which is ignored; or ""."""
 
     @property
     def summary(self) -> str:
@@ -164,6 +166,7 @@ class Described(msgspec.Struct, forbid_unknown_fields=True):
     source: str
     source_file: str
     files: list[str]
+    run_gives: Literal["", "generator", "coroutine", "value"] = ""
 
     def build(self, name: str, place: Place, registered: bool, digests: Mapping[str, str]) -> MethodFacts:
         """The facts of the method `name`; `digests` are the SHA-256 of its files.

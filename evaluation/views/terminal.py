@@ -67,7 +67,7 @@ def show_report(report: Report) -> None:
         screen.print(_top5_line(report.unlearned.top5, report.retrained.top5))
     screen.print(_budget_line(report))
     screen.print(_rank_line(report))
-    for line in _suspicions(report):
+    for line in (*_remarks(report), *_suspicions(report)):
         screen.print(line)
 
 
@@ -105,6 +105,13 @@ def show_sequence(sequence: SequenceReport) -> None:
     for report in [*sequence.steps, sequence.at_once]:
         for line in _suspicions(report):
             screen.print(line)
+    for line in dict.fromkeys(line for report in [*sequence.steps, sequence.at_once] for line in _remarks(report)):
+        screen.print(line)
+
+
+def _remarks(report: Report) -> Iterator[str]:
+    """What is odd about its runs."""
+    yield from (f"remark       {printable(remark, most=1000)}" for remark in report.remarks)
 
 
 def _suspicions(report: Report) -> Iterator[str]:

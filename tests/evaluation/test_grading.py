@@ -26,8 +26,9 @@ from data import TaskSpec, UserError, load
 from data.arrays import read_arrays, read_sealed, write_sealed
 from data.files import write_arrays
 from evaluation import logit_scaled_confidence
+from evaluation.catalogue.lookup import facts_of
 from evaluation.console import Console
-from evaluation.grading import grade_methods, score_again
+from evaluation.grading import grade_methods, remarks_on, score_again
 from evaluation.isolation.handle import open_beside, room_workers
 from evaluation.isolation.limits import Limits
 from evaluation.metrics import METRICS
@@ -317,6 +318,36 @@ def test_what_a_method_prints_goes_to_its_log(behaved: Gradings) -> None:
             assert f"hello from {where}" in log
     assert "hello from a warning" in (logs / "original-000-run-0000.log").read_text()
     assert list((behaved.folder("my_method")).glob("runs/*.log")) == []
+
+
+@pytest.mark.slow
+def test_methods_that_change_nothing_are_told_so(kit: Kit, tmp_path: Path) -> None:
+    """Below the table and in the report, in a sentence that says why. They were ranked without a word."""
+    add_method(kit, "trains_a_copy", "import copy\nnet = copy.deepcopy(net)\nnet[0].weight.data.zero_()\nreturn net")
+    add_method(kit, "is_a_generator", "net[0].weight.data.zero_()\nyield net")
+    add_method(kit, "returns_its_net", "net[0].weight.data.zero_()\nreturn net")
+    methods = ["trains_a_copy", "is_a_generator", "returns_its_net"]
+    gradings = run(kit, tmp_path, methods, "--budget-seconds", "60")
+    shown = " ".join(gradings.answer.stdout.split())
+    for method, why in (
+        ("trains_a_copy", "what its run returns is ignored"),
+        ("is_a_generator", "its run contains yield"),
+    ):
+        (remark,) = gradings.report(method).remarks
+        assert remark.startswith(f"{method} left the original unchanged: {why}")
+        assert shown.count(f"remark {remark}") == 1
+    assert gradings.report("returns_its_net").remarks == ()
+    assert shown.count("remark ") == 2
+
+
+def test_only_runs_that_should_change_something_are_remarked_on() -> None:
+    """Some of them, all of them, none of them; not if a class says that it is meant."""
+    moved, still = np.array([0.1, 1e-30]), np.zeros(2)
+    mine, nothing = facts_of("my_method"), facts_of("do_nothing")
+    assert remarks_on(mine, moved) == []
+    assert remarks_on(mine, np.append(moved, 0)) == ["my_method left the original unchanged in 1 of 3 runs."]
+    assert remarks_on(mine, still)[0].startswith("my_method left the original unchanged: its run has to change net")
+    assert remarks_on(nothing, still) == []
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ LATER = {
 def test_a_report_survives_json(make_report: MakeReport) -> None:
     """Equal in every field and type, nested records included. Catches records that come back as dicts."""
     report = make_report(settings={"epochs": 1, "name": "ü", "flag": True}, epsilons=[[0.1, 1 / 3]])
-    report = replace(report, plausibility=Plausibility(True, 0.1, [Copy(0, 3, 5, 0.1)]))
+    report = replace(report, plausibility=Plausibility(True, 0.1, [Copy(0, 3, 5, 0.1)]), remarks=("ü.",))
     again = Report.from_json(report.to_json())
     assert again == report
     assert isinstance(again.scores.floor.score, Estimate)

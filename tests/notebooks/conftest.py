@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,26 +19,38 @@ WriteMethod = Callable[..., type[BaseMethod]]
 
 
 @pytest.fixture
-def write_method(tmp_path: Path) -> Iterator[WriteMethod]:
-    """Writes `methods/NAME.py`, in a folder of the test's own, and imports it: `write_method(source, name="Odd")`."""
+def write_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WriteMethod]:
+    """Writes `methods/NAME.py`, in a folder of the test's own, and imports it: `write_method(source, name="Odd")`.
+
+    A module of helpers, which has no class of its name, gives None.
+    """
     written: list[str] = []
 
     def write(source: str, name: str = "Odd") -> type[BaseMethod]:
-        path = tmp_path / "methods" / f"{name}.py"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(source)
-        module_name = f"methods.{name}"
+        path = tmp_path.joinpath("methods", *name.split(".")).with_suffix(".py")
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(source.encode())
+        module_name = f"methods.{name}".removesuffix(".__init__")
         spec = importlib.util.spec_from_file_location(module_name, path)
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
         written.append(module_name)
+        package, _, last = module_name.rpartition(".")
+        if package not in sys.modules:
+            folder = types.ModuleType(package)
+            folder.__path__ = [str(path.parent)]
+            monkeypatch.setitem(sys.modules, package, folder)
+        monkeypatch.setattr(sys.modules[package], last, module, raising=False)
         spec.loader.exec_module(module)
-        handler: type[BaseMethod] = getattr(module, name)
+        handler: type[BaseMethod] = getattr(module, name, None)  # type: ignore[assignment]
         return handler
 
+    environment = dict(os.environ)
     yield write
+    os.environ.clear()
+    os.environ.update(environment)
     for module_name in written:
         del sys.modules[module_name]
 

@@ -65,6 +65,47 @@ def test_a_failing_cell_is_shown_as_on_kaggle(tmp_path: Path) -> None:
     assert "\x1b" not in shown
 
 
+@pytest.mark.parametrize(
+    "leave", ["import argparse; argparse.ArgumentParser('idea').parse_args(['--rate', '3'])", "import os; os._exit(2)"]
+)
+def test_what_a_failed_cell_printed_is_shown(leave: str, tmp_path: Path) -> None:
+    """Both streams: of a method that reads its arguments, the traceback says no more than `SystemExit: 2`."""
+    cell = (
+        "import sys\nprint('out', flush=True)\nprint('err', file=sys.stderr, flush=True)\nimport time; time.sleep(0.2)"
+    )
+    with pytest.raises(CellFailedError) as caught:
+        run_cells(tmp_path, f"{cell}\n{leave}")
+    assert "out\n" in caught.value.shown
+    assert "err" in caught.value.shown
+    if "argparse" in leave:
+        assert "idea: error: unrecognized arguments: --rate 3" in caught.value.shown
+        assert "SystemExit: 2" in caught.value.shown
+
+
+def test_a_kernel_has_nothing_of_this_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Kaggle there is no variable that a user has exported, or that the import of a method has set here; where
+    libraries are, and how many threads they take, is the machine's."""
+    monkeypatch.setenv("MY_IDEA_SCALE", "3")
+    monkeypatch.setenv("UNLEARNING_BANK", "/bank")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    cell = (
+        "import os; print([os.environ.get(name) for name in ('MY_IDEA_SCALE', 'UNLEARNING_BANK', 'OMP_NUM_THREADS')])"
+    )
+    assert run_cells(tmp_path, cell).output == "[None, None, '1']\n"
+
+
+def test_lines_and_signs_reach_the_kernel_as_they_are(tmp_path: Path) -> None:
+    """Characters that some take for ends of lines, and what IPython takes for its own where a line begins with it."""
+    lines = [
+        f"TEXTS += ['a{sign}b', '''{sign}!c\n%d{sign}\n?''']  # {sign}e?\n"
+        for sign in "\f\v\x1c\x1d\x1e\x85\u2028\u2029"
+    ]
+    code = f"TEXTS = []\n\f\n{''.join(lines)}"
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert run_cells(tmp_path, f"{code}\nprint(ascii(TEXTS))").output == f"{names['TEXTS']!a}\n"
+
+
 def test_a_dead_kernel_is_a_sentence(tmp_path: Path) -> None:
     """As when the system kills a process that takes too much memory."""
     with pytest.raises(UserError, match="kernel died"):

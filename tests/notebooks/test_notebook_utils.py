@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,7 @@ from methods import all_method_handlers
 from notebook_utils import export, kaggle_settings
 from notebooks import assembly
 from tests.command_line import command
+from tests.notebooks.conftest import WriteMethod
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -39,6 +43,49 @@ def test_metadata_are_what_kaggles_client_wants(method: str, tmp_path: Path) -> 
     assert about["is_private"] is True
     assert about["competition_sources"] == ["neurips-2023-machine-unlearning"]
     assert submission.push_command == f"kaggle kernels push -p {submission.metadata.parent}"
+
+
+NAMES = [
+    "neg_grad+", "neg_grad-", "my__idea", "l1.sparse", "l1-sparse", "_x", "x_", "idée", "ide\u0301e", "scrub/r", "../x",
+    "MyIdea", "理念", "ß", "①", "a&amp;b", "don't", "1,000", "x" * 60, "x_" * 30, "two words", "*bold*", "$a$", "",
+]  # fmt: skip
+
+
+def test_names_give_the_slug_of_their_title(tmp_path: Path) -> None:
+    """Whoever makes it, in whatever way: Kaggle's client compares. Different names have different notebooks, and all
+    files stay in the folder."""
+    slugs = set()
+    for name in [*NAMES, "neg_grad", "neg_grad_plus", "my_idea", "l1_sparse", "x", "idee", "scrub_r"]:
+        path, metadata = assembly.write_submission(name, {}, "somebody", tmp_path)
+        about = json.loads(metadata.read_text())
+        title, slug = about["title"], about["id"].partition("/")[2]
+        assert re.fullmatch(r"Unlearning( [a-z0-9]+)*", title)
+        assert slug == title.lower().replace(" ", "-")
+        assert 5 <= len(title) <= 50
+        assert (metadata.parent / about["code_file"]).resolve() == path.resolve()
+        assert path.parent == tmp_path
+        slugs.add(slug)
+    assert len(slugs) == len(NAMES) + 7
+    assert len(list(tmp_path.glob("*.ipynb"))) == len(NAMES) + 7
+
+
+@pytest.mark.parametrize("folder", ["my kit", "it's", "$HOME", "a;b", "new\nline"])
+def test_the_push_command_is_one_for_a_shell(folder: str, tmp_path: Path) -> None:
+    """Whatever the folder is called."""
+    submission = export("my_method", folder=tmp_path / folder)
+    assert shlex.split(submission.push_command)[-1] == str(submission.metadata.parent)
+
+
+@pytest.mark.parametrize("name", ["neg_grad+", "my__idea", "_x_", "*x*", "`x`", "<b>x", "[a](b)", "x\n# y", "$x$"])
+def test_names_are_shown_as_they_are(name: str) -> None:
+    """In Markdown, a name is a text; a value in which backticks are is code all the same."""
+    cells = {cell["id"]: cell for cell in assembly.fill_template(name, "", {"plan": "a`b``c"})["cells"]}
+    title = cells["title"]["source"][0]
+    assert "".join(cells["method-text"]["source"]).endswith("\n\n``` plan = 'a`b``c' ```")
+    assert title.count("\n") == 1
+    shown = title.removeprefix("# Machine unlearning: ").rstrip("\n")
+    assert re.sub(r"\\(.)", r"\1", shown) == " ".join(name.split())
+    assert not re.search(r"(?<!\\)[*`<\[$]", shown)
 
 
 def test_two_methods_do_not_share_metadata(tmp_path: Path) -> None:
@@ -90,6 +137,31 @@ def test_unknown_names_and_values_are_sentences(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="epochs takes a value of type int"):
         export("my_method", {"epochs": "many"}, folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_export_leaves_the_environment_as_it_was(
+    write_method: WriteMethod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The grader's process and the kernel start from this one's environment: what the import of the method has set is
+    not theirs. Statements that can't travel are named."""
+    source = (
+        "import os\nimport sys\nfrom methods.BaseMethod import BaseMethod\nos.environ.setdefault('ODD_SCALE', '3')\n"
+        "sys.path.append(os.path.dirname(__file__))\nclass Odd(BaseMethod):\n"
+        "    def run(self, net, *loaders): print(os.environ['ODD_SCALE'])\n"
+    )
+
+    class Imported(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            return write_method(source)
+
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr("methods.all_method_handlers", lambda: Imported(odd=None))
+    monkeypatch.setattr(notebook_utils, "kaggle_settings", lambda *_: {})
+    submission = export("odd", folder=tmp_path / "out")
+    assert "ODD_SCALE" not in os.environ
+    assert "ODD_SCALE" in submission.notebook.read_text()
+    (remark,) = submission.remarks
+    assert remark.startswith("Odd.py, line 5: may change something")
 
 
 def test_what_travels_can_be_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Optional
 
 import msgspec
 import pytest
+import torch
 
 from evaluation.catalogue.cache import digests
 from evaluation.catalogue.declared import DeclarationError, describe_class
@@ -72,6 +73,56 @@ def test_facts_are_what_the_class_says() -> None:
     assert (facts.prepares_with, facts.guarantee, facts.summary) == (("rate",), "exact", "One line.")
     assert not any((facts.has_init, facts.has_prepare, facts.exempt_from_budget, facts.certifies))
     assert facts.values_in_force({"rate": "1"}) == Sound.values_in_force({"rate": "1"})
+
+
+def yields(self: Any, net: Any, *loaders: Any) -> Any:
+    """Does nothing when it is called."""
+    if loaders:
+        yield net
+
+
+async def waits(self: Any, net: Any, *loaders: Any) -> None:
+    """Nor does this."""
+
+
+def returns(self: Any, net: Any, *loaders: Any) -> Any:
+    """In one of its ways."""
+    if not loaders:
+        return None
+    return net
+
+
+def returns_a_constant(self: Any, net: Any, *loaders: Any) -> bool:
+    """As good as nothing."""
+    return True
+
+
+def returns_nothing(self: Any, net: Any, *loaders: Any) -> None:
+    """Functions inside of it may return what they like."""
+
+    def size() -> int:
+        return len(loaders)
+
+    for _ in range(size()):
+        return
+
+
+@pytest.mark.parametrize(
+    ("run", "gives"),
+    [
+        (yields, "generator"),
+        (torch.no_grad()(yields), "generator"),
+        (waits, "coroutine"),
+        (returns, "value"),
+        (torch.no_grad()(returns), "value"),
+        (returns_a_constant, "value"),
+        (returns_nothing, ""),
+    ],
+)
+def test_what_a_call_of_run_gives(run: Any, gives: str) -> None:
+    """Behind decorators, too. It tells why a method changes nothing."""
+    handler = type("Odd", (BaseMethod,), {"run": run})
+    assert facts_of_class(handler).run_gives == gives
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,19 @@ def test_what_is_too_good_is_announced(
         assert ("!" in text) == bool(lines)
 
 
+def test_remarks_are_shown_below_the_table(
+    make_report: MakeReport, results: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As they are: what others wrote into a report does not move the cursor."""
+    show_report(make_report(remarks=("[b]one\x1b[31m", "two.")))
+    out = capsys.readouterr().out
+    assert "remark       [b]one" in out
+    assert "remark       two." in out
+    assert "\x1b" not in out
+    show_report(make_report())
+    assert "remark" not in capsys.readouterr().out
+
+
 def test_texts_are_shown_as_they_are(
     make_report: MakeReport, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
