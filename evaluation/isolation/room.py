@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
-import json
 import multiprocessing
 import os
 import resource
@@ -36,6 +35,7 @@ from evaluation.isolation.call import Datasets, original_network, prepare_once, 
 from evaluation.isolation.inline import call_here
 from evaluation.isolation.libraries import import_libraries
 from evaluation.isolation.limits import Limits
+from evaluation.isolation.notes import notes_as_json
 from evaluation.isolation.structure import check_structure
 from evaluation.isolation.traces import Traces
 from evaluation.isolation.watch import (
@@ -232,7 +232,7 @@ def _do(place: Place, call: Call) -> Message:
     check_structure(place.fresh, done.net, call.method)
     tensors = {f"weights/{name}": value for name, value in done.net.state_dict().items()}
     tensors |= {f"memory/{name}": value for name, value in done.memory.items()}
-    return Message({"notes": None if done.notes is None else json.dumps(done.notes)}, tensors)
+    return Message({"notes": notes_as_json(done.notes)}, tensors)
 
 
 def _keep_to(limits: Limits, log: int, pipe: int) -> int:
