@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from checkpoints.devices import compute_seconds, describe_device, versions
 from checkpoints.dp_sgd import PrivateTrainer, accounting, private_steps
-from checkpoints.grouped import GroupedNetwork
 from checkpoints.networks import build_network
 from checkpoints.outputs import OUTPUTS_FORMAT, record_outputs
 from checkpoints.pool import Pool
 from checkpoints.pruning import PrunedTrainer, epochs_in_all, pruned_steps
+from checkpoints.together import Together, together, why_one_by_one
 from checkpoints.training import GroupTrainer, training_steps
 from checkpoints.workers import add_progress, load_task
 from data.files import read_tensors, sha256_of, write_tensors
@@ -32,8 +32,9 @@ def train_group(
     """Train models `[start, stop)` of a pool, save weights and outputs, and return their manifest records."""
     task = load_task(spec, device)
     pool = Pool(task, kind)
+    one_by_one = why_one_by_one(task, stop - start)
     trainer = _make_trainer(task)(task, pool.indices, [pool.seed(model) for model in range(start, stop)])
-    seconds = _restore(trainer, pool.snapshot_path(start))
+    seconds = _restore(trainer, pool.snapshot_path(start), one_by_one)
     epochs = epochs_in_all(task.recipe)
     add_progress((stop - start) * trainer.epoch / epochs)
     began = saved = time.monotonic()
@@ -42,7 +43,7 @@ def train_group(
         add_progress((stop - start) / epochs)
         if time.monotonic() - saved > snapshot_seconds and not trainer.finished:
             saved = time.monotonic()
-            snapshot = {"seconds": seconds + saved - began, **trainer.snapshot()}
+            snapshot = {"seconds": seconds + saved - began, "one_by_one": one_by_one, **trainer.snapshot()}
             write_tensors(pool.snapshot_path(start), snapshot)
     seconds += time.monotonic() - began
 
@@ -50,6 +51,8 @@ def train_group(
     about |= {"device": describe_device(device), "versions": versions()}
     if task.recipe.optimizer == "dp_sgd":
         about["accounting"] = accounting(task.recipe, len(pool.indices))
+    if one_by_one is not None:
+        about["one_by_one"] = one_by_one
     records = {}
     for model, state in zip(range(start, stop), trainer.states(), strict=True):
         path = pool.model_path(model)
@@ -66,10 +69,10 @@ def _make_trainer(task: Task) -> type[GroupTrainer] | type[PrivateTrainer] | typ
     return PrivateTrainer if task.recipe.optimizer == "dp_sgd" else GroupTrainer
 
 
-def _restore(trainer: GroupTrainer | PrivateTrainer | PrunedTrainer, path: Path) -> float:
-    """Go on from a snapshot if there is a readable one; the seconds of training that it holds."""
+def _restore(trainer: GroupTrainer | PrivateTrainer | PrunedTrainer, path: Path, one_by_one: str | None) -> float:
+    """Go on from a snapshot if there is a readable one of such a trainer; the seconds of training that it holds."""
     snapshot = read_tensors(path, trainer.images.device)
-    if snapshot is None:  # there is none, or it is damaged: the group starts anew
+    if snapshot is None or (snapshot.get("one_by_one") is None) != (one_by_one is None):  # then the group starts anew
         path.unlink(missing_ok=True)
         return 0.0
     snapshot["generators"] = [state.cpu() for state in snapshot["generators"]]
@@ -85,10 +88,15 @@ def record_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) 
     for model, network in zip(range(start, stop), networks, strict=True):
         network.load_state_dict(pool.state(model))
     add_progress(stop - start)
-    return _save_outputs(pool, start, GroupedNetwork(networks).to(device))
+    return _save_outputs(pool, start, together(task, networks).to(device))
 
 
-def _save_outputs(pool: Pool, start: int, network: GroupedNetwork) -> dict[str, Any]:
+def objection_to_groups(spec: TaskSpec, device: str, models: int) -> str | None:
+    """See `why_one_by_one`."""
+    return why_one_by_one(load_task(spec, device), models)
+
+
+def _save_outputs(pool: Pool, start: int, network: Together) -> dict[str, Any]:
     path = pool.outputs_path(start)
     record_outputs(network, pool.task).save(path)
     return {path.name: {"sha256": sha256_of(path), "format": OUTPUTS_FORMAT}}
