@@ -17,7 +17,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.devices import describe_device
-from checkpoints.jobs import record_group, time_retraining, train_group
+from checkpoints.jobs import objection_to_groups, record_group, time_retraining, train_group
 from checkpoints.outputs import OUTPUTS_FORMAT, SCORED, Outputs
 from checkpoints.pool import Pool, Tell
 from checkpoints.queue import answers_of, work_off
@@ -88,6 +88,7 @@ def ensure(
             locks.enter_context(pool.locked(tell))
         pieces = [piece for pool, models in wanted.items() for piece in _missing(pool, models, tell)]
         pieces.sort(key=lambda piece: piece.start - piece.stop)  # the longest first
+        _tell_of_groups(pieces, workers, tell)
         _make(pieces, workers, on_progress)
         seconds = _retrain_seconds(pool_of_retrained, workers)
     return Bank(pool_of_originals, pool_of_retrained, seconds)
@@ -119,6 +120,17 @@ def _missing(pool: Pool, models: int, tell: Tell) -> list[_Piece]:
 def _is_of_early_version(manifest: dict[str, Any], outputs: Path) -> bool:
     """Whether outputs lack something that is recorded now."""
     return manifest[outputs.name].get("format") != OUTPUTS_FORMAT
+
+
+def _tell_of_groups(pieces: list[_Piece], workers: Workers, tell: Tell) -> None:
+    """Say it if models that are to be trained can't be trained many at once; it takes longer then."""
+    groups = [piece for piece in pieces if piece.job is train_group]
+    if not groups:
+        return
+    task, largest = groups[0].pool.task, max(piece.stop - piece.start for piece in groups)
+    (objection,) = answers_of(workers, lambda pool: pool.submit(objection_to_groups, task.spec, pool.device, largest))
+    if objection is not None:
+        tell(f"{task.network}: its models are trained one by one, which takes longer, because {objection}.")
 
 
 def _make(pieces: list[_Piece], workers: Workers, on_progress: Callable[[float, int], None]) -> None:

@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from checkpoints.grouped import GroupedNetwork, State
+from checkpoints.grouped import State
 from checkpoints.networks import build_network
-from checkpoints.training import learning_rate, make_optimizer
+from checkpoints.together import Together, together
+from checkpoints.training import drawing_by, learning_rate, make_optimizer
 from data.errors import UserError
 from data.seeds import derive_seed
 
@@ -119,6 +120,8 @@ class PrivateTrainer:
     """
 
     def __init__(self, task: Task, indices: np.ndarray, seeds: Sequence[int]) -> None:
+        self.task = task
+        self.seeds = tuple(seeds)
         self.recipe = task.recipe
         self.epoch = 0
         self.images, self.labels = _examples(task, indices)
@@ -134,17 +137,18 @@ class PrivateTrainer:
 
     def train_epoch(self) -> None:
         """One pass of every model over its examples."""
-        for model in self.models:
-            for _ in model.steps(self.epoch):
-                pass
+        for model, seed in zip(self.models, self.seeds, strict=True):
+            with drawing_by([seed], self.epoch, self.images.device):
+                for _ in model.steps(self.epoch):
+                    pass
         self.epoch += 1
 
     @property
-    def network(self) -> GroupedNetwork:
-        """The models as one network, without what Opacus has added to them."""
+    def network(self) -> Together:
+        """The models behind one interface, without what Opacus has added to them."""
         for model in self.models:
             model.wrapped.to_standard_module()
-        return GroupedNetwork([model.network for model in self.models])
+        return together(self.task, [model.network for model in self.models])
 
     def states(self) -> list[State]:
         """The `state_dict` of each model, on the CPU."""

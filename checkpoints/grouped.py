@@ -57,14 +57,18 @@ class GroupedNetwork(nn.Module):
         logits: Tensor = self.network(x.contiguous(memory_format=torch.channels_last))
         return logits.unflatten(1, (self.models, -1)).transpose(0, 1)
 
-    def load_states(self, states: Sequence[State]) -> None:
-        """Take over the weights of the models, one `state_dict` each."""
+    def join(self, states: Sequence[State]) -> State:
+        """What each model has of (some of) its weights, `(models, ...)` in all, by this network's own names."""
         own = self.network.state_dict()
         joined = {}
-        for name, shape in self.shapes.items():
+        for name in states[0]:
             stacked = torch.stack([state[name] for state in states])  # (models, *shape)
-            joined[name] = stacked.reshape(own[name].shape) if shape else stacked[0]
-        self.network.load_state_dict(joined)
+            joined[f"network.{name}"] = stacked.reshape(own[name].shape) if self.shapes[name] else stacked[0]
+        return joined
+
+    def load_states(self, states: Sequence[State]) -> None:
+        """Take over the weights of the models, one `state_dict` each."""
+        self.load_state_dict(self.join(states))
 
     def states(self) -> list[State]:
         """The `state_dict` of each model, copied."""

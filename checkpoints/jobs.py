@@ -8,15 +8,19 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
 from checkpoints.devices import compute_seconds, describe_device, versions
 from checkpoints.dp_sgd import PrivateTrainer, accounting, private_steps
-from checkpoints.grouped import GroupedNetwork
 from checkpoints.networks import build_network
 from checkpoints.outputs import OUTPUTS_FORMAT, record_outputs
 from checkpoints.pool import Pool
 from checkpoints.pruning import PrunedTrainer, epochs_in_all, pruned_steps
+from checkpoints.together import Together, together, why_one_by_one
 from checkpoints.training import GroupTrainer, training_steps
 from checkpoints.workers import add_progress, load_task
+from data.errors import UserError
 from data.files import read_tensors, sha256_of, write_tensors
 
 if TYPE_CHECKING:
@@ -29,20 +33,27 @@ SNAPSHOT_SECONDS = 30.0
 def train_group(
     spec: TaskSpec, device: str, kind: str, start: int, stop: int, snapshot_seconds: float = SNAPSHOT_SECONDS
 ) -> dict[str, Any]:
-    """Train models `[start, stop)` of a pool, save weights and outputs, and return their manifest records."""
+    """Train models `[start, stop)` of a pool, save weights and outputs, and return their manifest records.
+
+    Raises:
+        UserError: the training of a model diverged. Nothing of its group is kept.
+    """
     task = load_task(spec, device)
     pool = Pool(task, kind)
+    one_by_one = why_one_by_one(task, stop - start)
     trainer = _make_trainer(task)(task, pool.indices, [pool.seed(model) for model in range(start, stop)])
-    seconds = _restore(trainer, pool.snapshot_path(start))
+    seconds = _restore(trainer, pool.snapshot_path(start), one_by_one)
     epochs = epochs_in_all(task.recipe)
     add_progress((stop - start) * trainer.epoch / epochs)
     began = saved = time.monotonic()
     while not trainer.finished:
         trainer.train_epoch()
+        if not _are_finite(trainer):
+            raise _diverged(pool, trainer, start)
         add_progress((stop - start) / epochs)
         if time.monotonic() - saved > snapshot_seconds and not trainer.finished:
             saved = time.monotonic()
-            snapshot = {"seconds": seconds + saved - began, **trainer.snapshot()}
+            snapshot = {"seconds": seconds + saved - began, "one_by_one": one_by_one, **trainer.snapshot()}
             write_tensors(pool.snapshot_path(start), snapshot)
     seconds += time.monotonic() - began
 
@@ -50,14 +61,42 @@ def train_group(
     about |= {"device": describe_device(device), "versions": versions()}
     if task.recipe.optimizer == "dp_sgd":
         about["accounting"] = accounting(task.recipe, len(pool.indices))
-    records = {}
+    if one_by_one is not None:
+        about["one_by_one"] = one_by_one
+    records = _save_outputs(pool, start, trainer.network)  # first: it refuses models whose outputs are not finite
     for model, state in zip(range(start, stop), trainer.states(), strict=True):
         path = pool.model_path(model)
         write_tensors(path, state)
         records[path.name] = {"seed": pool.seed(model), "sha256": sha256_of(path), **about}
-    records |= _save_outputs(pool, start, trainer.network)
     pool.snapshot_path(start).unlink(missing_ok=True)
     return records
+
+
+def _are_finite(trainer: GroupTrainer | PrivateTrainer | PrunedTrainer) -> bool:
+    """Whether all weights of the models are finite. A GPU is asked once, not for each tensor."""
+    modules = [model.network for model in trainer.models] if isinstance(trainer, PrivateTrainer) else [trainer.network]
+    values = [value for module in modules for value in module.state_dict().values() if value.is_floating_point()]
+    return bool(torch.stack([value.isfinite().all() for value in values]).all())
+
+
+def _diverged(pool: Pool, trainer: GroupTrainer | PrivateTrainer | PrunedTrainer, start: int) -> UserError:
+    """The error for a group of which a model has NaN or infinite weights; its snapshot is removed."""
+    pool.snapshot_path(start).unlink(missing_ok=True)
+    bad = [model for model, state in enumerate(trainer.states(), start) if not all(map(_is_finite, state.values()))]
+    return _divergence(pool, bad[0], f"weights after epoch {trainer.epoch} of {epochs_in_all(pool.task.recipe)}")
+
+
+def _divergence(pool: Pool, model: int, what: str) -> UserError:
+    recipe = pool.task.recipe
+    return UserError(
+        f"The training of {pool.kind} model {model} ({pool.task.network}) diverged: it has NaN or infinite {what}. No "
+        f"method is the reason, but the recipe: lower its learning rate, which is {recipe.learning_rate:g} (--recipe "
+        f"learning_rate={recipe.learning_rate / 10:g})."
+    )
+
+
+def _is_finite(values: torch.Tensor) -> bool:
+    return bool(values.isfinite().all())
 
 
 def _make_trainer(task: Task) -> type[GroupTrainer] | type[PrivateTrainer] | type[PrunedTrainer]:
@@ -66,10 +105,10 @@ def _make_trainer(task: Task) -> type[GroupTrainer] | type[PrivateTrainer] | typ
     return PrivateTrainer if task.recipe.optimizer == "dp_sgd" else GroupTrainer
 
 
-def _restore(trainer: GroupTrainer | PrivateTrainer | PrunedTrainer, path: Path) -> float:
-    """Go on from a snapshot if there is a readable one; the seconds of training that it holds."""
+def _restore(trainer: GroupTrainer | PrivateTrainer | PrunedTrainer, path: Path, one_by_one: str | None) -> float:
+    """Go on from a snapshot if there is a readable one of such a trainer; the seconds of training that it holds."""
     snapshot = read_tensors(path, trainer.images.device)
-    if snapshot is None:  # there is none, or it is damaged: the group starts anew
+    if snapshot is None or (snapshot.get("one_by_one") is None) != (one_by_one is None):  # then the group starts anew
         path.unlink(missing_ok=True)
         return 0.0
     snapshot["generators"] = [state.cpu() for state in snapshot["generators"]]
@@ -85,12 +124,22 @@ def record_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) 
     for model, network in zip(range(start, stop), networks, strict=True):
         network.load_state_dict(pool.state(model))
     add_progress(stop - start)
-    return _save_outputs(pool, start, GroupedNetwork(networks).to(device))
+    return _save_outputs(pool, start, together(task, networks).to(device))
 
 
-def _save_outputs(pool: Pool, start: int, network: GroupedNetwork) -> dict[str, Any]:
+def objection_to_groups(spec: TaskSpec, device: str, models: int) -> str | None:
+    """See `why_one_by_one`."""
+    return why_one_by_one(load_task(spec, device), models)
+
+
+def _save_outputs(pool: Pool, start: int, network: Together) -> dict[str, Any]:
     path = pool.outputs_path(start)
-    record_outputs(network, pool.task).save(path)
+    outputs = record_outputs(network, pool.task)
+    for name, values in outputs.arrays().items():
+        finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)  # (models,)
+        if not finite.all():
+            raise _divergence(pool, start + int(np.argmin(finite)), f"outputs on the {name} set")
+    outputs.save(path)
     return {path.name: {"sha256": sha256_of(path), "format": OUTPUTS_FORMAT}}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from checkpoints.grouped import GroupedNetwork
+from checkpoints.together import Together
 from checkpoints.training import group_logits, single_logits
 from data.files import write_arrays
 
@@ -94,11 +94,11 @@ def share_in_top5(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def record_outputs(network: nn.Module, task: Task) -> Outputs:
-    """Run a network, or a `GroupedNetwork` of many, over the forget, validation, test and retain sets in eval mode."""
+    """Run a network, or several together, over the forget, validation, test and retain sets in eval mode."""
     device = task.train.images.device
 
     def logits(images: torch.Tensor) -> torch.Tensor:
-        return group_logits(network, images) if isinstance(network, GroupedNetwork) else single_logits(network, images)
+        return group_logits(network, images) if isinstance(network, Together) else single_logits(network, images)
 
     forget = torch.as_tensor(task.forget_indices, device=device)
     retain = torch.as_tensor(task.retain_indices, device=device)

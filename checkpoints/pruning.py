@@ -28,8 +28,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from checkpoints.grouped import GroupedNetwork, State
+from checkpoints.grouped import State
 from checkpoints.networks import build_network
+from checkpoints.together import Together
 from checkpoints.training import GroupTrainer, epoch_steps, make_optimizer, ordinary_loader
 
 if TYPE_CHECKING:
@@ -169,8 +170,8 @@ class PrunedTrainer:
         return self.epoch == len(self.plan)
 
     @property
-    def network(self) -> GroupedNetwork:
-        """The models as one network."""
+    def network(self) -> Together:
+        """The models behind one interface."""
         return self.trainer.network
 
     def train_epoch(self) -> None:
@@ -212,12 +213,10 @@ class PrunedTrainer:
         self.trainer.optimizer = make_optimizer(self.recipe, self.network)
         if not masks:
             return
-        inner, joined = self.network.network, Mask()
-        for name in masks[0]:
-            stacked = torch.stack([mask[name] for mask in masks])  # (models, *shape)
-            joined[name] = stacked.reshape(inner.get_parameter(name).shape).to(self.images.device)
-        zero(inner, joined)
-        self.trainer.optimizer.register_step_post_hook(lambda *arguments: zero(inner, joined))
+        network = self.network
+        joined = {name: mask.to(self.images.device) for name, mask in network.join(masks).items()}
+        zero(network, joined)
+        self.trainer.optimizer.register_step_post_hook(lambda *arguments: zero(network, joined))
 
 
 def _mask(network: nn.Module, this: Round, recipe: Recipe, images: Tensor) -> Mask:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import RandomSampler
 
-from checkpoints.grouped import GroupedNetwork, State
+from checkpoints.grouped import State
 from checkpoints.networks import build_network
+from checkpoints.together import Together, together
 from data.loaders import ExampleDataset, TensorLoader
+from data.seeds import derive_seed
 
 if TYPE_CHECKING:
     from data.task import Recipe, Task
@@ -58,6 +61,18 @@ def shuffled(examples: int, generator: torch.Generator) -> Tensor:
     return torch.tensor(list(RandomSampler(range(examples), generator=generator)))
 
 
+@contextmanager
+def drawing_by(seeds: Sequence[int], epoch: int, device: torch.device) -> Iterator[None]:
+    """Inside, what draws from PyTorch's global generators (dropout does) depends on the models' seeds and the epoch."""
+    on_host = device.type == "cpu"
+    with torch.random.fork_rng([] if on_host else [device], device_type="cuda" if on_host else device.type):
+        seed = derive_seed("epoch", *seeds, epoch)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed keeps a note for each GPU that may come later
+        if not on_host:
+            torch.manual_seed(seed)
+        yield
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Many at once
 # ----------------------------------------------------------------------------------------------------------------------
@@ -74,11 +89,12 @@ class GroupTrainer:
     def __init__(self, task: Task, indices: np.ndarray, seeds: Sequence[int]) -> None:
         device = task.train.images.device
         self.recipe = task.recipe
+        self.seeds = tuple(seeds)
         self.epoch = 0
         self.images = task.train.images[torch.as_tensor(indices, device=device)]  # (examples, C, H, W)
         self.labels = task.train.labels[torch.as_tensor(indices, device=device)]  # (examples,)
         self.weights = class_weights(task)
-        self.network = GroupedNetwork([build_network(task, seed) for seed in seeds]).to(device)
+        self.network = together(task, [build_network(task, seed) for seed in seeds]).to(device)
         self.optimizer = make_optimizer(task.recipe, self.network)
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -91,15 +107,20 @@ class GroupTrainer:
         """One pass of every model over its examples."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, self.epoch)
-        for chosen in self._batches():  # (models, batch)
-            self.network.train(chosen.shape[1] > 1)  # batch normalisation cannot normalise over a single image
-            # Gathered as (batch, models, C, H, W), which the network takes without another copy.
-            logits = self.network(self.images[chosen.T].transpose(0, 1))  # (models, batch, classes)
-            loss = self._losses(logits, self.labels[chosen]).sum()
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
+        with drawing_by(self.seeds, self.epoch, self.images.device):
+            for chosen in self._batches():  # (models, batch)
+                self._step(chosen)
         self.epoch += 1
+
+    def _step(self, chosen: Tensor) -> None:
+        """One step on a batch for each model, `(models, batch)`."""
+        self.network.train(chosen.shape[1] > 1)  # batch normalisation cannot normalise over a single image
+        # Gathered as (batch, models, C, H, W), which the network takes without another copy.
+        logits = self.network(self.images[chosen.T].transpose(0, 1))  # (models, batch, classes)
+        loss = self._losses(logits, self.labels[chosen]).sum()
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
 
     def _batches(self) -> Iterator[Tensor]:
         order = torch.stack([shuffled(len(self.labels), generator) for generator in self.generators])
@@ -136,7 +157,7 @@ class GroupTrainer:
 
 
 @torch.no_grad()
-def group_logits(network: GroupedNetwork, images: Tensor) -> Tensor:
+def group_logits(network: Together, images: Tensor) -> Tensor:
     """Logits of every model on the same `images` `(examples, C, H, W)`, in eval mode: `(models, examples, classes)`."""
     network.eval()
     batch_size = max(1, 1000 // network.models)  # a thousand images at a time keep a ResNet under 2 GB

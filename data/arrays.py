@@ -10,6 +10,7 @@ import hashlib
 import math
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,20 +46,24 @@ def read_array(path: Path, most_bytes: int) -> np.ndarray:
         return _read(file, size)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays in an uncompressed `.npz` file, by name.
+def read_arrays(path: Path, most_bytes: int | None = None) -> dict[str, np.ndarray]:
+    """The arrays in a `.npz` file, by name. One that is compressed is read if its parts have `most_bytes` in all.
 
     Raises:
         OSError: as for any file.
-        ArrayError: it is something else, damaged, compressed, or has objects in it.
+        ArrayError: it is something else, damaged, compressed (without such a limit), larger, or has objects in it.
     """
     try:
         with _regular(path) as file, zipfile.ZipFile(file) as archive:
             parts = archive.infolist()
-            if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-                raise ArrayError("its parts are compressed")
-            if sum(part.file_size for part in parts) > path.stat().st_size:
-                raise ArrayError("its parts are larger than the file")
+            size = sum(part.file_size for part in parts)
+            if most_bytes is None:
+                if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+                    raise ArrayError("its parts are compressed")
+                if size > path.stat().st_size:
+                    raise ArrayError("its parts are larger than the file")
+            elif max(size, path.stat().st_size) > most_bytes:
+                raise ArrayError(f"it has more than {most_bytes:,} bytes")
             names = [part.filename.removesuffix(".npy") for part in parts]
             if len(set(names)) < len(names):
                 raise ArrayError("it has two arrays of one name")
@@ -67,7 +72,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
                 with archive.open(part) as content:  # whose checksum is compared
                     found[name] = _read(content, part.file_size)
             return found
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:  # damaged; of other kinds; encrypted
+    # Damaged; of other kinds; encrypted; damaged and compressed.
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, zlib.error, EOFError) as error:
         raise ArrayError(f"it is not a file of numpy.savez ({error})") from error
 
 

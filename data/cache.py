@@ -67,7 +67,7 @@ def cached_folder(name: str, make: Callable[[Path], object]) -> Path:
 
 def short_digest(text: str) -> str:
     """The first 12 hexadecimal digits of the SHA-256 of `text`, for names of cache files."""
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def stat_key(root: Path, names: Iterable[str]) -> str:
@@ -75,7 +75,8 @@ def stat_key(root: Path, names: Iterable[str]) -> str:
     folder = str(root.resolve())
     stats = ((name, os.stat(f"{folder}/{name}")) for name in names)  # text: pathlib takes seconds for 60,000 files
     listing = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
-    return f"{folder} {hashlib.sha256(listing.encode()).hexdigest()}"
+    digest = hashlib.sha256(listing.encode(errors="surrogateescape"))  # a name may have bytes that are not UTF-8
+    return f"{folder} {digest.hexdigest()}"
 
 
 def cache_lock(name: str) -> AbstractContextManager[None]:

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.cache import cache_dir, cache_lock, short_digest
-from data.errors import unknown_name
+from data.errors import UserError, unknown_name
 from data.files import sha256_of, write_arrays, write_atomically
 from data.progress import with_bar
 from data.raw import RawData
+from data.weights import WeightsError, as_state, check_names, load_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -134,9 +135,27 @@ def _network(weights: Path | None) -> torch.nn.Module:
         torch.manual_seed(SEED)
         network: torch.nn.Module = models.resnet18(weights=None)
     if weights is not None:
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        network.load_state_dict(_read_weights(weights, network.state_dict()))
     network.fc = torch.nn.Identity()
     return network.eval()
+
+
+def _read_weights(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights in a file that somebody may have put there. Raises `UserError` if they are others."""
+    try:
+        state = as_state(load_tensors(path.read_bytes()))
+        check_names(state, expected)
+        for name, value in expected.items():
+            if state[name].shape != value.shape:
+                raise WeightsError(f"has the shape {tuple(state[name].shape)} in {name}, not {tuple(value.shape)}")
+    except WeightsError as error:
+        raise UserError(
+            f"{path} {error}. It should hold torchvision's ResNet-18 with its ImageNet weights: delete it, and it is "
+            "downloaded, or replace it."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}): allow it, or delete it.") from error
+    return state
 
 
 def _pretrained_weights() -> Path | None:

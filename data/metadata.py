@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 import numpy as np
 
 from data.errors import UserError, shortened
+from data.texts import nfc
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,9 +47,9 @@ def read_metadata(file: Path, image_ids: Sequence[str]) -> dict[str, np.ndarray]
     for name in RESERVED:
         if name in table.columns:
             raise UserError(f"{file} has a column {name}, a name that is taken: rename the column.")
-    paths = [str(path).replace("\\", "/").removeprefix("./") for path in table["path"]]
+    paths = [nfc(str(path)).replace("\\", "/").removeprefix("./") for path in table["path"]]
     order = _rows_of(paths, image_ids, file)
-    return {str(name): _array(table[name])[order] for name in table.columns if name != "path"}
+    return {nfc(str(name)): _array(table[name])[order] for name in table.columns if name != "path"}
 
 
 def _read_csv(file: Path, images: int) -> pd.DataFrame:
@@ -132,4 +133,4 @@ def _array(column: pd.Series) -> np.ndarray:
     kinds: dict[str, type] = {"b": np.bool_, "i": np.int64, "f": np.float64}
     if column.dtype.kind in kinds:
         return column.to_numpy(dtype=kinds[column.dtype.kind])
-    return np.array(["" if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)])
+    return np.array(["" if missing else nfc(str(value)) for value, missing in zip(column, column.isna(), strict=True)])

@@ -17,7 +17,8 @@ class RawData:
 
     `pixels` uint8 `(n, C, H, W)`; `labels` int64 `(n,)`, an index into `classes`; `image_ids` str `(n,)`,
     unique; `parts` str `(n,)`, one of `PARTS`, or "" throughout when the source is one undivided set;
-    `columns`, the metadata of each image by column name, int64, float64, bool or str `(n,)` each;
+    `columns`, the metadata of each image by column name, int64, float64, bool or str `(n,)` each; `remarks`, what the
+    user should know of the source;
     `content_sha256`, the `content_digest` of pixels and labels.
     """
 
@@ -28,6 +29,7 @@ class RawData:
     classes: tuple[str, ...]
     content_sha256: str
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
 
 def content_digest(pixels: np.ndarray, labels: np.ndarray) -> str:

@@ -117,11 +117,28 @@ class Recipe:
 
 
 @dataclass(frozen=True, eq=False)
+class Source:
+    """The training images of a source, in its own order: what an index in a request counts.
+
+    `image_ids` str `(n,)`; `uses` str `(n,)`: "train", or, of images that are not trained on, "validation", "test", or
+    "" for those that `train_size` leaves out.
+    """
+
+    image_ids: np.ndarray
+    uses: np.ndarray
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """The index of each image of the training split, in its order, int64 `(train,)`."""
+        return np.flatnonzero(self.uses == "train")
+
+
+@dataclass(frozen=True, eq=False)
 class Split:
     """Some examples, as tensors on one device.
 
     `images` float32 `(n, C, H, W)`, `labels` int64 `(n,)`, `image_ids` str `(n,)`, and `columns`: the
-    metadata of each example by column name, `(n,)` each.
+    metadata of each example by column name, `(n,)` each. A training split has its `source`, if that has more images.
 
     However the images come, they lie in memory as in a fresh tensor (see `_canonical`), so that the same images give
     the same bits wherever they were read from.
@@ -131,6 +148,7 @@ class Split:
     labels: torch.Tensor
     image_ids: np.ndarray
     columns: dict[str, np.ndarray] = field(default_factory=dict)
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "images", _canonical(self.images))
@@ -214,6 +232,8 @@ class Task:
     """Digest of the images, labels and splits."""
     features: str | None = None
     """What the images are features of: "resnet18", or a "random" network in its place; None: they are images."""
+    remarks: tuple[str, ...] = ()
+    """What the user should know of the data before it is used: which folders are not, for example."""
 
     @property
     def name(self) -> str:

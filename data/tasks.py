@@ -19,7 +19,7 @@ from data.folder import read_folder
 from data.forget import merge_requests, parse_requests
 from data.raw import RawData
 from data.splits import SplitRows, split_parts, split_undivided
-from data.task import Recipe, Request, Split, Task, TaskSpec
+from data.task import Recipe, Request, Source, Split, Task, TaskSpec
 
 if TYPE_CHECKING:
     import torch
@@ -223,7 +223,8 @@ def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = Tr
         raw, kind = with_features(raw, np.concatenate(rows), spec.features, brightest, device, progress)
         normalisation, network = _RAW, "three_layer"
     train, validation, test = (_select(raw, part, normalisation) for part in rows)
-    requests = parse_requests(spec.forget or (info.forget,), train, raw.classes)
+    train = replace(train, source=_source(raw, rows))
+    requests = parse_requests(spec.forget or (info.forget,), train, raw.classes, spec.at_once)
     train = _relabelled(train, requests)
     data_sha256 = _digest(raw, normalisation, rows, requests)
     if spec.at_once:
@@ -240,6 +241,7 @@ def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = Tr
         requests=requests,
         data_sha256=data_sha256,
         features=kind,
+        remarks=raw.remarks,
     )
     return task.to(device)
 
@@ -280,6 +282,15 @@ def _split(raw: RawData, train_size: int | None, test_size: int | None) -> Split
     if train_size is None:
         raise ValueError("the registry must give a source without a test set a train_size")
     return split_undivided(raw.labels, train_size, test_size)
+
+
+def _source(raw: RawData, rows: SplitRows) -> Source:
+    """The training images of the source; all images, if it is one undivided set."""
+    uses = np.full(len(raw.labels), "", dtype="<U10")
+    for name, part in zip(rows._fields, rows, strict=True):
+        uses[part] = name
+    candidates = raw.parts == "train" if "test" in raw.parts else np.ones(len(raw.labels), dtype=bool)
+    return Source(raw.image_ids[candidates], uses[candidates])
 
 
 def _select(raw: RawData, rows: np.ndarray, normalisation: Normalisation) -> Split:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from data.errors import shortened
+
+
+def nfc(text: str) -> str:
+    """A text as it is compared with others: an accent may be a letter with it, or a mark of its own behind the letter.
+
+    File names come in either form (Unicode's NFC and NFD) and look alike.
+
+    >>> nfc("cafe\u0301") == "caf\u00e9"
+    True
+    """
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
 def printable(text: str, most: int = 300) -> str:

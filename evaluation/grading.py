@@ -83,6 +83,8 @@ def load_with_one_request(spec: TaskSpec, device: str = "cpu") -> Task:
 def announce(spec: GradingSpec, task: Task, workers: Workers, console: Console) -> None:
     """Say what is graded, and what to beware of."""
     console.tell(_headline(spec, task, workers))
+    for remark in task.remarks:
+        console.tell(remark)
     forgotten = len(task.forget_indices)
     if forgotten < FEW_TO_FORGET:
         images = "image is" if forgotten == 1 else "images are"

@@ -7,7 +7,6 @@ nothing is unpickled but tensors, and nothing is read before its size is known t
 
 from __future__ import annotations
 
-import io
 import re
 import time
 import zipfile
@@ -28,6 +27,8 @@ from checkpoints.pool import Tell
 from checkpoints.workers import Workers, load_task
 from data import Task, TaskSpec, UserError
 from data.files import locked, sha256_of, write_atomically
+from data.texts import printable
+from data.weights import WeightsError, as_state, check_names, load_tensors
 from evaluation.console import Console
 from evaluation.grading import announce, assemble_report, load_with_one_request
 from evaluation.report import Cost, MethodRecord, Report, results_folder
@@ -36,6 +37,9 @@ from evaluation.runs.one import Failure
 from evaluation.runs.settings import run_path
 from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
+
+LITTER = re.compile(r"(.*/)?(__MACOSX/.*|\.[^/]*|Thumbs\.db|desktop\.ini)", re.DOTALL)
+"""What systems put into a zip by themselves: it is passed over, and never read."""
 
 CHECKPOINT = re.compile(r"(?:(?!\.+/)[^/\\:]+/)*unlearned_checkpoint_(0|[1-9][0-9]{0,5})\.pth")
 """The name of checkpoint i, as in the competition, whose notebook left them below `kaggle/tmp/` in the zip."""
@@ -80,10 +84,12 @@ def look_over(path: Path, models: int, task: Task) -> SubmittedZip:
         found: dict[int, str] = {}
         most = largest_checkpoint(build_network(task))
         for member in archive.infolist():
+            if _is_litter(member):
+                continue
             match = CHECKPOINT.fullmatch(member.filename)
             if match is None:
-                name = member.filename[:60]
-                raise UserError(f"{path} holds {name!r}: only unlearned_checkpoint_0.pth, ..._1.pth, ... may be in it.")
+                name = printable(member.filename, 60)
+                raise UserError(f"{path} holds '{name}': only unlearned_checkpoint_0.pth, ..._1.pth, ... may be in it.")
             complaint = _complaint_about(member, int(match[1]) in found, most)
             if complaint is not None:
                 raise UserError(f"{path}: {member.filename} {complaint}.")
@@ -96,6 +102,14 @@ def look_over(path: Path, models: int, task: Task) -> SubmittedZip:
             "--models says how many there are."
         )
     return SubmittedZip(path.resolve(), tuple(found[number] for number in range(models)), sha256_of(path))
+
+
+def _is_litter(member: zipfile.ZipInfo) -> bool:
+    """Whether it is a folder without content, or what a file manager leaves behind."""
+    parts = member.filename.split("/")
+    if ".." in parts or parts[0] == "":  # nobody's file manager writes such names
+        return False
+    return (member.is_dir() and member.file_size == 0) or LITTER.fullmatch(member.filename) is not None
 
 
 def largest_checkpoint(network: nn.Module) -> int:
@@ -128,29 +142,12 @@ def read_checkpoint(data: bytes, expected: State) -> State:
     Raises:
         BadCheckpointError: it is not a plain state_dict of that network, or not all of its numbers are finite.
     """
-    _check_container(data)
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadCheckpointError(f"can't be read as weights alone, without running code ({reason[:120]})") from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise BadCheckpointError("is not a state_dict: save net.state_dict(), not the network or anything around it")
-    if state.keys() != expected.keys():
-        odd = sorted(map(str, state.keys() ^ expected.keys()))
-        raise BadCheckpointError(f"is of another network: {', '.join(odd[:3])} is missing or not known")
+        state = as_state(load_tensors(data))
+        check_names(state, expected)
+    except WeightsError as error:
+        raise BadCheckpointError(str(error)) from error
     return {name: _checked(name, state[name], value) for name, value in expected.items()}
-
-
-def _check_container(data: bytes) -> None:
-    """A `.pth` is a zip itself; PyTorch stores what is in it, so compressed parts are a trick."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            parts = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
-        raise BadCheckpointError("is not a file of torch.save (PyTorch 1.6 or later)") from error
-    if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > len(data):
-        raise BadCheckpointError("has compressed parts, which torch.save does not make")
 
 
 def _checked(name: str, value: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:

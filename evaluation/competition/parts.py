@@ -57,6 +57,7 @@ def hidden_parts(settings: Settings, folder: Folder) -> list[Part]:
         return []
     secret = read_seed(folder)
     task = load(replace(settings.task, forget=(settings.public[0],)), progress=False)
+    numbers = task.train.source.numbers if task.train.source is not None else task.all_indices
     parts = []
     for number, conditions in enumerate(hidden_conditions(settings, secret), start=1):
         text = settings.hidden[number - 1]
@@ -66,7 +67,7 @@ def hidden_parts(settings: Settings, folder: Folder) -> list[Part]:
             if kind == "file":
                 text = f"file:{folder.root / name}"
             indices = draw(text, task, f"{secret} request {number}")
-            write_atomically(path, lambda beside, indices=indices: _save(beside, indices))  # type: ignore[misc]
+            write_atomically(path, lambda beside, indices=indices: _save(beside, numbers[indices]))  # type: ignore[misc]
         seed = derive_seed("hidden grading", secret, number)
         parts.append(Part(True, number, _spec(settings, f"file:{path.resolve()}", seed), conditions))
     return parts

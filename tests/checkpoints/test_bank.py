@@ -29,7 +29,7 @@ from checkpoints.outputs import SCORED, Outputs, record_outputs
 from checkpoints.pool import Pool, group_bounds
 from checkpoints.training import GroupTrainer
 from checkpoints.workers import Workers
-from data import TaskSpec, UserError, load
+from data import Task, TaskSpec, UserError, load
 from data.files import sha256_of, write_arrays
 from tests.checkpoints.noting import LONG, MODELS, ORIGINALS, build_long
 
@@ -517,3 +517,38 @@ def test_outputs_survive_saving(tmp_path: Path) -> None:
     assert len(again) == 5
     for name, values in outputs.arrays().items():
         np.testing.assert_array_equal(again.arrays()[name], values)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Training that diverges
+# ----------------------------------------------------------------------------------------------------------------------
+
+DIVERGING = {
+    "weights": {"learning_rate": 1e6, "weight_decay": 1e3},
+    "pruned": {"learning_rate": 1e6, "weight_decay": 1e3, "pruning": "synflow", "sparsity": 0.5},
+    "alone": {"learning_rate": 1e6, "weight_decay": 1e3, "models_together": 1},
+}
+
+
+@pytest.mark.parametrize("recipe", DIVERGING.values(), ids=DIVERGING)
+def test_training_that_diverges_is_told_of_and_leaves_nothing(recipe: dict[str, Any], tmp_path: Path) -> None:
+    """Catches a bank of NaN, for which the first method that was graded on it got the blame."""
+    spec = replace(TINY, network="mlp", recipe=(("epochs", 12), *recipe.items()))
+    with pytest.raises(UserError, match=r"The training of \w+ model \d+ \(mlp\) diverged.*--recipe learning_rate="):
+        build(tmp_path, spec, snapshot_seconds=0.0)
+    assert digests(tmp_path) == {}
+    assert not list(tmp_path.glob("*/*.pt"))
+
+
+def test_finite_weights_with_infinite_outputs_have_diverged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products of large weights overflow. Catches a check of weights alone."""
+
+    def huge(network: torch.nn.Module, task: Task) -> Outputs:
+        outputs = record_outputs(network, task)
+        outputs.test[-1, 0, 0] = np.inf
+        return outputs
+
+    monkeypatch.setattr(checkpoints.jobs, "record_outputs", huge)
+    with pytest.raises(UserError, match=r"model 1 .*infinite outputs on the test set"):
+        build(tmp_path, originals=2, models=2)
+    assert digests(tmp_path) == {}

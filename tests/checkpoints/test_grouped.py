@@ -15,6 +15,7 @@ from torch import nn
 
 from checkpoints.grouped import GroupedNetwork
 from checkpoints.networks import NETWORKS, build_network
+from checkpoints.together import Together
 from checkpoints.training import GroupTrainer, group_logits, learning_rate, train_one
 from data import Recipe, Split, Task, TaskSpec, UserError, load
 from data.task import Request
@@ -153,7 +154,7 @@ def test_group_has_the_distribution_of_the_plain_loop() -> None:
     task = replace(task, recipe=replace(task.recipe, epochs=12))
     shorter = replace(task, recipe=replace(task.recipe, epochs=3))
 
-    def statistics(networks: GroupedNetwork) -> np.ndarray:
+    def statistics(networks: Together) -> np.ndarray:
         logits = group_logits(networks, task.test.images).log_softmax(2)  # (models, test, classes)
         true = logits.gather(2, task.test.labels.expand(networks.models, -1)[..., None]).mean(dim=(1, 2))
         accuracy = (logits.argmax(2) == task.test.labels).float().mean(1)

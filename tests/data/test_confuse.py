@@ -155,7 +155,7 @@ def test_requests_at_once_are_about_the_same_originals() -> None:
 def test_fingerprints_know_of_wrong_labels(tmp_path: Path) -> None:
     """The same images forgotten without mistakes are another problem, with other originals and retrained models."""
     confused = load_digits("confuse:0.1")
-    np.save(tmp_path / "same.npy", confused.request_indices)
+    np.save(tmp_path / "same.npy", confused.train.image_ids[confused.request_indices])
     named = load_digits(f"file:{tmp_path / 'same.npy'}")
     assert named.request_indices.tolist() == confused.request_indices.tolist()
     assert named.fingerprint != confused.fingerprint

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import tarfile
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import data
 from data import Task, TaskSpec, UserError
 from data.metadata import read_metadata
+from evaluation.grading import announce
+from evaluation.spec import GradingSpec
 
 SHARED = Path(data.__file__).parents[2] / "shared"
 
@@ -370,3 +373,173 @@ def test_real_archives(tmp_path: Path, archive: str, shape: tuple[int, ...], fir
     distances = torch.cdist(task.test.images.flatten(1), means.flatten(1))  # (test, classes)
     accuracy = (distances.argmin(1) == task.test.labels).float().mean()
     assert accuracy > (0.7 if shape[0] == 1 else 0.2)  # chance is 0.1
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What users bring
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Val", "dev"])
+def test_a_validation_folder_of_another_name_is_used(make_folder: Any, name: str) -> None:
+    """Catches a tenth of train that is set aside while val/ lies beside it."""
+    folder = make_folder()
+    save(folder / name / "dog" / "x.png")
+    save(folder / "extra" / "dog" / "x.png")
+    task = load(folder)
+    assert (len(task.train), task.validation.image_ids.tolist()) == (36, [f"{name}/dog/x.png"])
+    said = f"images: train from train/, validation from {name}/, test from test/; not used: extra/"
+    assert task.remarks == (said,)
+    assert load(folder).remarks == task.remarks, "also where the images are in the cache"
+
+
+def test_what_is_not_used_is_named(make_folder: Any) -> None:
+    """Other folders, empty classes, images in no class; not more names than fit a line, nor a terminal's codes."""
+    folder = make_folder()
+    assert load(folder).remarks == ("images: train from train/, validation from a tenth of train/, test from test/",)
+    for name in ("train/fish", "val/dog", "a", "b\x1b[31m", "__MACOSX", ".git"):
+        (folder / name).mkdir(parents=True)
+    save(folder / "test" / "loose.png")
+    save(folder / "test" / "more.png")
+    (remark,) = load(folder).remarks
+    unused = "a/, b\ufffd[31m/, test/loose.png and 1 more files (in no class folder), train/fish/ (empty), "
+    assert remark.endswith(
+        f"validation from a tenth of train/, test from test/; not used: {unused}val/dog/ (empty), ..."
+    )
+
+
+def test_two_folders_for_one_part_are_refused(make_folder: Any) -> None:
+    """Which of them would be meant?"""
+    folder = make_folder()
+    for name in ("val", "validation"):
+        save(folder / name / "dog" / "x.png")
+    with pytest.raises(UserError, match="two folders for validation, val/ and validation/"):
+        load(folder)
+
+
+def test_the_command_says_which_folders_are_used(make_folder: Any) -> None:
+    """As it begins, below the headline."""
+    folder = make_folder()
+    save(folder / "val" / "dog" / "x.png")
+    task = load(folder)
+    told: list[str] = []
+    console = Mock(tell=told.append)
+    announce(GradingSpec("my_method", task.spec), task, Mock(device="cpu", count=1), console)
+    assert told[1] == task.remarks[0]
+
+
+def broken_link(folder: Path) -> None:
+    """An image that has been moved away."""
+    (folder / "train" / "cat" / "gone.png").symlink_to("/nowhere/gone.png")
+
+
+def link_to_itself(folder: Path) -> None:
+    """Of which the system says something else."""
+    link = folder / "test" / "cat" / "round.png"
+    link.symlink_to(link)
+
+
+def broken_class(folder: Path) -> None:
+    """A class that would be left out without a word."""
+    (folder / "train" / "zebra").symlink_to("/nowhere")
+
+
+def not_utf8(folder: Path) -> None:
+    """A file name from another system."""
+    os.rename(folder / "train/cat/0.png", os.fsencode(folder / "train/cat") + b"/caf\xe9.png")
+
+
+def class_not_utf8(folder: Path) -> None:
+    """A class likewise."""
+    os.rename(folder / "train/cat", os.fsencode(folder / "train") + b"/caf\xe9")
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "broken link": (broken_link, "gone.png is a link that leads nowhere .*: repair or remove it"),
+    "link to itself": (link_to_itself, "round.png is a link that leads nowhere .*: repair or remove it"),
+    "broken class": (broken_class, "zebra is a link that leads nowhere"),
+    "pipe": (lambda folder: os.mkfifo(folder / "train" / "cat" / "pipe"), "pipe is not a regular file"),
+    "not UTF-8": (not_utf8, "caf\ufffd.png has a byte that is not UTF-8"),
+    "class not UTF-8": (class_not_utf8, "caf\ufffd/.*has a byte that is not UTF-8"),
+}
+
+
+@pytest.mark.parametrize(("make", "words"), MISTAKES.values(), ids=MISTAKES)
+def test_files_that_cannot_be_read_are_named(make_folder: Any, make: Callable[[Path], object], words: str) -> None:
+    """One sentence that can be printed. Catches tracebacks of os.stat and of hashing."""
+    folder = make_folder()
+    make(folder)
+    with pytest.raises(UserError, match=words) as refused:
+        load(folder)
+    assert str(refused.value).encode()
+
+
+def test_a_data_directory_that_is_not_utf8(make_folder: Any, tmp_path: Path) -> None:
+    """Its name would be in every config."""
+    odd = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.rename(make_folder(), odd)
+    with pytest.raises(UserError, match="not UTF-8"):
+        load(Path(os.fsdecode(odd)))
+
+
+def test_links_that_lead_somewhere_are_images(make_folder: Any, tmp_path: Path) -> None:
+    """Also a class that is a link; and a broken link beside train/ concerns nobody."""
+    folder = make_folder()
+    (folder / "train" / "cat" / "link.png").symlink_to(save(tmp_path / "elsewhere" / "x.png"))
+    (folder / "train" / "lynx").symlink_to(tmp_path / "elsewhere")
+    (folder / "latest").symlink_to("/nowhere")
+    assert load(folder).classes == ("cat", "dog", "lynx", "owl")
+
+
+def test_accents_in_either_form_are_the_same(make_folder: Any) -> None:
+    """Names as macOS stores them (NFD), requests as they are typed (NFC), and the other way round.
+
+    Catches "There is no class 'café': did you mean café?".
+    """
+    typed, stored = "caf\u00e9", "cafe\u0301"
+    folder = make_folder(classes=(stored, "dog"))
+    os.rename(folder / "test" / stored, folder / "test" / typed)
+    os.rename(folder / "train" / stored / "0.png", folder / "train" / stored / f"{stored}.png")
+    images = [str(path.relative_to(folder)) for path in folder.glob("*/*/*.png")]
+    rows = [f"{unicodedata.normalize('NFC', path)},{stored if 'caf' in path else 'x'}" for path in images]
+    (folder / "metadata.csv").write_text("\n".join(["path,place", *rows]))
+    for form in (typed, stored):
+        for request in (f"class:{form}", f"class:{form}:0.5", f"where:class_name == '{form}'"):
+            assert len(load(folder, forget=(request,)).forget_indices) > 3
+        one = f"where:image_id == 'train/{form}/{form}.png'"
+        assert len(load(folder, forget=(one,)).forget_indices) == 1
+        assert load(folder, forget=(f"where:place == '{form}' and label < 2",)).classes == (typed, "dog")
+    (folder / "ids.txt").write_text(f"train/{stored}/{stored}.png\n")
+    assert len(load(folder, forget=(f"file:{folder / 'ids.txt'}",)).forget_indices) == 1
+
+
+def test_one_name_in_two_forms_is_refused(make_folder: Any) -> None:
+    """Nobody could name one of the two."""
+    folder = make_folder()
+    for name in ("caf\u00e9", "cafe\u0301"):
+        save(folder / "train" / "cat" / f"{name}.png")
+    with pytest.raises(UserError, match="there twice"):
+        load(folder)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_stand_as_a_viewer_shows_them(kind: str, orientation: int, tmp_path: Path) -> None:
+    """Against Pillow's own `exif_transpose`. Catches photographs that lie on their side."""
+    pixels = np.random.RandomState(0).randint(0, 256, (2, 3, 3)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+    image = Image.fromarray(pixels)
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / f"x.{kind}", exif=exif)
+    found = data.folder._decode(str(tmp_path / f"x.{kind}"))
+    upright = ImageOps.exif_transpose(Image.open(tmp_path / f"x.{kind}"))
+    np.testing.assert_array_equal(found, np.asarray(upright))
+    assert found.shape == ((16, 24, 3) if orientation < 5 else (24, 16, 3))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_damaged_metadata_of_an_image_does_not_matter(tmp_path: Path) -> None:
+    """Its pixels are whole; what can't be read turns nothing."""
+    for number, exif in enumerate((b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0", b"")):
+        Image.new("RGB", (7, 5)).save(tmp_path / f"{number}.jpg", exif=exif)
+        assert data.folder._decode(str(tmp_path / f"{number}.jpg")).shape == (5, 7, 3)

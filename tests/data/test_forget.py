@@ -178,15 +178,16 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, array: np.ndarray, 
 
 
 def test_a_file_that_is_no_array_is_refused(tmp_path: Path) -> None:
-    """A missing file, a text, an empty file and an archive of arrays."""
+    """A missing file, a text, an empty file and an archive of arrays that is called an array."""
     (tmp_path / "text.npy").write_text("1 2 3")
     (tmp_path / "empty.npy").write_text("")
     np.savez(tmp_path / "many.npz", a=np.arange(3))
+    (tmp_path / "many.npz").rename(tmp_path / "many.npy")
     for name, word in (
         ("none.npy", "No such file"),
         ("text.npy", "cannot"),
         ("empty.npy", "cannot"),
-        ("many.npz", "cannot"),
+        ("many.npy", "cannot"),
     ):
         with pytest.raises(UserError, match=word):
             indices(f"file:{tmp_path / name}")

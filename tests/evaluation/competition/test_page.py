@@ -181,7 +181,7 @@ def test_hidden_requests_are_drawn_by_the_seed(contest: Contest) -> None:
     assert set(labels[np.concatenate(of_class)]) == {3}
     assert of_class[0].tolist() != of_class[1].tolist()
     assert draw("class:3", task, "one").tolist() == np.flatnonzero(labels == 3).tolist()
-    np.save(contest.folder.private / "mine.npy", np.array([3, 5]))
+    np.save(contest.folder.private / "mine.npy", task.train.image_ids[[3, 5]])
     assert draw(f"file:{contest.folder.private / 'mine.npy'}", task, "one").tolist() == [3, 5]
 
 
