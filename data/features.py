@@ -135,27 +135,34 @@ def _network(weights: Path | None) -> torch.nn.Module:
         torch.manual_seed(SEED)
         network: torch.nn.Module = models.resnet18(weights=None)
     if weights is not None:
-        network.load_state_dict(_read_weights(weights, network.state_dict()))
+        _load_weights(network, weights)
     network.fc = torch.nn.Identity()
     return network.eval()
 
 
-def _read_weights(path: Path, expected: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The weights in a file that somebody may have put there. Raises `UserError` if they are others."""
+def _load_weights(network: torch.nn.Module, path: Path) -> None:
+    """Load a file that somebody may have put there. Raises `UserError` if it holds something else."""
+    import torch
+
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # of somebody's file: whatever pickle, zipfile or PyTorch stumble over
+        raise UserError(
+            f"{path} {_complaint(path, network)}. It should hold torchvision's ResNet-18 with its ImageNet weights: "
+            "delete it, and it is downloaded, or replace it."
+        ) from error
+
+
+def _complaint(path: Path, network: torch.nn.Module) -> str:
+    """What is wrong with a file of weights that `network` can't load."""
     try:
         state = as_state(load_tensors(path.read_bytes()))
-        check_names(state, expected)
-        for name, value in expected.items():
-            if state[name].shape != value.shape:
-                raise WeightsError(f"has the shape {tuple(state[name].shape)} in {name}, not {tuple(value.shape)}")
+        check_names(state, network.state_dict())
     except WeightsError as error:
-        raise UserError(
-            f"{path} {error}. It should hold torchvision's ResNet-18 with its ImageNet weights: delete it, and it is "
-            "downloaded, or replace it."
-        ) from error
+        return str(error)
     except OSError as error:
-        raise UserError(f"{path} can't be read ({error.strerror}): allow it, or delete it.") from error
-    return state
+        return f"can't be read ({error.strerror})"
+    return "holds weights of other shapes"
 
 
 def _pretrained_weights() -> Path | None:

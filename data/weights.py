@@ -49,6 +49,10 @@ def _check_container(data: bytes) -> None:
             parts = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise WeightsError("is not a file of torch.save (PyTorch 1.6 or later)") from error
+    if any(part.filename.endswith(".npy") for part in parts):
+        raise WeightsError("is a file of numpy.savez: save tensors, with torch.save")
+    if any(part.filename.endswith("/constants.pkl") for part in parts):
+        raise WeightsError("is a TorchScript module: save its state_dict() with torch.save")
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > len(data):
         raise WeightsError("has compressed parts, which torch.save does not make")
 
@@ -59,10 +63,6 @@ def _what_it_is(data: bytes) -> str:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             parts = archive.namelist()
-            if any(part.endswith(".npy") for part in parts):
-                return "is a file of numpy.savez: save tensors, with torch.save"
-            if any(part.endswith("/constants.pkl") for part in parts):
-                return "is a TorchScript module: save its state_dict() with torch.save"
             pickled = next((part for part in parts if part.endswith("data.pkl")), None)
             if pickled is None:
                 return "is a zip, but not one of torch.save"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -164,8 +165,12 @@ def choose_one_method(name: str) -> str:
 
 
 def pairs(flag: str, texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
-    """["epochs=4"], as an option like --set has them, as (("epochs", "4"),)."""
+    """["epochs=4"], as an option like --set has them, as (("epochs", "4"),).
+
+    Names are in the form (NFKC) that Python gives to those of attributes: of the two letters for micro, it keeps one.
+    """
     for text in texts or ():
         if "=" not in text or text.startswith("="):
             raise UserError(f"{flag} takes name=value, like {flag} epochs=4, not {text!r}.")
-    return tuple((name.strip(), value.strip()) for name, _, value in (text.partition("=") for text in texts or ()))
+    split = (text.partition("=") for text in texts or ())
+    return tuple((unicodedata.normalize("NFKC", name.strip()), value.strip()) for name, _, value in split)

@@ -38,7 +38,7 @@ from evaluation.runs.settings import run_path
 from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
 
-LITTER = re.compile(r"(.*/)?(__MACOSX/.*|\.[^/]*|Thumbs\.db|desktop\.ini)", re.DOTALL)
+LITTER = re.compile(r"(.*/)?(__MACOSX/.*|\.[^/\\]*|Thumbs\.db|desktop\.ini)", re.DOTALL)
 """What systems put into a zip by themselves: it is passed over, and never read."""
 
 CHECKPOINT = re.compile(r"(?:(?!\.+/)[^/\\:]+/)*unlearned_checkpoint_(0|[1-9][0-9]{0,5})\.pth")

@@ -150,7 +150,12 @@ def test_what_does_not_mix_models_is_grouped(build: Callable[[], nn.Module], reg
     assert isinstance(together(task, [build_network(task)]), GroupedNetwork)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+LARGE = ("all_cnn", "resnet18", "resnet18_3x3")
+
+
+@pytest.mark.parametrize(
+    "network", [pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in NETWORKS]
+)
 def test_every_network_is_grouped(network: str) -> None:
     """The kit's own networks keep their bits: images of one pixel behind batch normalisation are no difference."""
     assert why_one_by_one(make_task(network, 3, size=8), 2) is None

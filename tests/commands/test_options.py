@@ -11,7 +11,7 @@ import pytest
 from data import TaskSpec
 from evaluation.audits.audit import Audit
 from evaluation.report import Report
-from evaluation.spec import GradingSpec
+from evaluation.spec import GradingSpec, pairs
 from evaluation.tuned import Tuned
 from tests.command_line import command
 
@@ -148,3 +148,8 @@ def test_membership_takes_features(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (answer.code, answer.stderr) == (0, "")
     spec = GradingSpec("my_method", TaskSpec(features="resnet18"))
     assert seen == [(spec, {"runs": 2, "compat": False}), (spec, {"runs": "2"})]
+
+
+def test_names_are_those_of_python() -> None:
+    """Python makes a Greek mu of the micro sign in the name of an attribute; what is typed may be either."""
+    assert pairs("--set", ["\u00b5_rate=1", "\u03bc_rate=\u00b5"]) == (("\u03bc_rate", "1"), ("\u03bc_rate", "\u00b5"))

@@ -323,3 +323,43 @@ def test_a_download_is_checked(hub: Path, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="hash"):
         features._download(source.as_uri(), hub / WEIGHTS)
     assert not (hub / WEIGHTS).exists()
+
+
+def resnet(**settings: Any) -> dict[str, torch.Tensor]:
+    """The weights of a ResNet-18."""
+    state: dict[str, torch.Tensor] = models.resnet18(weights=None, **settings).state_dict()
+    return state
+
+
+OTHERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "a page": (lambda path: path.write_text("<html>"), "is not a file of torch.save"),
+    "network": (lambda path: torch.save(torch.nn.Linear(1, 1), path), "holds a pickled object"),
+    "prefix": (
+        lambda path: torch.save({f"module.{name}": value for name, value in resnet().items()}, path),
+        r"has 'module\.' before the name of each weight, as torch\.nn\.DataParallel",
+    ),
+    "around it": (lambda path: torch.save({"model": resnet()}, path), "has one in its entry 'model'"),
+    "other classes": (lambda path: torch.save(resnet(num_classes=3), path), "holds weights of other shapes"),
+}
+
+
+@pytest.mark.parametrize(("write", "words"), OTHERS.values(), ids=OTHERS)
+def test_weights_that_are_others_are_told(write: Callable[[Path], object], words: str, hub: Path) -> None:
+    """What a user has put there is named, with what to do. Catches a traceback of PyTorch, and its advice."""
+    hub.mkdir(parents=True)
+    write(hub / WEIGHTS)
+    with pytest.raises(UserError, match=words) as refused:
+        extract(raw_of(np.zeros((2, 1, 8, 8), np.uint8)))
+    assert "or replace it" in str(refused.value)
+    assert str(refused.value).isprintable()
+
+
+def test_weights_without_counters_are_taken(hub: Path) -> None:
+    """Those of ImageNet are older than `num_batches_tracked`, and in PyTorch's old format perhaps."""
+    put_weights(hub)
+    raw = raw_of(np.arange(128, dtype=np.uint8).reshape(2, 1, 8, 8))
+    expected = extract(raw)
+    state = torch.load(hub / WEIGHTS, weights_only=True)
+    plain = {name: value for name, value in state.items() if "num_batches" not in name}
+    torch.save(plain, hub / WEIGHTS, _use_new_zipfile_serialization=False)
+    np.testing.assert_array_equal(extract(raw), expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import shutil
 import struct
 import warnings
 import zipfile
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -204,6 +206,28 @@ def test_an_interrupted_grading_goes_on(task: Task, results: Path, tmp_path: Pat
         assert (counts[0], counts[-1]) == (3, N)
 
 
+LITTER = (
+    *("kaggle/", "kaggle/tmp/", ".DS_Store", "kaggle/.DS_Store", "__MACOSX/", "__MACOSX/._unlearned_checkpoint_0.pth"),
+    *("__MACOSX/kaggle/tmp/._unlearned_checkpoint_3.pth", "kaggle/tmp/._unlearned_checkpoint_3.pth", "a/Thumbs.db"),
+    *("desktop.ini", ".ipynb_checkpoints/"),
+)
+
+
+def test_what_systems_put_into_a_zip_is_passed_over(task: Task, tmp_path: Path) -> None:
+    """Folders, and what file managers leave. Catches a zip of macOS that is refused."""
+    members = {
+        **dict.fromkeys(LITTER, b""),
+        **{f"kaggle/tmp/{name}": data for name, data in good_members(task).items()},
+    }
+    members["__MACOSX/kaggle/tmp/._unlearned_checkpoint_3.pth"] = bytes(10_000_000)
+    assert refusal(write_zip(tmp_path / "of-a-mac.zip", members), tmp_path / "folder", task) == ""
+    (tmp_path / "tree" / "kaggle" / "tmp").mkdir(parents=True)
+    for name, data in good_members(task).items():
+        (tmp_path / "tree" / "kaggle" / "tmp" / name).write_bytes(data)
+    shutil.make_archive(str(tmp_path / "tree"), "zip", tmp_path / "tree")
+    assert refusal(tmp_path / "tree.zip", tmp_path / "folder", task) == ""
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Hostile and broken zips
 # ----------------------------------------------------------------------------------------------------------------------
@@ -264,6 +288,25 @@ def small_file_of_a_large_tensor(state: State) -> None:
     state["0.weight"] = torch.zeros(1).expand(10**11)
 
 
+def prefixed(prefix: str) -> Members:
+    """An honest submission but for what stands before the names in the first checkpoint."""
+    return with_state(lambda state: {f"{prefix}{name}": value for name, value in state.items()})
+
+
+def scripted(task: Task) -> bytes:
+    """A network that `torch.jit` has saved."""
+    file = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(1, 1)), file)
+    return file.getvalue()
+
+
+def numpys(task: Task) -> bytes:
+    """Weights that NumPy has saved."""
+    file = io.BytesIO()
+    np.savez(file, *(value.numpy() for value in good_state(task).values()))
+    return file.getvalue()
+
+
 HOSTILE: dict[str, tuple[Members, str]] = {
     "path that climbs out": (with_extra("../../evil.pth"), "only unlearned_checkpoint_0.pth"),
     "absolute path": (with_extra("/etc/passwd"), "only unlearned_checkpoint_0.pth"),
@@ -291,6 +334,23 @@ HOSTILE: dict[str, tuple[Members, str]] = {
         "not a file of torch.save",
     ),
     "whole network": (with_first(lambda task: as_bytes(build_network(task))), "without running code"),
+    "network of a module": (
+        with_first(lambda task: as_bytes(build_network(task))),
+        "a pickled object (torch.nn.modules.container.Sequential)",
+    ),
+    "TorchScript": (with_first(scripted), "is a TorchScript module: save its state_dict()"),
+    "NumPy arrays": (
+        with_state(lambda state: {name: value.numpy() for name, value in state.items()}),
+        "holds NumPy arrays, which can't be read without running code: save tensors (torch.from_numpy(array))",
+    ),
+    "NumPy arrays of numpy.savez": (with_first(numpys), "is a file of numpy.savez"),
+    "DataParallel": (prefixed("module."), "has 'module.' before the name of each weight, as torch.nn.DataParallel"),
+    "compiled": (prefixed("_orig_mod."), "as torch.compile saves them: save net._orig_mod.state_dict()"),
+    "Opacus": (prefixed("_module."), "as Opacus saves them: save net._module.state_dict()"),
+    "Lightning": (prefixed("model.net."), "has 'model.net.' before the name of each weight: save"),
+    "terminal codes": (prefixed("\x1b[31m."), "has '\\x1b[31m.' before the name"),
+    "folder that climbs": (with_extra("../__MACOSX/x"), "only unlearned_checkpoint_0.pth"),
+    "content in a folder's name": (with_extra("kaggle/"), "only unlearned_checkpoint_0.pth"),
     "list": (with_state(lambda state: list(state.values())), "not a state_dict"),
     "dict in a dict": (with_state(lambda state: {"state_dict": state}), "not a state_dict"),
     "empty file": (with_first(lambda task: b""), "not a file of torch.save"),
