@@ -190,4 +190,4 @@ def test_what_needs_one_request_says_so(results: Path, tmp_path: Path) -> None:
         assert answer.code == 2
         assert "--at-once" in answer.stderr
     with pytest.raises(UserError, match="must not overlap"):
-        load(TaskSpec("digits", forget=("class:3", "class:3"), at_once=True))
+        load(TaskSpec("digits", forget=("class:3", "class:3")))
