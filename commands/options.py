@@ -117,7 +117,7 @@ class TaskOptions(DataOptions):
 
     forget: Annotated[tuple[str, ...], TASK] = ()
     """What to forget: random:0.1, class:3, class:cat:0.5, group:COLUMN:15,
-    where:EXPRESSION, file:forget.csv (indices or ids), confuse:0.1 (wrong labels). Repeatable."""
+    where:EXPRESSION, file:forget.csv, confuse:0.1 (wrong labels). Repeatable."""
     at_once: Annotated[bool, TASK] = False
     """Make one request of several --forget; else one comes after another."""
     size: Annotated[str | None, DATA] = None
