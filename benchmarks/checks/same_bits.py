@@ -178,7 +178,7 @@ ARRAYS = ("forget", "validation", "test", "retain_accuracy", "drift")
 
 OF_THE_CLOCK = ("cost", "provenance")
 """Records of a report that differ from run to run."""
-SINCE_0_1_0 = ("plausibility",)
+SINCE_0_1_0 = ("plausibility", "remarks")
 """Those that reports of 0.1.0 lack."""
 
 CLOCK = re.compile(r"seconds|datetime|created|worker_id")
@@ -289,6 +289,7 @@ def facts_of(text: str) -> dict[str, str]:
     left_out = (*OF_THE_CLOCK, *SINCE_0_1_0)
     records = {name: value for name, value in Report.from_json(text).to_dict().items() if name not in left_out}
     del records["grading"]["bank_fingerprint"]  # defined anew since 0.1.0; what it is a hash of is compared by itself
+    records["method"].pop("code", None)  # reports of 0.1.0 lack it
     return {
         ".".join(keys): json.dumps(value, sort_keys=True)
         for keys, value in leaves(records)
