@@ -64,7 +64,7 @@ def make(folder: Folder) -> None:
 
 def grade(directory: Path, final: bool, run: RunOptions) -> int:
     """Grade all that is to be graded; the exit code is 2 if something is left that the kit could not grade."""
-    from checkpoints.workers import start_server
+    from checkpoints.server import start_server
 
     start_server()
     from evaluation.competition.conduct import conduct

@@ -83,7 +83,7 @@ def grade(
     config: GradingSpec | None,
 ) -> int:
     """Grade the methods and show each report as it is there; the exit code is 2 if a method failed."""
-    from checkpoints.workers import start_server
+    from checkpoints.server import start_server
 
     start_server()
     from evaluation.grading import grade_methods

@@ -32,7 +32,7 @@ def command(
     Args:
         trials: Settings to try, including those of earlier calls.
     """
-    from checkpoints.workers import start_server
+    from checkpoints.server import start_server
 
     start_server()
     from evaluation import tuning

@@ -284,12 +284,13 @@ def test_a_process_that_is_forked_from_the_server_says_the_same(make_kit: Callab
     kit.add_method("broken", method("broken", "import timm_of_nobody"))
     kit.add_method("odd", method("odd", "SCALE = float(os.environ['SCALE_OF_TEST'])").replace("= 1.0", "= SCALE"))
     program = (
-        "import json, os; from checkpoints.workers import start_server; from evaluation.catalogue import child\n"
+        "import json, os; from checkpoints.server import start_server; from evaluation.catalogue import child\n"
         "from methods import all_method_handlers as a\n"
         "places = {name: a().where(name) for name in ('leaves', 'broken', 'odd', 'my_method', 'delete', 'kookmin')}\n"
         "if __name__ == '__main__':\n"
         "    start_server()\n    os.environ['SCALE_OF_TEST'] = '2'\n    answers = [child.describe(places)]\n"
-        "    child.server_is_there = lambda: False\n    answers.append(child.describe(places))\n"
+        "    child.server_is_there = child.can_become_server = lambda: False\n"
+        "    answers.append(child.describe(places))\n"
         "    print(json.dumps(answers))"
     )
     (kit.folder / "program.py").write_text(program)
