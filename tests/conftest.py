@@ -90,6 +90,10 @@ class Kit:
     def start(self, *arguments: str, **environment: str) -> Process:
         """Start `python main.py ...` in a process group of its own, with these environment variables."""
         program = COMMAND if self.limits is None else WITH_LIMITS.format(self.limits) + COMMAND
+        return self.start_program(program, *arguments, **environment)
+
+    def start_program(self, program: str, *arguments: str, **environment: str) -> Process:
+        """The same with `python -c program ...`, in the kit's folder."""
         # No other compiled files: of those Python tells an edited source by its size and its second.
         settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **environment}
         if sys.platform == "linux" and not any(name.startswith("PYTHON") for name in environment):
@@ -111,6 +115,10 @@ class Kit:
     def run(self, *arguments: str, **environment: str) -> Answer:
         """Run `python main.py ...` to its end."""
         return self.finish(self.start(*arguments, **environment))
+
+    def run_program(self, program: str, *arguments: str, **environment: str) -> Answer:
+        """Run `python -c program ...` to its end."""
+        return self.finish(self.start_program(program, *arguments, **environment))
 
 
 def pytest_xdist_auto_num_workers() -> int:

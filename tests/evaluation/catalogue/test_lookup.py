@@ -358,15 +358,9 @@ def test_no_command_imports_a_method_in_the_main_process(kit: Kit, results: Path
             )
         if "HISTORY" in text:
             text = text.replace("HISTORY", next(results.glob("*/hirs*")).relative_to(results).as_posix())
-        answer = subprocess.run(
-            [sys.executable, "-c", TELLING, *text.split()],
-            cwd=kit.folder,
-            env=os.environ,
-            capture_output=True,
-            text=True,
-        )
+        answer = kit.run_program(TELLING, *text.split())
         lines = [line.split()[1:] for line in answer.stderr.splitlines() if line.startswith("IMPORTED")]
-        assert answer.returncode == 0, (text, answer.stderr)
+        assert answer.code == 0, (text, answer.stderr)
         assert lines, (text, answer.stderr)
         for names in lines:
             assert set(names) <= {"methods.BaseMethod", "methods.registry"}, text
@@ -476,9 +470,7 @@ def test_what_a_method_may_be_called(free_kit: Kit) -> None:
         "print(json.dumps([answer(text) for text in sys.argv[1:]]))"
     )
     texts = [text.replace("KIT", str(free_kit.folder)) for text in CALLED]
-    answer = subprocess.run(
-        [sys.executable, "-c", program, *texts], cwd=free_kit.folder, capture_output=True, text=True, check=True
-    )
+    answer = free_kit.run_program(program, *texts)
     for text, said, found in zip(texts, json.loads(answer.stdout), CALLED.values(), strict=True):
         assert re.match(found, said), text
         assert len(said.splitlines()) == 1
@@ -537,7 +529,7 @@ def test_where_processes_cannot_be_forked_each_method_has_its_own(make_kit: Call
         "for forks in (True, False):\n    child.FORKS = forks\n    answers.append(child.describe(places))\n"
         "print(json.dumps(answers))"
     )
-    answer = subprocess.run([sys.executable, "-c", program], cwd=kit.folder, capture_output=True, text=True, check=True)
+    answer = kit.run_program(program)
     forked: Any
     forked, alone = json.loads(answer.stdout)
     for name in ("my_method", "delete", "broken"):
