@@ -126,6 +126,12 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first: at the end, one process would do it while the others have nothing to do."""
+    items.sort(key=lambda item: "security" not in item.path.parts)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """What a script runs in the background ignores Ctrl-C, and so would all programs that tests start and interrupt.
