@@ -40,7 +40,7 @@ def command(
     if action not in ACTIONS:
         raise unknown_name("action", action, ACTIONS)
     if action == "grade":
-        return grade(directory, final, RunOptions(workers=workers, device=device, quiet=output.quiet))
+        return grade(directory, final, RunOptions(workers=workers, device=device, quiet=output.quiet, yes=True))
     if final or workers is not None or device != "auto":
         raise UserError(f"--final, --workers and --device are for python main.py competition grade {directory}.")
     from evaluation.competition.folder import Folder

@@ -18,6 +18,7 @@ from data.files import write_atomically
 from evaluation.audits.audit import Audit, Evidence, Result
 from evaluation.console import Console
 from evaluation.grading import load_with_one_request, tell_remarks
+from evaluation.runs.foresight import foreseer
 from evaluation.runs.many import unlearn
 from evaluation.runs.one import load_weights
 from evaluation.runs.resolve import Grading, resolve
@@ -42,8 +43,9 @@ def audit_grading(
     grading = resolve(spec, task, workers.device)
     tell_remarks([grading], console)
     build_network(task)  # if there is no such network, now is the time to say so
+    foresee = foreseer([], workers, console)
     with console.progress("bank", "models") as on_progress:
-        bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
+        bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress, foresee)
     with console.progress(spec.method, "runs") as on_progress:
         unlearned = unlearn(
             grading, bank, workers, console.tell, on_progress, for_audit=True, keep_weights=audit.needs_weights
