@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -353,3 +354,20 @@ def test_importing_evaluation_is_quick() -> None:
     code = "import sys, evaluation; print([name for name in ('torch', 'pandas', 'checkpoints') if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert answer.stdout == "[]\n"
+
+
+def test_the_example_of_the_page(graded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """docs/your-data.md: it prints the largest epsilons, and draws a picture. Catches a page that ages."""
+    page = (REPOSITORY / "docs" / "your-data.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    code, named = re.subn(r'open_grading\(".*"\)', f"open_grading({str(graded)!r})", code)
+    assert named == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    with redirect_stdout(io.StringIO()) as printed:
+        exec(code, {})
+    opened = open_grading(graded)
+    worst = opened.images["forget"].image_ids[opened.epsilons[0].argmax()]
+    assert worst in printed.getvalue()
+    assert re.search(r"digits-\d+ is known to -?\d+% more of the unlearned models", printed.getvalue())
+    assert (tmp_path / "worst.png").stat().st_size > 1000
