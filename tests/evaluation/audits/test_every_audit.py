@@ -110,7 +110,7 @@ def check_csv(stored: dict[str, Any], result: Any) -> None:
 
 @every_audit
 def test_its_json_is_explained(audit: Audit) -> None:
-    """By the schema: every field of the record and of the result. Catches a result whose type `examine` does not say."""
+    """By the schema: every field of the record and of the result. Catches a result of a type that is not said."""
     schema = audit_schema(audit)
     assert schema["$defs"]["AuditRecord"]["properties"]["audit"]["const"] == audit.name
     unexplained = [
