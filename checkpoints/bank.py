@@ -17,7 +17,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.devices import describe_device
-from checkpoints.jobs import objection_to_groups, record_group, time_retraining, train_group
+from checkpoints.jobs import objection_to_groups, record_group, time_retraining, time_training, train_group
 from checkpoints.outputs import OUTPUTS_FORMAT, SCORED, Outputs
 from checkpoints.pool import Pool, Tell
 from checkpoints.queue import answers_of, work_off
@@ -27,6 +27,14 @@ from data.files import sha256_of, write_atomically
 
 if TYPE_CHECKING:
     from data import Task
+
+
+SHORT = 60.0
+"""Seconds of training that are not worth a closer look beforehand."""
+
+Foresee = Callable[[float, float], None]
+"""Called before any model is trained, with the seconds that all of them are expected to take, and that one takes alone.
+It may raise an error, so that nothing is begun."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ def ensure(
     workers: Workers,
     tell: Tell = lambda text: None,
     on_progress: Callable[[float, int], None] = lambda done, total: None,
+    foresee: Foresee = lambda training, retraining: None,
 ) -> Bank:
     """The bank of `task` with at least this many models; those that are missing or damaged are trained now.
 
@@ -80,6 +89,7 @@ def ensure(
         retrained: models on the retain set, N.
         tell: called with a line for the user, about damaged files for example.
         on_progress: called several times a second with the models done, and the models to do in all.
+        foresee: called once before models are trained, or if none is to be trained.
     """
     pool_of_originals, pool_of_retrained = Pool(task, "original"), Pool(task, "retrained")
     wanted = {pool_of_originals: originals, pool_of_retrained: retrained}
@@ -89,8 +99,9 @@ def ensure(
         pieces = [piece for pool, models in wanted.items() for piece in _missing(pool, models, tell)]
         pieces.sort(key=lambda piece: piece.start - piece.stop)  # the longest first
         _tell_of_groups(pieces, workers, tell)
-        _make(pieces, workers, on_progress)
         seconds = _retrain_seconds(pool_of_retrained, workers)
+        foresee(_training_seconds(pieces, seconds, workers), seconds)
+        _make(pieces, workers, on_progress)
     return Bank(pool_of_originals, pool_of_retrained, seconds)
 
 
@@ -99,6 +110,8 @@ def _missing(pool: Pool, models: int, tell: Tell) -> list[_Piece]:
     manifest = pool.manifest()
     if not manifest and pool.manifest_path.exists():
         tell(f"{pool.manifest_path} is damaged: making the {pool.kind} models again")
+    if not manifest:
+        return [_Piece(pool, start, stop, train_group) for start, stop in pool.bounds(models)]
 
     def is_whole(path: Path) -> bool:
         if path.name not in manifest:
@@ -131,6 +144,23 @@ def _tell_of_groups(pieces: list[_Piece], workers: Workers, tell: Tell) -> None:
     (objection,) = answers_of(workers, lambda pool: pool.submit(objection_to_groups, task.spec, pool.device, largest))
     if objection is not None:
         tell(f"{task.network}: its models are trained one by one, which takes longer, because {objection}.")
+
+
+def _training_seconds(pieces: list[_Piece], alone: float, workers: Workers) -> float:
+    """Seconds that training is expected to take; `alone` are those of one model by itself.
+
+    Together, models take less. That is measured where it matters.
+    """
+    groups = [piece for piece in pieces if piece.job is train_group]
+    if not groups:
+        return 0.0
+    models, at_once = sum(piece.stop - piece.start for piece in groups), min(workers.count, len(groups))
+    if models * alone / at_once < SHORT:
+        return models * alone / at_once
+    largest = groups[0]
+    about = largest.pool.task.spec, workers.device, largest.pool.kind, largest.start, largest.stop
+    each = mean(answers_of(workers, lambda pool: pool.submit(time_training, *about), at_once))
+    return models * min(each, alone) / at_once
 
 
 def _make(pieces: list[_Piece], workers: Workers, on_progress: Callable[[float, int], None]) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 SNAPSHOT_SECONDS = 30.0
 """How much training an interruption may cost at most."""
+BATCHES_TO_TIME, SECONDS_TO_TIME = 3, 2.0
+"""How long training is expected to take is measured on so many batches, again and again for so long."""
 
 
 def train_group(
@@ -141,6 +143,21 @@ def _save_outputs(pool: Pool, start: int, network: Together) -> dict[str, Any]:
             raise _divergence(pool, start + int(np.argmin(finite)), f"outputs on the {name} set")
     outputs.save(path)
     return {path.name: {"sha256": sha256_of(path), "format": OUTPUTS_FORMAT}}
+
+
+def time_training(spec: TaskSpec, device: str, kind: str, start: int, stop: int) -> float:
+    """Seconds that each of the models `[start, stop)` of a pool is expected to take, trained together."""
+    task = load_task(spec, device)
+    pool = Pool(task, kind)
+    few = pool.indices[: BATCHES_TO_TIME * task.recipe.batch_size]
+    trainer = _make_trainer(task)(task, few, [pool.seed(model) for model in range(start, stop)])
+    least, began = math.inf, time.monotonic()
+    while time.monotonic() - began < SECONDS_TO_TIME and not trainer.finished:
+        epoch_began = time.monotonic()
+        trainer.train_epoch()
+        compute_seconds(device)  # a GPU has done all that it was told when it answers
+        least = min(least, time.monotonic() - epoch_began)  # the first ones load and prepare much
+    return least * epochs_in_all(task.recipe) * len(pool.indices) / len(few) / (stop - start)
 
 
 def time_retraining(spec: TaskSpec, device: str) -> float:

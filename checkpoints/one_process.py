@@ -8,20 +8,17 @@ import selectors
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from multiprocessing import forkserver
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from checkpoints.messages import READ_AT_ONCE, framed, unframed, unpickled, work
+from checkpoints.server import SECONDS_TO_START, server_killed_after
 from checkpoints.standstill import Standstill, descendants
 
-SECONDS_TO_START = 120.0
-"""After which the server that processes are forked from is taken for dead: it imports PyTorch first."""
 SECONDS_TO_END = 2.0
 """How long to wait for the end of a process that was killed: one that waits for a broken disk ends later, or never."""
 
@@ -132,23 +129,3 @@ def _open_pidfd(pid: int) -> int | None:
         with contextlib.suppress(OSError, AttributeError):
             return os.pidfd_open(pid)
     return None
-
-
-@contextlib.contextmanager
-def server_killed_after(seconds: float) -> Iterator[None]:
-    """A server that does not answer is killed, and then whoever waits for its answer gets an `EOFError`."""
-    timer = threading.Timer(seconds, kill_server)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def kill_server() -> None:
-    """End the server that processes are forked from; there is a new one as soon as it is needed."""
-    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
-    if pid is not None:
-        with contextlib.suppress(OSError):
-            os.kill(pid, signal.SIGKILL)

@@ -29,7 +29,8 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from checkpoints.messages import READ_AT_ONCE
-from checkpoints.one_process import SECONDS_TO_END, Task, WorkerProcess, kill_server
+from checkpoints.one_process import SECONDS_TO_END, Task, WorkerProcess
+from checkpoints.server import kill_server
 from checkpoints.standstill import all_processes
 from data.errors import UserError
 

@@ -11,35 +11,21 @@ import multiprocessing
 import os
 import random
 import resource
-import signal
 import sys
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import lru_cache
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext, SpawnContext
-from multiprocessing.process import BaseProcess
-from multiprocessing.util import get_temp_dir
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.messages import tell_progress
-from checkpoints.one_process import SECONDS_TO_START, server_killed_after
 from checkpoints.processes import JobPool
+from checkpoints.server import context
 from data.errors import UserError
 from data.files import choose_folders, chosen_folders
 
 if TYPE_CHECKING:
     from data import Task, TaskSpec
-
-QUICK_TO_FORK = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""An environment variable with which glibc asks for large pages. A process that has loaded PyTorch has a third of a
-gigabyte of its own; to fork it takes the time to copy the table of its pages, and that is half as long then."""
-
-LONGEST_FOLDER = 70
-"""Bytes. The name of a socket may have 107, and multiprocessing puts some 30 behind the folder."""
 
 
 class Workers:
@@ -57,7 +43,7 @@ class Workers:
         self.count = count
         self.device = device
         _allow_open_files(count)
-        self._pool = JobPool(count, _context(), _start, (device, chosen_folders(), beside))
+        self._pool = JobPool(count, context(), _start, (device, chosen_folders(), beside))
 
     def submit(self, job: Callable[..., Any], *args: object) -> Future[Any]:
         """Queue `job(*args)`, a module-level function. A worker that dies gives `processes.WorkerLostError`."""
@@ -121,28 +107,6 @@ def be_deterministic(device: str) -> None:
         torch.backends.cudnn.benchmark = False
 
 
-def start_server() -> None:
-    """Start what workers are forked from now, so that it imports PyTorch while this process still does, too."""
-    _context()
-
-
-def server_is_there() -> bool:
-    """Whether processes can be forked from the server: it has been started, and imports PyTorch or is ready."""
-    return sys.platform == "linux" and getattr(forkserver._forkserver, "_forkserver_pid", None) is not None
-
-
-def fork_from_server(job: Callable[..., None], *args: object) -> BaseProcess:
-    """A process that does `job(*args)`, a module-level function, and has imported PyTorch before.
-
-    Raises:
-        OSError, EOFError: the server has been killed, or there are no more files or processes.
-    """
-    process: BaseProcess = _context().Process(target=job, args=args)
-    with server_killed_after(SECONDS_TO_START):
-        process.start()
-    return process
-
-
 def _start(device: str, folders: Mapping[str, str | None], beside: Callable[[str], None] | None) -> None:
     if beside is not None:
         beside(device)
@@ -162,33 +126,6 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _context() -> ForkServerContext | SpawnContext:
-    """On Linux, workers are forked from a server that has imported PyTorch: a replacement starts at once."""
-    if sys.platform != "linux":
-        return SpawnContext()
-    context = ForkServerContext()
-    context.set_forkserver_preload(["checkpoints.preload"])
-    _keep_sockets_short()
-    with _interrupts_ignored(), _environment(QUICK_TO_FORK):
-        try:
-            forkserver.ensure_running()
-        except OSError as error:
-            raise UserError(f"The worker processes can't be started ({error.strerror or error}).") from error
-    return context
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """A process that is started inside has these environment variables, where there is no other value of them."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            del os.environ[name]
-
-
 def _allow_open_files(workers: int) -> None:
     """Have the system allow as many open files as workers need; each wants four for its sockets and pipes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -201,32 +138,3 @@ def _allow_open_files(workers: int) -> None:
         raise UserError(
             f"Only {soft} files may be open at once, and {workers} workers need {needed}: `ulimit -n 1024` allows more."
         ) from error
-
-
-def _keep_sockets_short() -> None:
-    """Have `multiprocessing` make its sockets in /tmp where their names would get too long in the usual folder."""
-    if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_FOLDER:
-        return
-    usual, tempfile.tempdir = tempfile.tempdir, "/tmp"
-    try:
-        get_temp_dir()  # it is made now, and asked for ever after
-    except OSError as error:
-        raise UserError(
-            f"The folder of temporary files, {usual}, has too long a name for sockets, and /tmp can't be written "
-            f"({error.strerror}): set TMPDIR to a folder with a shorter name."
-        ) from error
-    finally:
-        tempfile.tempdir = usual
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """A process that is started inside ignores Ctrl-C, from its first moment on."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may touch signals
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -41,7 +41,7 @@ def show_audit(
     output: AuditOutput,
 ) -> None:
     """Put the audit `name` to the grading that the other options choose, and print its table, JSON or CSV."""
-    from checkpoints.workers import start_server
+    from checkpoints.server import start_server
 
     start_server()
     from rich.console import Console as Screen

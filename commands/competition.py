@@ -40,7 +40,7 @@ def command(
     if action not in ACTIONS:
         raise unknown_name("action", action, ACTIONS)
     if action == "grade":
-        return grade(directory, final, RunOptions(workers=workers, device=device, quiet=output.quiet))
+        return grade(directory, final, RunOptions(workers=workers, device=device, quiet=output.quiet, yes=True))
     if final or workers is not None or device != "auto":
         raise UserError(f"--final, --workers and --device are for python main.py competition grade {directory}.")
     from evaluation.competition.folder import Folder
@@ -64,7 +64,7 @@ def make(folder: Folder) -> None:
 
 def grade(directory: Path, final: bool, run: RunOptions) -> int:
     """Grade all that is to be graded; the exit code is 2 if something is left that the kit could not grade."""
-    from checkpoints.workers import start_server
+    from checkpoints.server import start_server
 
     start_server()
     from evaluation.competition.conduct import conduct

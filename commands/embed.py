@@ -26,7 +26,7 @@ def command(
         retrained: Which retrained model.
         run: Which run from that original.
     """
-    from checkpoints.workers import start_server
+    from checkpoints.server import start_server
 
     start_server()
     from evaluation.spec import GradingSpec

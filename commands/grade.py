@@ -30,7 +30,7 @@ def command(
     Args:
         name: Name on the leaderboard. [default: that of the file]
     """
-    from checkpoints.workers import start_server
+    from checkpoints.server import start_server
 
     start_server()
     from data import TaskSpec

@@ -24,6 +24,7 @@ from data.errors import UserError
 
 if TYPE_CHECKING:
     from evaluation.spec import GradingSpec
+    from evaluation.views.terminal import Result
 
 
 WITHOUT_OPTIONS = (ValuesOptions(), TaskOptions(), GradingOptions(), ConfigOptions(), JsonOptions(), PhaseOptions())
@@ -83,34 +84,36 @@ def grade(
     config: GradingSpec | None,
 ) -> int:
     """Grade the methods and show each report as it is there; the exit code is 2 if a method failed."""
-    from checkpoints.workers import start_server
+    from checkpoints.server import start_server
 
     start_server()
     from evaluation.grading import grade_methods
     from evaluation.sequence import grade_sequences
-    from evaluation.views.terminal import show_result
+    from evaluation.views.terminal import show_result, show_summary
 
     run.enter_sandbox()
     asked = values.names()
     names, failures = usable(asked)
     if not names:
         return 2
+    results: dict[str, Result] = dict(failures)
     place = run.place()
     specs = grading_specs(names, values, task, grading, config)
     in_turn = len(specs[0].task.forget) > 1 and not specs[0].task.at_once
-    reports = []
     with run.pool(place) as pool:
-        for result in (grade_sequences if in_turn else grade_methods)(specs, pool, run.console()):
+        graded = (grade_sequences if in_turn else grade_methods)(specs, pool, run.console())
+        for name, result in zip(names, graded, strict=True):
+            results[name] = result
             if isinstance(result, UserError):
-                failures += 1
                 print(f"error: {result}", file=sys.stderr)
-                continue
-            reports.append(result)
-            if not output.json:
+            elif not output.json:
                 show_result(result)
+    reports = [result for result in results.values() if not isinstance(result, UserError)]
     if output.json and (reports or len(asked) > 1):  # of one method that failed there is nothing to print
         print_json(reports, one=len(asked) == 1)
-    return 2 if failures else 0
+    elif len(asked) > 1:
+        show_summary(results)
+    return 2 if len(reports) < len(asked) else 0
 
 
 def grading_specs(

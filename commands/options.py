@@ -313,7 +313,7 @@ class QuietOptions:
     """No progress bars and no remarks."""
 
     def console(self) -> Console:
-        """Where progress and remarks go."""
+        """Where progress and remarks go. Nobody is asked."""
         from evaluation.console import Console
 
         return Console(quiet=self.quiet)
@@ -321,7 +321,22 @@ class QuietOptions:
 
 @OPTIONS
 @dataclass(frozen=True, kw_only=True)
-class SandboxOptions(QuietOptions):
+class LongOptions(QuietOptions):
+    """Whether work of more than an hour begins at once."""
+
+    yes: Annotated[bool, RUN, Parameter(name=("--yes", "-y"))] = False
+    """Begin work of more than an hour without a question."""
+
+    def console(self) -> Console:
+        """Where progress, remarks and the question go."""
+        from evaluation.console import Console
+
+        return Console(quiet=self.quiet, asks=not self.yes)
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
+class SandboxOptions(LongOptions):
     """What methods are kept from."""
 
     sandbox: Annotated[bool, RUN] = False

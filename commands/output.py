@@ -30,12 +30,12 @@ def show_or_print(report: Report, as_json: bool) -> None:
         show_report(report)
 
 
-def usable(methods: Sequence[str]) -> tuple[list[str], int]:
-    """Those of the methods whose files can be used, and how many can't; these are named on standard error."""
+def usable(methods: Sequence[str]) -> tuple[list[str], dict[str, UserError]]:
+    """Those of the methods whose files can be used, and why others can't, which is told on standard error."""
     from evaluation.catalogue.lookup import look_up
 
     found = look_up(methods)
-    broken = [error for error in found.values() if isinstance(error, UserError)]
-    for error in broken:
+    broken = {name: error for name, error in found.items() if isinstance(error, UserError)}
+    for error in broken.values():
         print(f"error: {error}", file=sys.stderr)
-    return [name for name in methods if not isinstance(found[name], UserError)], len(broken)
+    return [name for name in methods if name not in broken], broken

@@ -31,7 +31,7 @@ def command(
         jobs: Processes on each device. [default: as for --workers]
         devices: cpu, cuda, or several that share the work: cuda:0,cuda:1.
     """
-    from checkpoints.workers import start_server
+    from checkpoints.server import start_server
 
     start_server()
     from checkpoints.devices import choose_device

@@ -32,7 +32,7 @@ def command(
     Args:
         trials: Settings to try, including those of earlier calls.
     """
-    from checkpoints.workers import start_server
+    from checkpoints.server import start_server
 
     start_server()
     from evaluation import tuning
@@ -46,7 +46,8 @@ def command(
         names = [name for name in names if tuning.can_be_tuned(name)]
     place = run.place()
     spec = changed(GradingSpec("", originals=1, models=32), task, grading, method)
+    console = run.console()
     with run.pool(place) as pool:
-        outcomes = [tuning.tune(replace(spec, method=name), trials, pool, run.console()) for name in names]
+        outcomes = [tuning.tune(replace(spec, method=name), trials, pool, console) for name in names]
     show_outcomes(outcomes)
     return 2 if failures else 0

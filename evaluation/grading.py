@@ -29,6 +29,7 @@ from evaluation.metrics.metric import Floats
 from evaluation.metrics.plausibility import examine
 from evaluation.metrics.score import Scores, score_outputs
 from evaluation.report import FORMAT, Cost, GradingRecord, MethodRecord, Provenance, Report, read_report
+from evaluation.runs.foresight import foreseer
 from evaluation.runs.many import GradingFailedError, budget_seconds, unlearn
 from evaluation.runs.prepared import prepared_seconds
 from evaluation.runs.resolve import Grading, resolve
@@ -58,8 +59,9 @@ def grade_methods(
     build_network(task)  # if there is no such network, now is the time to say so
     announce(spec, task, workers, console)
     tell_remarks(gradings, console)
+    foresee = foreseer(gradings, workers, console)
     with console.progress("bank", "models") as on_progress:
-        bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
+        bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress, foresee)
     for grading in gradings:
         try:
             yield _grade_one(grading, bank, workers, console, began)
@@ -156,7 +158,7 @@ def make_report(grading: Grading, bank: Bank, unlearned: Unlearned, workers: Wor
     )
     cost = Cost(
         retrain_seconds=bank.retrain_seconds,
-        budget_seconds=budget_seconds(grading, bank),
+        budget_seconds=budget_seconds(grading, bank.retrain_seconds),
         budget_fraction_used=seconds / bank.retrain_seconds,
         runs_seconds_mean=seconds,
         peak_memory_bytes=int(unlearned.peak_memory.max()),

@@ -22,6 +22,7 @@ from data.files import write_atomically
 from evaluation.console import Console
 from evaluation.grading import announce, make_report, tell_remarks
 from evaluation.report import Report
+from evaluation.runs.foresight import foreseer
 from evaluation.runs.many import GradingFailedError, finished_runs, unlearn
 from evaluation.runs.resolve import Grading, resolve
 from evaluation.runs.settings import run_path
@@ -66,11 +67,14 @@ def grade_sequences(
     tasks = [load(task) for task in stages_of(first.task)]
     chains = [_resolve_all(spec, tasks, workers.device) for spec in specs]
     announce(first, tasks[-1], workers, console)
-    tell_remarks((grading for chain in chains for grading in chain), console)
-    banks = []
+    gradings, pools = [grading for chain in chains for grading in chain], len(tasks) - 1
+    tell_remarks(gradings, console)
+    banks: list[Bank] = []
     for number, task in enumerate(tasks[:-1], start=1):
-        with console.progress(f"bank {number}/{len(tasks) - 1}", "models") as on_progress:
-            banks.append(ensure(task, first.originals_needed, first.models, workers, console.tell, on_progress))
+        foresee = foreseer([] if banks else gradings, workers, console, 1 if banks else pools)
+        with console.progress(f"bank {number}/{pools}", "models") as on_progress:
+            needed = first.originals_needed, first.models
+            banks.append(ensure(task, *needed, workers, console.tell, on_progress, foresee))
     banks.append(ensure(tasks[-1], first.originals_needed, first.models, workers, console.tell))  # only new outputs
     for chain in chains:
         try:

@@ -32,6 +32,7 @@ from data.weights import WeightsError, as_state, check_names, load_tensors
 from evaluation.console import Console
 from evaluation.grading import announce, assemble_report, load_with_one_request
 from evaluation.report import Cost, MethodRecord, Report, results_folder
+from evaluation.runs.foresight import foreseer
 from evaluation.runs.many import RunFailedError, RunKey, do_runs, gather_runs
 from evaluation.runs.one import Failure
 from evaluation.runs.settings import run_path
@@ -303,8 +304,9 @@ def grade_submission(path: Path, spec: GradingSpec, workers: Workers, console: C
     job = CheckpointJob(spec.task, workers.device, submission, folder)
     with console.progress("reading", "checkpoints") as on_progress:
         check_all(job, workers, on_progress)
+    foresee = foreseer([], workers, console)
     with console.progress("bank", "models") as on_progress:
-        bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
+        bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress, foresee)
     with console.progress(spec.method, "checkpoints") as on_progress:
         unlearned = evaluate(job, spec, workers, console.tell, on_progress)
     method = MethodRecord(

@@ -37,6 +37,7 @@ from evaluation.grading import load_with_one_request, tell_remarks
 from evaluation.metrics import METRICS
 from evaluation.metrics.score import quick_score
 from evaluation.report import results_folder
+from evaluation.runs.foresight import foreseer
 from evaluation.runs.many import GradingFailedError, GradingLostError, RunFailedError, unlearn
 from evaluation.runs.resolve import Grading, resolve
 from evaluation.spec import GradingSpec
@@ -102,8 +103,9 @@ def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> 
     published = resolve(spec, task, workers.device)
     _check_first_trial(published)
     tell_remarks([published], console)
+    foresee = foreseer([published], workers, console, times=trials)
     with console.progress("bank for tuning", "models") as on_progress:
-        bank = ensure(task, 1, spec.models, workers, console.tell, on_progress)
+        bank = ensure(task, 1, spec.models, workers, console.tell, on_progress, foresee)
     folder = _study_folder(published)
     waiting = f"another process tunes {spec.method} on this task: waiting for it"
     with locked(folder / "lock", lambda: console.tell(waiting)), console.progress(spec.method, "trials") as on_progress:

@@ -23,7 +23,9 @@ from evaluation.metrics.accuracies import Accuracies
 from evaluation.metrics.intervals import Estimate
 from evaluation.metrics.score import Reference, Scores
 from evaluation.report import FORMAT, Cost, GradingRecord, MethodRecord, Provenance, Report
+from tests.warm import Forked, WarmPython
 
+Process = subprocess.Popen[str] | Forked
 REPOSITORY = Path(__file__).parent.parent
 PACKAGES = ("commands", "data", "checkpoints", "evaluation", "methods", "notebooks")
 GENERATED = shutil.ignore_patterns("__pycache__", "cache", "bank", "results", "submissions", "tuned")
@@ -44,14 +46,18 @@ class Answer:
     stderr: str
 
 
+COMMAND = """
+import os, runpy
+runpy.run_path(os.path.abspath("main.py"), run_name="__main__")
+"""
+"""A program that is `main.py`."""
 WITH_LIMITS = """
-import runpy
 from evaluation.isolation import limits
 from evaluation.isolation.limits import Limits
 limits.LIMITS = {}
-runpy.run_path("main.py", run_name="__main__")
 """
-"""A program that is `main.py` with other limits."""
+"""What comes before it, for other limits."""
+WARM = WarmPython()
 
 
 class Kit:
@@ -81,34 +87,49 @@ class Kit:
         assert text.count(old) == 1, f"{old!r} occurs {text.count(old)} times in {file}"
         path.write_text(text.replace(old, new))
 
-    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, **environment: str) -> Process:
         """Start `python main.py ...` in a process group of its own, with these environment variables."""
-        program = ["main.py"] if self.limits is None else ["-c", WITH_LIMITS.format(self.limits)]
-        command = [sys.executable, *program, *arguments]
+        program = COMMAND if self.limits is None else WITH_LIMITS.format(self.limits) + COMMAND
+        return self.start_program(program, *arguments, **environment)
+
+    def start_program(self, program: str, *arguments: str, **environment: str) -> Process:
+        """The same with `python -c program ...`, in the kit's folder."""
         # No other compiled files: of those Python tells an edited source by its size and its second.
         settings = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **environment}
-        pipe = subprocess.PIPE
+        if sys.platform == "linux" and not any(name.startswith("PYTHON") for name in environment):
+            return WARM.start(program, arguments, self.folder, settings)
+        command, pipe = [sys.executable, "-c", program, *arguments], subprocess.PIPE
         return subprocess.Popen(
             command, cwd=self.folder, env=settings, stdout=pipe, stderr=pipe, text=True, start_new_session=True
         )
 
-    def finish(self, process: subprocess.Popen[str], timeout: float = 300) -> Answer:
+    def finish(self, process: Process, timeout: float = 300) -> Answer:
         """Wait for what `start` started; it and its workers are killed after `timeout` seconds, which is an error."""
         try:
             stdout, stderr = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise
-        return Answer(process.returncode, stdout, stderr)
+        return Answer(process.wait(), stdout, stderr)
 
     def run(self, *arguments: str, **environment: str) -> Answer:
         """Run `python main.py ...` to its end."""
         return self.finish(self.start(*arguments, **environment))
 
+    def run_program(self, program: str, *arguments: str, **environment: str) -> Answer:
+        """Run `python -c program ...` to its end."""
+        return self.finish(self.start_program(program, *arguments, **environment))
+
 
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than cores: many tests wait for a command, or for something to be killed."""
     return (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first: at the end, one process would do it while the others have nothing to do."""
+    items.sort(key=lambda item: "security" not in item.path.parts)
 
 
 @pytest.fixture(scope="session", autouse=True)

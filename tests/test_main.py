@@ -150,6 +150,12 @@ def test_all_methods_and_no_ranks_for_few_models(graded: tuple[Answer, Path]) ->
         answer.stdout.count(f"no rank: with fewer than 32 models {WHY_NO_RANK}") == len(all_method_handlers()) - exempt
     )
 
+    summary = answer.stdout.rpartition("All methods:")[2]
+    for name in all_method_handlers():
+        assert len(re.findall(rf"^{name} +\d", summary, re.MULTILINE)) == 1
+    scores = [float(score) for score in re.findall(r"^\w+ +(\d\.\d+) +\[", summary, re.MULTILINE)]
+    assert scores == sorted(scores, reverse=True)
+
     quiet = command("-m", "my_method,do_nothing", *TINY, *FEW, "--json", "--quiet")
     assert [report["method"]["name"] for report in json.loads(quiet.stdout)] == ["my_method", "do_nothing"]
     assert quiet.stderr == ""

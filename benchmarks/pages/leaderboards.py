@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkpoints.devices import choose_device
-from checkpoints.workers import Workers, default_workers, start_server
+from checkpoints.server import start_server
+from checkpoints.workers import Workers, default_workers
 from data import TaskSpec, UserError
 from evaluation.catalogue.lookup import facts_of
 from evaluation.console import Console

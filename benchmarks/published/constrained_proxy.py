@@ -36,7 +36,8 @@ import optuna
 from checkpoints.bank import Bank, ensure
 from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.pool import Pool
-from checkpoints.workers import Workers, be_deterministic, start_server
+from checkpoints.server import start_server
+from checkpoints.workers import Workers, be_deterministic
 from data import Task, TaskSpec, UserError, load
 from data.seeds import derive_seed
 from evaluation.isolation.call import original_network, unlearn_once

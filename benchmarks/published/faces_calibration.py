@@ -27,7 +27,8 @@ import numpy as np
 from benchmarks.published.published_orders import COMPARISONS, ONE_CYCLE, Settings, grading_spec
 from checkpoints.devices import choose_device
 from checkpoints.pool import Pool
-from checkpoints.workers import Workers, default_workers, load_task, start_server
+from checkpoints.server import start_server
+from checkpoints.workers import Workers, default_workers, load_task
 from data import TaskSpec, UserError
 from evaluation.catalogue.lookup import all_facts
 from evaluation.console import Console

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from checkpoints.devices import choose_device
 from checkpoints.networks import build_network
-from checkpoints.workers import Workers, default_workers, load_task, start_server
+from checkpoints.server import start_server
+from checkpoints.workers import Workers, default_workers, load_task
 from data import Task, TaskSpec, UserError
 from evaluation.catalogue.lookup import facts_of
 from evaluation.console import Console

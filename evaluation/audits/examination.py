@@ -15,6 +15,7 @@ from evaluation.audits.audit import Audit, Evidence, Result
 from evaluation.audits.record import AuditRecord
 from evaluation.console import Console
 from evaluation.grading import load_with_one_request, tell_remarks
+from evaluation.runs.foresight import foreseer
 from evaluation.runs.many import unlearn
 from evaluation.runs.one import load_weights
 from evaluation.runs.resolve import Grading, resolve
@@ -39,8 +40,9 @@ def audit_grading(
     grading = resolve(spec, task, workers.device)
     tell_remarks([grading], console)
     build_network(task)  # if there is no such network, now is the time to say so
+    foresee = foreseer([], workers, console)
     with console.progress("bank", "models") as on_progress:
-        bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress)
+        bank = ensure(task, spec.originals_needed, spec.models, workers, console.tell, on_progress, foresee)
     with console.progress(spec.method, "runs") as on_progress:
         unlearned = unlearn(
             grading, bank, workers, console.tell, on_progress, for_audit=True, keep_weights=audit.needs_weights

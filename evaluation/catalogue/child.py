@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from checkpoints.workers import fork_from_server, server_is_there
+from checkpoints.server import can_become_server, fork_from_server, server_is_there, start_server
 from data import UserError
 from data.documents import DocumentError, parse_json
 from data.files import chosen_folders, generated_folder
@@ -21,7 +21,14 @@ from evaluation.isolation import sandbox
 from methods.registry import Place
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = "import sys; sys.path[0] = sys.argv[1]; from evaluation.catalogue.describe import main; main()"
+PROGRAM = """
+import gc, sys
+gc.disable()
+sys.path[0] = sys.argv[1]
+from evaluation.catalogue.describe import main
+main()
+"""
+"""Without a look for garbage, which it does not make, it imports PyTorch in two thirds of the time."""
 FORKS = sys.platform == "linux"
 """Whether a process that has imported PyTorch may be forked. Where it may not, each method has a process of its own."""
 SECONDS_TO_IMPORT = 60.0
@@ -65,7 +72,8 @@ def _ask(questions: Sequence[Mapping[str, Any]], limit: float) -> list[dict[str,
     asked = {"generated": generated, "limit": limit, "fork": FORKS, "methods": questions}
     files = [ROOT / _place(question).file for question in questions]
     patience = SECONDS_TO_START + limit * len(questions)
-    if FORKS and server_is_there() and not sandbox.in_use():
+    if FORKS and not sandbox.in_use() and (server_is_there() or can_become_server()):
+        start_server()
         text, why = _ask_a_fork(json.dumps(asked), patience)
     else:
         text, why = _ask_a_program(command(files), json.dumps(asked), patience)

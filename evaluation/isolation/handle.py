@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from checkpoints.grouped import State
-from checkpoints.workers import QUICK_TO_FORK, Workers
+from checkpoints.server import QUICK_TO_FORK
+from checkpoints.workers import Workers
 from data import Task
 from evaluation.isolation import sandbox, watch
 from evaluation.isolation.account import Account, Group, make_group
@@ -34,6 +35,8 @@ from evaluation.isolation.workplace import to_message
 LONGEST = 500
 """Letters of a complaint that are shown."""
 ROOT = Path(__file__).parents[2]
+PROGRAM = "import checkpoints.preload; from evaluation.isolation.room import main; main()"
+"""A room in a new process. What is imported first makes the other import quicker, too."""
 
 
 class CallFailedError(Exception):
@@ -276,7 +279,7 @@ def start(device: str, forks: bool, files: tuple[Path, ...] = ()) -> Room:
     descriptors = [theirs.fileno()] if group is None else [theirs.fileno(), group.entrance, group.usage]
     numbers = [*map(str, descriptors), "-1", "-1"][:3]
     flags = ["forks"] * forks + ["in_sandbox"] * sandbox.in_use()
-    program = [sys.executable, "-m", "evaluation.isolation.room", *numbers, device, *flags]
+    program = [sys.executable, "-c", PROGRAM, *numbers, device, *flags]
     if sandbox.in_use():
         program = [*sandbox.sandboxed(device, files, all_methods=False), *program]
     environment = {**QUICK_TO_FORK, **os.environ}

@@ -253,11 +253,8 @@ def _keep_to(limits: Limits, log: int, pipe: int) -> int:
     return 3
 
 
-def _main(connection: str, entrance: str, usage: str, device: str, *flags: str) -> None:
-    """A room in a new process: descriptors (the last two are -1 where there is no account), device and flags."""
+def main() -> None:
+    """A room in a new process, whose arguments are descriptors (the last two -1 without an account), device, flags."""
+    connection, entrance, usage, device, *flags = sys.argv[1:]
     account = Account.opened(int(entrance), int(usage)) if int(usage) >= 0 else None
     serve(socket.socket(fileno=int(connection)), device, "forks" in flags, account, "in_sandbox" in flags)
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

@@ -62,7 +62,7 @@ def unlearn(
     """
     spec, folder = grading.spec, grading.folder
     last = spec.task.step == len(grading.task.requests) - 1
-    budget = None if for_audit else budget_seconds(grading, bank)
+    budget = None if for_audit else budget_seconds(grading, bank.retrain_seconds)
     settings = replace(grading.run_settings, budget_seconds=budget, keep_weights=keep_weights or not last)
     with locked(folder / "lock", lambda: tell("another process works on this grading: waiting for it")):
         config = folder / "config.yaml"
@@ -98,11 +98,11 @@ def finished_runs(grading: Grading) -> Unlearned | None:
     return together if together is not None and len(together) == len(grading.spec.runs()) else None
 
 
-def budget_seconds(grading: Grading, bank: Bank) -> float | None:
-    """Seconds after which a run is killed; None for a method that is exempt."""
+def budget_seconds(grading: Grading, retraining: float) -> float | None:
+    """Seconds after which a run is killed, where retraining takes so long; None for a method that is exempt."""
     if grading.method.exempt_from_budget:
         return None
-    return grading.spec.budget_seconds or grading.spec.budget * bank.retrain_seconds
+    return grading.spec.budget_seconds or grading.spec.budget * retraining
 
 
 def _known_runs(folder: Path, identity: str, tell: Tell) -> dict[RunKey, Unlearned]:

@@ -27,6 +27,7 @@ from evaluation.console import Console, OnProgress
 from evaluation.grading import load_with_one_request
 from evaluation.isolation.handle import CallFailedError, room_workers
 from evaluation.metrics.accuracies import accuracies
+from evaluation.runs.foresight import tell_seconds
 from evaluation.runs.many import failure_of
 from evaluation.runs.notes import curves, valid_json
 from evaluation.runs.one import Failure, finite_outputs, log_file, single_run, told_in
@@ -74,9 +75,16 @@ def run_sweep(sweep: Sweep, folder: Path, devices: Sequence[str], jobs: int | No
             stack.enter_context(room_workers(default_workers(device) if jobs is None else jobs, device))
             for device in devices
         ]
-        for spec in dict.fromkeys(run.task for run in missing):
+        problems = list(dict.fromkeys(run.task for run in missing))
+        at_once = sum(pool.count for pool in pools)
+
+        def foresee(training: float, retraining: float) -> None:
+            tell_seconds(training * len(problems), len(missing), len(missing) * retraining / at_once, console)
+
+        for spec in problems:
+            before = {"foresee": foresee} if spec == problems[0] else {}
             with console.progress("originals", "models") as on_progress:
-                ensure(tasks[spec], sweep.seeds, 0, pools[0], console.tell, on_progress)
+                ensure(tasks[spec], sweep.seeds, 0, pools[0], console.tell, on_progress, **before)
         with console.progress("sweep", "runs") as on_progress:
             _do_missing(missing, gradings, paths, pools, results, on_progress)
     return results

@@ -21,11 +21,14 @@ from evaluation.metrics.score import Reference
 from evaluation.report import Report, read_reports, results_folder
 from evaluation.texts import counted
 from evaluation.views.columns import as_rich_table, remarks
-from evaluation.views.leaderboard import MIN_MODELS_FOR_RANK, WHY_NO_RANK, Row, place_of
+from evaluation.views.leaderboard import MIN_MODELS_FOR_RANK, WHY_NO_RANK, Row, is_suspicious, place_of
 
 if TYPE_CHECKING:
     from evaluation.sequence import SequenceReport
     from evaluation.tuning import TuningResult
+
+    Result = Report | SequenceReport | UserError
+    """What the grading of a method came to."""
 
 
 WIDE = 300
@@ -77,6 +80,43 @@ def show_result(result: Report | SequenceReport) -> None:
         show_report(result)
     else:
         show_sequence(result)
+
+
+def show_summary(results: Mapping[str, Result]) -> None:
+    """A line for each method of a batch, the best score first; those that failed say why, last."""
+    screen = _screen()
+    names = ("method", "score", "F", "of ceiling", "seconds a run")
+    table = Table(*names, "", box=None, pad_edge=False)
+    graded = {name: _last(result) for name, result in results.items() if not isinstance(result, UserError)}
+    for report in sorted(graded.values(), key=lambda report: report.scores.score.value, reverse=True):
+        table.add_row(
+            printable(report.label),
+            _with_interval(report.scores.score),
+            f"{report.scores.forgetting_quality.value:.4f}",
+            report.percent_of_ceiling(" %"),
+            f"{report.cost.runs_seconds_mean:.2g}",
+            ", ".join(["see its remark"] * bool(report.remarks) + ["BEWARE, see above"] * is_suspicious(report)),
+        )
+    for name, result in results.items():
+        if isinstance(result, UserError):
+            table.add_row(printable(name), "failed", "", "", "", printable(_why(result), most=MOST_OF_A_REASON))
+    failed = len(results) - len(graded)
+    screen.print(f"\n{counted(len(results), 'method')}, {failed} of them failed:" if failed else "\nAll methods:")
+    screen.print(table)
+
+
+MOST_OF_A_REASON = 90
+"""Letters; the whole of it has been told before."""
+
+
+def _last(result: Report | SequenceReport) -> Report:
+    """The report that counts: of a sequence that after its last request."""
+    return result if isinstance(result, Report) else result.steps[-1]
+
+
+def _why(error: UserError) -> str:
+    """What went wrong in a run, if that is why a grading failed."""
+    return str(getattr(error.__cause__, "complaint", error))
 
 
 def show_sequence(sequence: SequenceReport) -> None:

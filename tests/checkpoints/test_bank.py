@@ -34,6 +34,7 @@ from data.files import sha256_of, write_arrays
 from tests.checkpoints.noting import LONG, MODELS, ORIGINALS, build_long
 
 TINY = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", 3),))
+PRIVATE = (("optimizer", "dp_sgd"), ("noise_multiplier", 1.0), ("batch_size", 15))
 REPOSITORY = Path(__file__).parent.parent.parent
 
 
@@ -505,6 +506,38 @@ def test_all_workers_time_retraining(tmp_path: Path, monkeypatch: pytest.MonkeyP
         timed_by = [line for line in ledger.read_text().splitlines() if line.startswith("timed by")]
         assert len(timed_by) == 2
         assert len(set(timed_by)) == 2
+
+
+def test_how_long_training_may_take_is_told_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds for all models, and for one alone; whoever does not want them has lost nothing, and has no model."""
+    monkeypatch.setenv("UNLEARNING_BANK", str(tmp_path))
+    told: list[tuple[float, float]] = []
+
+    def foresee(training: float, retraining: float) -> None:
+        told.append((training, retraining))
+        if len(told) < 3:
+            raise UserError("That takes too long.")
+
+    for closely in (False, True):
+        monkeypatch.setattr("checkpoints.bank.SHORT", 0.0 if closely else 1e9)
+        with pytest.raises(UserError, match="That takes too long"):
+            ensure(load(TINY), 2, 4, InThisProcess(), foresee=foresee)
+        assert not list(tmp_path.glob("*/model-*"))
+    for training, retraining in told:
+        assert 0 < training <= 6 * retraining  # six models, which may be quicker together
+    monkeypatch.setattr("checkpoints.bank.SHORT", 1e9)
+    for _ in range(2):
+        ensure(load(TINY), 2, 4, InThisProcess(), foresee=foresee)
+    assert told[2][0] == pytest.approx(6 * told[2][1])
+    assert told[3] == (0.0, told[2][1]), "all models are there"
+
+
+@pytest.mark.parametrize("recipe", [(), PRIVATE, (("pruning", "omp"), ("sparsity", 0.5)), (("epochs", 1),)])
+def test_every_kind_of_training_can_be_timed(recipe: tuple[Any, ...]) -> None:
+    """Catches one that can't train on a few batches."""
+    network = "mlp" if recipe == PRIVATE else None
+    spec = replace(TINY, network=network, recipe=(*TINY.recipe, *recipe))
+    assert 0 < checkpoints.jobs.time_training(spec, "cpu", "retrained", 0, 2) < 60
 
 
 def test_outputs_survive_saving(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from checkpoints import messages, one_process, processes, standstill
-from checkpoints.one_process import kill_server
 from checkpoints.processes import JobPool, NoWorkersError, WorkerLostError
+from checkpoints.server import kill_server
 from checkpoints.workers import Workers
 
 SECONDS = 60

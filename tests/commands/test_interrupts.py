@@ -16,7 +16,7 @@ import pytest
 
 from checkpoints.standstill import descendants
 from commands import interrupts, trouble
-from tests.conftest import REPOSITORY, Answer
+from tests.conftest import COMMAND, REPOSITORY, WARM, Answer, Process
 
 TINY = ("--task", "digits", "--forget", "random:12", "--train-size", "60", "--test-size", "100")
 LONG = ("-m", "my_method", *TINY, "--recipe", "epochs=2000", "--models", "6", "--originals", "1", "--workers", "2")
@@ -31,14 +31,14 @@ def start(*arguments: str, stdout: int = subprocess.PIPE, **environment: str) ->
     )
 
 
-def finish(process: subprocess.Popen[str], seconds: float = 120) -> Answer:
+def finish(process: Process, seconds: float = 120) -> Answer:
     """Wait for its end; all of the group is killed if it hangs, which is an error."""
     try:
         stdout, stderr = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    return Answer(process.returncode, stdout or "", stderr)
+    return Answer(process.wait(), stdout or "", stderr)
 
 
 def wait_until(happened: Callable[[], bool], seconds: float = 120) -> None:
@@ -76,7 +76,7 @@ def test_an_interruption_ends_all_in_order(how: str, when: str, results: Path, t
     """
     number, everybody, times = INTERRUPTIONS[how]
     bank = tmp_path / "bank"
-    process = start(*LONG, UNLEARNING_BANK=str(bank))
+    process = WARM.start(COMMAND, LONG, REPOSITORY, {**os.environ, "UNLEARNING_BANK": str(bank)})
     wait_until(lambda: any(bank.glob("*/lock")))
     if when == "training":
         wait_until(lambda: len(descendants(process.pid)) >= 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,13 +60,13 @@ CHANGES = [
 
 
 @pytest.fixture
-def graded(monkeypatch: pytest.MonkeyPatch) -> list[GradingSpec]:
+def graded(monkeypatch: pytest.MonkeyPatch, make_report: Callable[..., Report], results: Path) -> list[GradingSpec]:
     """What would have been graded."""
     seen: list[GradingSpec] = []
 
     def grade(specs: list[GradingSpec], *_: object) -> list[Report]:
         seen.extend(specs)
-        return []
+        return [make_report(spec.method) for spec in specs]
 
     monkeypatch.setattr("evaluation.grading.grade_methods", grade)
     monkeypatch.setattr("evaluation.sequence.grade_sequences", grade)

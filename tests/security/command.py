@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 LIMITS: dict[str, Any] = {
-    **{"patience": 1.0, "more_patience": 3.0, "margin": 20.0, "prepare_seconds": 1.8, "prepare_budgets": 3.0},
+    **{"patience": 1.0, "more_patience": 3.0, "margin": 8.0, "prepare_seconds": 1.8, "prepare_budgets": 3.0},
     **{"memory_bytes": 1 << 29, "log_bytes": 1 << 20, "threads": 1000},
 }
 """Smaller than those of every grading, so that what runs into them does so soon."""

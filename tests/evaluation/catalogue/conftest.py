@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,16 +49,8 @@ def ask(tmp_path: Path) -> Ask:
 
     def ask(kit: Kit, *names: str, limit: float | None = None, **environment: str) -> Any:
         program = PROGRAM.replace("NAMES", repr(list(names))).replace("LIMIT", repr({"limit": limit} if limit else {}))
-        settings = {**os.environ, "UNLEARNING_CACHE": str(tmp_path / "cache"), "PYTHONDONTWRITEBYTECODE": "1"}
-        answer = subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=kit.folder,
-            env={**settings, **environment},
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-        assert answer.returncode == 0, answer.stderr
+        answer = kit.run_program(program, UNLEARNING_CACHE=str(tmp_path / "cache"), **environment)
+        assert answer.code == 0, answer.stderr
         return json.loads(answer.stdout)
 
     return ask

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +179,6 @@ def test_the_kit_may_lie_behind_a_link(link: bool, make_kit: Any, tmp_path: Path
         f"import sys; sys.path[0] = {str(folder)!r}; from evaluation.catalogue.lookup import facts_of; import json; "
         "print(json.dumps([sorted(facts_of(name).files) for name in ('my_method', 'elsewhere')]))"
     )
-    answer = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=True
-    )
+    answer = kit.run_program(f"import os; os.chdir({str(tmp_path)!r}); {program}")
+    assert answer.code == 0, answer.stderr
     assert json.loads(answer.stdout) == [["methods/MyMethod.py"], ["methods/Elsewhere.py"]]

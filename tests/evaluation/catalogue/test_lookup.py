@@ -61,10 +61,10 @@ BROKEN = {
     "is_killed": ("os.kill(os.getpid(), 9)", r"the process that imported it was killed by signal 9"),
     "crashes": ("ctypes.string_at(0)", r"the process that imported it was killed by signal 11"),
     "becomes_another": ("os.execv('/bin/true', ['true'])", r"the process that imported it ended \(exit code 0\)"),
-    "hangs": ("time.sleep(1000)", r"its import was not finished after 15 seconds"),
+    "hangs": ("time.sleep(1000)", r"its import was not finished after 6 seconds"),
     "hangs_deafly": (
         "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nwhile True: time.sleep(1)",
-        r"its import was not finished after 15 seconds",
+        r"its import was not finished after 6 seconds",
     ),
     "imports_itself": ("from methods.ImportsItself import Nothing", r"ImportError: cannot import name 'Nothing'"),
     "recurses": ("def f(): f()\nf()", r"RecursionError"),
@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_used_is_named_and_harms_no_other(bad_kit: Kit, as
 
     Catches one answer for all, which the first that exits takes with it.
     """
-    answer = ask(bad_kit, limit=15.0)
+    answer = ask(bad_kit, limit=6.0)
     said = answer["methods"]
     assert answer["asked"] == 1
     assert answer["main"] == ["methods.BaseMethod", "methods.registry"]
@@ -284,12 +284,13 @@ def test_a_process_that_is_forked_from_the_server_says_the_same(make_kit: Callab
     kit.add_method("broken", method("broken", "import timm_of_nobody"))
     kit.add_method("odd", method("odd", "SCALE = float(os.environ['SCALE_OF_TEST'])").replace("= 1.0", "= SCALE"))
     program = (
-        "import json, os; from checkpoints.workers import start_server; from evaluation.catalogue import child\n"
+        "import json, os; from checkpoints.server import start_server; from evaluation.catalogue import child\n"
         "from methods import all_method_handlers as a\n"
         "places = {name: a().where(name) for name in ('leaves', 'broken', 'odd', 'my_method', 'delete', 'kookmin')}\n"
         "if __name__ == '__main__':\n"
         "    start_server()\n    os.environ['SCALE_OF_TEST'] = '2'\n    answers = [child.describe(places)]\n"
-        "    child.server_is_there = lambda: False\n    answers.append(child.describe(places))\n"
+        "    child.server_is_there = child.can_become_server = lambda: False\n"
+        "    answers.append(child.describe(places))\n"
         "    print(json.dumps(answers))"
     )
     (kit.folder / "program.py").write_text(program)
@@ -357,15 +358,9 @@ def test_no_command_imports_a_method_in_the_main_process(kit: Kit, results: Path
             )
         if "HISTORY" in text:
             text = text.replace("HISTORY", next(results.glob("*/hirs*")).relative_to(results).as_posix())
-        answer = subprocess.run(
-            [sys.executable, "-c", TELLING, *text.split()],
-            cwd=kit.folder,
-            env=os.environ,
-            capture_output=True,
-            text=True,
-        )
+        answer = kit.run_program(TELLING, *text.split())
         lines = [line.split()[1:] for line in answer.stderr.splitlines() if line.startswith("IMPORTED")]
-        assert answer.returncode == 0, (text, answer.stderr)
+        assert answer.code == 0, (text, answer.stderr)
         assert lines, (text, answer.stderr)
         for names in lines:
             assert set(names) <= {"methods.BaseMethod", "methods.registry"}, text
@@ -475,9 +470,7 @@ def test_what_a_method_may_be_called(free_kit: Kit) -> None:
         "print(json.dumps([answer(text) for text in sys.argv[1:]]))"
     )
     texts = [text.replace("KIT", str(free_kit.folder)) for text in CALLED]
-    answer = subprocess.run(
-        [sys.executable, "-c", program, *texts], cwd=free_kit.folder, capture_output=True, text=True, check=True
-    )
+    answer = free_kit.run_program(program, *texts)
     for text, said, found in zip(texts, json.loads(answer.stdout), CALLED.values(), strict=True):
         assert re.match(found, said), text
         assert len(said.splitlines()) == 1
@@ -536,7 +529,7 @@ def test_where_processes_cannot_be_forked_each_method_has_its_own(make_kit: Call
         "for forks in (True, False):\n    child.FORKS = forks\n    answers.append(child.describe(places))\n"
         "print(json.dumps(answers))"
     )
-    answer = subprocess.run([sys.executable, "-c", program], cwd=kit.folder, capture_output=True, text=True, check=True)
+    answer = kit.run_program(program)
     forked: Any
     forked, alone = json.loads(answer.stdout)
     for name in ("my_method", "delete", "broken"):
