@@ -29,7 +29,7 @@ COMMANDS = {
     "sweep": "make a figure over a grid",
     "competition": "run a contest of methods",
     "notebook": "make the notebook for Kaggle",
-    "schema": "print the JSON schema of reports",
+    "schema": "explain the JSON of reports",
     "completion": "complete words in your shell",
 }
 """The commands beside the main job, and what `python main.py --help` says of each, in its order."""

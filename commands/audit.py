@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from commands.options import AUDIT, AttackOptions, JsonOptions, RunOptions, TaskOptions, ValuesOptions, attacked
+from commands.options import AUDIT, AttackOptions, AuditOutput, RunOptions, TaskOptions, ValuesOptions, attacked
 
 
 def command(
-    audit: Annotated[str, Parameter(help="Name of an audit; python main.py list shows them.")],
+    audit: Annotated[str, Parameter(help="Name of an audit; python main.py list shows them, with their options.")],
     /,
     *,
     values: ValuesOptions = ValuesOptions(),
@@ -18,7 +19,7 @@ def command(
     grading: AttackOptions = AttackOptions(),
     option: Annotated[tuple[str, ...], AUDIT] = (),
     run: RunOptions = RunOptions(),
-    output: JsonOptions = JsonOptions(),
+    output: AuditOutput = AuditOutput(),
 ) -> None:
     """Put another question to what a grading has stored. Runs that are missing are done first, without a budget.
 
@@ -37,9 +38,9 @@ def show_audit(
     task: TaskOptions,
     grading: AttackOptions,
     run: RunOptions,
-    output: JsonOptions,
+    output: AuditOutput,
 ) -> None:
-    """Put the audit `name` to the grading that the other options choose, and print its table or its JSON."""
+    """Put the audit `name` to the grading that the other options choose, and print its table, JSON or CSV."""
     from checkpoints.server import start_server
 
     start_server()
@@ -47,7 +48,9 @@ def show_audit(
 
     from data.errors import unknown_name
     from evaluation.audits import AUDITS, examination
+    from evaluation.audits.record import as_csv
 
+    output.check()
     run.enter_sandbox()
     if name not in AUDITS:
         raise unknown_name("audit", name, AUDITS, shown_by="python main.py list")
@@ -57,6 +60,9 @@ def show_audit(
         result, path = examination.audit_grading(AUDITS[name], spec, options, pool, run.console())
     if output.json:
         print(path.read_text(), end="")
+        return
+    if output.csv:
+        print(as_csv(json.loads(path.read_text()), result.as_rows()), end="")
         return
     Screen(highlight=False, markup=False, emoji=False).print(result.as_table())
     print(path)

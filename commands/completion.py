@@ -49,6 +49,7 @@ def script() -> str:
     flags[""] += [*COMMANDS, "--help", "--version"]
     flags["list"] += known["--method"]
     flags["audit"] += AUDITS
+    flags["schema"] += AUDITS
     return (
         TEMPLATE.replace("COMMANDS", "|".join(COMMANDS))
         .replace("VALUES", cases(known))

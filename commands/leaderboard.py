@@ -5,21 +5,20 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-from commands.options import OUTPUT, TaskName
+from commands.options import OUTPUT, CsvOptions, TaskName
 from data.errors import UserError, unknown_name
 
 
 def command(
     *,
     only: TaskName = TaskName(),
-    csv: Annotated[bool, OUTPUT] = False,
+    output: CsvOptions = CsvOptions(),
     markdown: Annotated[bool, OUTPUT] = False,
     wide: Annotated[bool, OUTPUT] = False,
 ) -> None:
     """Rank the graded methods of all tasks, or of the one named; one table for each set of comparable conditions.
 
     Args:
-        csv: Print comma-separated values, unrounded, with all columns.
         markdown: Print Markdown tables.
         wide: Show seed, budget, code, accuracies, seconds and date, too.
     """
@@ -28,7 +27,7 @@ def command(
     from evaluation.views import columns, leaderboard
     from evaluation.views.terminal import print_table
 
-    if csv and markdown:
+    if output.csv and markdown:
         raise UserError("Choose one of --csv and --markdown: they are two forms of the same tables.")
     task = only.task
     if task is not None and task not in all_tasks():
@@ -41,7 +40,7 @@ def command(
         flag = "" if task is None else f" --task {task}"
         raise UserError(f"Nothing has been graded yet: python main.py -m my_method{flag} does it.")
     tables = leaderboard.tables(reports, leaderboard.current_codes(reports))
-    if csv:
+    if output.csv:
         print(columns.as_csv(tables), end="")
     elif markdown:
         print("\n\n".join(columns.as_markdown(rows, wide) for rows in tables))

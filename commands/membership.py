@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from commands.audit import show_audit
-from commands.options import AUDIT, WHOLE, AttackOptions, JsonOptions, RunOptions, TaskOptions, ValuesOptions
+from commands.options import AUDIT, WHOLE, AttackOptions, AuditOutput, RunOptions, TaskOptions, ValuesOptions
 
 
 def command(
@@ -16,7 +16,7 @@ def command(
     runs: Annotated[int, AUDIT, WHOLE] = 4,
     compat: Annotated[bool, AUDIT] = False,
     run: RunOptions = RunOptions(),
-    output: JsonOptions = JsonOptions(),
+    output: AuditOutput = AuditOutput(),
 ) -> None:
     """Attack original, retrained and unlearned networks: does their forget set look like training data?
 

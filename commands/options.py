@@ -340,7 +340,7 @@ class SandboxOptions(LongOptions):
     """What methods are kept from."""
 
     sandbox: Annotated[bool, RUN] = False
-    """Keep methods from the network and from all files but the system's. Needs bubblewrap; see docs/security.md."""
+    """Keep methods from the network and from your files; see docs/security.md."""
 
     def enter_sandbox(self) -> None:
         """Before anything of a method is looked at. Raises `UserError` if there is no sandbox here."""
@@ -391,6 +391,26 @@ class JsonOptions:
 
     json: Annotated[bool, OUTPUT] = False
     """Print the report as JSON and nothing else."""
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
+class CsvOptions:
+    """Whether the result is printed for a spreadsheet."""
+
+    csv: Annotated[bool, OUTPUT] = False
+    """Print comma-separated values, unrounded, with all columns."""
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
+class AuditOutput(CsvOptions, JsonOptions):
+    """In which form the result of an audit is printed."""
+
+    def check(self) -> None:
+        """Raise `UserError` if two forms are wanted."""
+        if self.csv and self.json:
+            raise UserError("Choose one of --csv and --json: they are two forms of the same result.")
 
 
 @OPTIONS

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,3 +103,14 @@ def test_it_works(title: str, make_kit: Callable[[], Kit], results: Path) -> Non
     answer = kit.run(*example.command.split(), *SHORTER[title].split())
     assert answer.code == 0, answer.stderr
     assert SAID[title] in answer.stdout
+    if title == "An audit":
+        check_audit(kit, f"{example.command} {SHORTER[title]}".split())
+
+
+def check_audit(kit: Kit, command: list[str]) -> None:
+    """It has rows for a spreadsheet, and a schema with its explanations."""
+    (header, *rows) = csv.reader(io.StringIO(kit.run(*command, "--csv", "--quiet").stdout))
+    assert header[-2:] == ["kind", "agreement"]
+    assert [row[-2] for row in rows] == ["unlearned", "retrained"]
+    schema = json.loads(kit.run("schema", "agreement").stdout)
+    assert schema["$defs"]["Agreement"]["properties"]["unlearned"]["description"] == "Unlearned and retrained models."

@@ -38,10 +38,17 @@ class Evidence:
 
 
 class Result(Protocol):
-    """What an audit comes to: a frozen dataclass of numbers, lists, texts and records of them, and a table of it."""
+    """What an audit comes to: a frozen dataclass of numbers, lists, texts and records of them, which is its JSON.
+
+    Its type is what `examine` says that it returns: `python main.py schema NAME` is made from that, and from the
+    strings below its fields.
+    """
 
     def as_table(self) -> Table:
         """For a terminal."""
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        """For a spreadsheet: one row or more, of equal columns, none of them among `record.CONTEXT`."""
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from checkpoints.bank import Bank, ensure
 from checkpoints.grouped import State
@@ -16,6 +12,7 @@ from checkpoints.networks import build_network
 from checkpoints.workers import Workers
 from data.files import write_atomically
 from evaluation.audits.audit import Audit, Evidence, Result
+from evaluation.audits.record import AuditRecord
 from evaluation.console import Console
 from evaluation.grading import load_with_one_request, tell_remarks
 from evaluation.runs.foresight import foreseer
@@ -53,14 +50,29 @@ def audit_grading(
     with console.waiting(f"{spec.method}: {audit.name}"):
         result = audit.examine(_evidence(grading, bank, unlearned, audit.needs_weights), **values)
     path = grading.folder / f"audit-{audit.name}.json"
-    record = {"audit": audit.name, "method": spec.method, "options": values, "result": asdict(result)}  # type: ignore[call-overload]
-    write_atomically(path, lambda beside: beside.write_text(json.dumps(record, indent=1, default=_plain) + "\n"))
+    text = _record(audit, values, grading, result).to_json()
+    write_atomically(path, lambda beside: beside.write_text(text))
     return result, path
 
 
-def _plain(value: Any) -> Any:
-    """A number of NumPy as one of Python, for JSON."""
-    return value.item() if isinstance(value, np.generic) else str(value)
+def _record(audit: Audit, options: dict[str, Any], grading: Grading, result: Result) -> AuditRecord:
+    spec, task = grading.spec, grading.task
+    return AuditRecord(
+        audit=audit.name,
+        method=spec.method,
+        settings=grading.settings,
+        code=grading.method.code_hash,
+        task=task.name,
+        network=task.network,
+        forget=[request.text for request in task.arrived],
+        protocol=spec.protocol,
+        models=spec.models,
+        originals=spec.originals_needed,
+        seed=spec.seed,
+        task_fingerprint=task.fingerprint,
+        options=options,
+        result=result,
+    )
 
 
 def _evidence(grading: Grading, bank: Bank, unlearned: Unlearned, with_weights: bool) -> Evidence:

@@ -15,8 +15,8 @@ as many retain images as there are test images, and lets the retain set be small
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -164,6 +164,16 @@ class Membership:
     compat: bool
     """Whether the modified entropy is the published one."""
     attacks: dict[str, dict[str, Attack]]
+    """Means over the networks of a kind, by kind and attacker: "correctness", "confidence", "entropy",
+    "modified_entropy" and "probability"."""
+
+    def as_rows(self) -> list[dict[str, Any]]:
+        """For a spreadsheet: a row for each kind and attacker, and how many networks of that kind were attacked."""
+        return [
+            {"kind": kind, "attacked": count, "attack": feature, **asdict(self.attacks[kind][feature])}
+            for kind, count in self.networks.items()
+            for feature in FEATURES
+        ]
 
     def as_table(self) -> Table:
         """For a terminal: efficacy, and in brackets accuracy."""

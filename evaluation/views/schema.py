@@ -1,20 +1,20 @@
-"""The JSON schema of reports, made from the classes in `evaluation/report.py`: `python main.py schema` prints it."""
+"""JSON schemas of what the kit writes, made from the classes of its records: `python main.py schema` prints them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import docstring_parser
 import msgspec
 
-from evaluation import report, sequence
-from evaluation.metrics import accuracies, intervals, plausibility, score
+from evaluation.audits.audit import Audit
+from evaluation.audits.record import AuditRecord
 from evaluation.report import FORMAT, Report
 from evaluation.sequence import SequenceReport
 
-MODULES = (report, sequence, accuracies, intervals, plausibility, score)
-"""Where the classes of a report's records are."""
+DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def report_schema() -> dict[str, Any]:
@@ -22,25 +22,48 @@ def report_schema() -> dict[str, Any]:
 
     Every field has its explanation. An object that has other fields is no report.
     """
-    schemas, definitions = msgspec.json.schema_components([Report, SequenceReport], ref_template="#/$defs/{name}")
-    for name, definition in definitions.items():
-        definition["additionalProperties"] = False
-        for field, explanation in _explanations(name).items():
-            definition["properties"][field] = {"description": explanation, **definition["properties"][field]}
+    schemas, definitions = _components(Report, SequenceReport)
     definitions["Report"]["properties"]["format"]["const"] = FORMAT
-    either = {"anyOf": list(schemas)}
+    either = {"anyOf": schemas}
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": DRAFT,
         "title": f"Report of a grading, format {FORMAT}; of several requests, one for each",
         "anyOf": [*schemas, {"type": "array", "items": either, "description": "of several methods: -m a,b --json"}],
         "$defs": definitions,
     }
 
 
-def _explanations(name: str) -> dict[str, str]:
+def audit_schema(audit: Audit) -> dict[str, Any]:
+    """What `audit-NAME.json` holds, and `audit NAME --json` prints, likewise."""
+    (record, result), definitions = _components(AuditRecord, get_type_hints(audit.examine).get("return", Any))
+    properties = definitions["AuditRecord"]["properties"]
+    properties["audit"]["const"] = audit.name
+    properties["result"] |= result
+    return {"$schema": DRAFT, "title": f"{audit.name}: {audit.summary}", **record, "$defs": definitions}
+
+
+def _components(*kinds: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The schemas of some types, and of the records that they are made of, by name: explained, and closed."""
+    schemas, definitions = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
+    for record in {record for kind in kinds for record in _records(kind)}:
+        definition = definitions[record.__name__]
+        definition["additionalProperties"] = False
+        for field, explanation in _explanations(record).items():
+            definition["properties"][field] = {"description": explanation, **definition["properties"][field]}
+    return list(schemas), definitions
+
+
+def _records(kind: Any) -> Iterator[type]:
+    """The dataclasses that a type is made of."""
+    if is_dataclass(kind) and isinstance(kind, type):
+        yield kind
+        for field in get_type_hints(kind).values():
+            yield from _records(field)
+    for argument in get_args(kind):
+        yield from _records(argument)
+
+
+def _explanations(record: type) -> dict[str, str]:
     """The strings below the fields of a record, by the name of the field."""
-    classes = [getattr(module, name) for module in MODULES if is_dataclass(getattr(module, name, None))]
-    if not classes:
-        return {}
-    parsed = docstring_parser.parse_from_object(classes[0])
+    parsed = docstring_parser.parse_from_object(record)
     return {one.arg_name: " ".join((one.description or "").split()) for one in parsed.params}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, replace
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 from rich.table import Table
@@ -19,11 +22,13 @@ from evaluation.audits import AUDITS
 from evaluation.audits.audit import Audit, Evidence
 from evaluation.audits.examination import audit_grading
 from evaluation.audits.membership import examine as membership_of
+from evaluation.audits.record import CONTEXT, as_csv
 from evaluation.console import Console
 from evaluation.grading import grade_methods
 from evaluation.isolation.handle import room_workers
 from evaluation.runs.settings import run_path
 from evaluation.spec import GradingSpec
+from evaluation.views.schema import audit_schema
 from methods.BaseMethod import PLAIN_TYPES
 
 every_audit = pytest.mark.parametrize("audit", AUDITS.values(), ids=AUDITS)
@@ -79,8 +84,44 @@ def test_examines_what_a_grading_has_stored(audit: Audit, workers: Workers, resu
     stored = json.loads(path.read_text())
     assert stored["result"] == json.loads(json.dumps(asdict(result)))
     assert (stored["audit"], stored["method"]) == (audit.name, "my_method")
+    jsonschema.validate(stored, audit_schema(audit))
+    for changes in ({"audit": "another"}, {"surprise": 1}, {"result": {**stored["result"], "surprise": 1}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**stored, **changes}, audit_schema(audit))
+    check_csv(stored, result)
     again, _ = audit_grading(audit, SPEC, {}, workers, QUIET)
     assert again == result
+
+
+def check_csv(stored: dict[str, Any], result: Any) -> None:
+    """The rows of a result come back from CSV as they were, each with the grading that it is of."""
+    rows = result.as_rows()
+    assert len(rows) > 0
+    assert len({tuple(row) for row in rows}) == 1, "rows have different columns"
+    assert set(rows[0]).isdisjoint(CONTEXT)
+    read = list(csv.DictReader(io.StringIO(as_csv(stored, rows))))
+    assert [{name: row[name] for name in rows[0]} for row in read] == [
+        {name: str(value) for name, value in row.items()} for row in rows
+    ]
+    for row in read:
+        assert (row["method"], row["models"], row["seed"]) == ("my_method", "6", "0")
+        assert (json.loads(row["forget"]), json.loads(row["options"])) == (["random:12"], stored["options"])
+
+
+@every_audit
+def test_its_json_is_explained(audit: Audit) -> None:
+    """By the schema: every field of the record and of the result. Catches a result of a type that is not said."""
+    schema = audit_schema(audit)
+    assert schema["$defs"]["AuditRecord"]["properties"]["audit"]["const"] == audit.name
+    unexplained = [
+        f"{name}.{field}"
+        for name, definition in schema["$defs"].items()
+        for field, about in definition["properties"].items()
+        if not about.get("description")
+    ]
+    assert unexplained == []
+    assert all(definition["additionalProperties"] is False for definition in schema["$defs"].values())
+    assert schema["$defs"]["AuditRecord"]["properties"]["result"]["$ref"].startswith("#/$defs/"), "any result is right"
 
 
 def test_an_audit_that_needs_weights_gets_them(workers: Workers, results: object) -> None:

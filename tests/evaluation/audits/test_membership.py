@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 from collections.abc import Iterator
@@ -33,6 +35,7 @@ from evaluation.audits.membership import (
 from evaluation.console import Console
 from evaluation.isolation.handle import room_workers
 from evaluation.spec import GradingSpec
+from tests.command_line import command
 
 if TYPE_CHECKING:
     from tests.conftest import Kit
@@ -211,6 +214,18 @@ def test_too_few_images_are_refused() -> None:
         attack_outputs(record_outputs(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), task), task)
 
 
+def test_rows_for_a_spreadsheet() -> None:
+    """Kind by kind, attack by attack, with the numbers of each. Catches kinds that are exchanged."""
+    kinds = {"original": 2, "retrained": 8, "unlearned": 8}
+    attacks = {
+        kind: {name: Attack(number / 4 + place / 32, 0.5) for place, name in enumerate(FEATURES)}
+        for number, kind in enumerate(kinds)
+    }
+    rows = Membership(kinds, False, attacks).as_rows()
+    assert [(row["kind"], row["attack"]) for row in rows] == [(kind, name) for kind in kinds for name in FEATURES]
+    assert rows[7] == {"kind": "retrained", "attacked": 8, "attack": "entropy", "efficacy": 0.3125, "accuracy": 0.5}
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Of a method
 # ----------------------------------------------------------------------------------------------------------------------
@@ -267,3 +282,11 @@ def test_the_command(kit: Kit, results: object) -> None:
     assert answer.code == 0, answer.stderr
     assert all(name.replace("_", " ") in answer.stdout for name in FEATURES)
     assert "membership.json" in answer.stdout
+
+    printed = command(
+        "audit", "membership", "-m", "do_nothing", "--option", "runs=1", "--csv", *options[:6], *options[8:]
+    )
+    rows = list(csv.DictReader(io.StringIO(printed.stdout)))
+    assert [(row["audit"], row["kind"]) for row in rows[::5]] == [
+        ("membership", kind) for kind in ("original", "retrained", "unlearned")
+    ]
