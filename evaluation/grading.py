@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,13 +9,10 @@ from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-import numpy as np
-
 from checkpoints.bank import Bank, ensure
 from checkpoints.devices import describe_device, versions
 from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs
-from checkpoints.pool import Pool
 from checkpoints.workers import Workers
 from data import Task, TaskSpec, UserError, load
 from data.files import shown
@@ -28,20 +24,18 @@ from evaluation.metrics.accuracies import accuracies
 from evaluation.metrics.metric import Floats
 from evaluation.metrics.plausibility import examine
 from evaluation.metrics.score import Scores, score_outputs
-from evaluation.report import FORMAT, Cost, GradingRecord, MethodRecord, Provenance, Report, read_report
+from evaluation.report import FORMAT, Cost, GradingRecord, MethodRecord, Provenance, Report
 from evaluation.runs.foresight import foreseer
 from evaluation.runs.many import GradingFailedError, budget_seconds, unlearn
 from evaluation.runs.prepared import prepared_seconds
 from evaluation.runs.resolve import Grading, resolve
+from evaluation.runs.stored import read_stored
 from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
 from evaluation.texts import counted
 
 FEW_TO_FORGET = 20
 """With fewer forget examples, the mean of their points (0, 1/2, 1/4, ...) is hardly a measurement."""
-
-LARGER, MARGIN = 2, 1 << 14
-"""Times, and bytes a run beyond that, that outputs which are read from disk may be larger than the bank's are."""
 
 
 def grade_methods(
@@ -292,59 +286,18 @@ def score_again(folder: Path, metric: str | None) -> Report:
         UserError: the folder does not hold a finished grading, its outputs are not what was written, or its bank is
             gone.
     """
-    config, stored = folder / "config.yaml", folder / "outputs.npz"
-    if not config.is_file():
-        raise UserError(f"{folder} is not the folder of a grading: it has no config.yaml.")
-    spec = GradingSpec.read(config)
-    spec = replace(spec, metric=metric or spec.metric)
-    before = next((report for report in map(read_report, sorted(folder.glob("report*.json"))) if report), None)
-    if before is None or not stored.exists():
-        raise UserError(f"{folder} is not finished: {spec.command(config)} goes on with it.")
-    if before.method.name != spec.method:
-        raise UserError(f"{folder} has the report of {before.method.name}, and {spec.method} in its config.yaml.")
-    task = load(spec.task)
-    pools = Pool(task, "original"), Pool(task, "retrained")
-    if not (pools[0].is_complete(spec.originals_needed) and pools[1].is_complete(spec.models)):
-        raise UserError(f"The models it was compared with are gone: {spec.command(config)} makes them again.")
-    originals, retrained = pools[0].outputs(spec.originals_needed), pools[1].outputs(spec.models)
-    outputs = _stored_outputs(stored, spec, config, retrained)
-    scores = _score(spec, task, originals, retrained, outputs)
+    stored = read_stored(folder)
+    spec, task, before = replace(stored.spec, metric=metric or stored.spec.metric), stored.task, stored.report
+    outputs, retrained = stored.unlearned.outputs, stored.retrained
+    bank = Bank(*stored.pools, before.cost.retrain_seconds)
+    scores = _score(spec, task, stored.originals, retrained, outputs)
     report = replace(
         before,
-        grading=_grading_record(
-            spec, task, Bank(*pools, before.cost.retrain_seconds).fingerprint(originals, retrained)
-        ),
+        grading=_grading_record(spec, task, bank.fingerprint(stored.originals, retrained)),
         scores=scores,
         unlearned=accuracies(outputs, task),
         retrained=accuracies(retrained, task),
-        plausibility=examine(_by_original(spec, outputs), retrained, scores),
+        plausibility=examine(stored.by_original, retrained, scores),
     )
     report.save(folder)
     return report
-
-
-def _stored_outputs(path: Path, spec: GradingSpec, config: Path, retrained: Outputs) -> Outputs:
-    """What the runs of a grading have left, if it is what they can have left: as many models, with logits like those.
-
-    Raises:
-        UserError: it is not.
-    """
-    again = f"{spec.command(config)} makes it again."
-    runs = math.prod(spec.shape)
-    a_model = sum(array.nbytes for array in retrained.arrays().values()) // len(retrained)
-    if path.stat().st_size > LARGER * runs * (a_model + MARGIN):
-        raise UserError(f"{path} is larger than the outputs of {runs} runs can be: {again}")
-    reasons: list[str] = []
-    unlearned = Unlearned.load(path, reasons.append)
-    if unlearned is None:
-        raise UserError(f"{reasons[0] if reasons else f'{path} is gone'}; {again}")
-    arrays = unlearned.outputs.arrays()
-    wanted = {name: (runs, *array.shape[1:]) for name, array in retrained.arrays().items() if name in arrays}
-    for name, array in arrays.items():
-        if name in wanted and array.shape != wanted[name]:
-            raise UserError(
-                f"{path} does not fit its config.yaml: {name} is {array.shape}, not {wanted[name]}. {again}"
-            )
-        if not np.isfinite(array).all():
-            raise UserError(f"{path} has {name} that are NaN or infinite: it can't be scored.")
-    return unlearned.outputs
