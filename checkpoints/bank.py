@@ -157,9 +157,9 @@ def _training_seconds(pieces: list[_Piece], alone: float, workers: Workers) -> f
     models, at_once = sum(piece.stop - piece.start for piece in groups), min(workers.count, len(groups))
     if models * alone / at_once < SHORT:
         return models * alone / at_once
-    largest = groups[0]
-    about = largest.pool.task.spec, workers.device, largest.pool.kind, largest.start, largest.stop
-    each = mean(answers_of(workers, lambda pool: pool.submit(time_training, *about), at_once))
+    spec, one = groups[0].pool.task.spec, groups[0]  # of the largest
+    about = one.pool.kind, one.start, one.stop
+    each = mean(answers_of(workers, lambda pool: pool.submit(time_training, spec, pool.device, *about), at_once))
     return models * min(each, alone) / at_once
 
 
@@ -174,7 +174,9 @@ def _make(pieces: list[_Piece], workers: Workers, on_progress: Callable[[float, 
         piece.pool.add_to_manifest(future.result())
         return False
 
-    work_off(pieces, [workers], _Piece.submit, note, lambda _: on_progress(workers.progress - before, total), ahead=2)
+    work_off(
+        pieces, workers.pools, _Piece.submit, note, lambda _: on_progress(workers.progress - before, total), ahead=2
+    )
     on_progress(total, total)
 
 

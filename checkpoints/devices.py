@@ -26,6 +26,21 @@ def choose_device(device: str) -> str:
     return device
 
 
+def choose_devices(devices: str) -> list[str]:
+    """The devices that share the work, of a text like "cuda:0,cuda:1".
+
+    Raises:
+        UserError: one is not there, or they are of several kinds, whose results differ.
+    """
+    names = [name.strip() for name in devices.split(",")]
+    if not all(names):
+        raise UserError(f"--device {devices}: name devices with commas between them, like cuda:0,cuda:1.")
+    chosen = [choose_device(name) for name in names]
+    if len({device.partition(":")[0] for device in chosen}) > 1:
+        raise UserError(f"--device {devices}: devices that share the work must be of one kind, like cuda:0,cuda:1.")
+    return chosen
+
+
 def compute_seconds(device: str) -> float:
     """A clock for computations on `device`, in seconds; only differences mean something.
 

@@ -87,5 +87,5 @@ def answers_of(workers: Workers, submit: Callable[[Workers], Future[Answer]], ti
         answers.append(future.result())
         return False
 
-    work_off(range(times), [workers], lambda _, pool: submit(pool), settle, lambda done: None)
+    work_off(range(times), workers.pools, lambda _, pool: submit(pool), settle, lambda done: None)
     return answers

@@ -128,9 +128,9 @@ def _forked() -> Iterator[None]:
 
 def _fork(path: str, arguments: Sequence[str], descriptors: Iterable[int]) -> int:
     """In place of `util.spawnv_passfds`, for a program `python -c TEXT`: the number of a process that does the text."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         if stream is not None:
-            stream.flush()
+            stream.flush()  # what is not written yet would be written by both
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # later Pythons count NumPy's threads, which stand a fork
         process = os.fork()
@@ -146,14 +146,15 @@ def _fork(path: str, arguments: Sequence[str], descriptors: Iterable[int]) -> in
 
 
 def _forget_this_process(descriptors: Iterable[int]) -> None:
-    """Keep nothing that a new program would not have: handlers of signals, open files, what `multiprocessing` knows."""
+    """Keep nothing that a new program would not have: handlers of signals, other streams, open files, a held lock."""
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
+    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__
     kept = sorted({0, 1, 2, *descriptors})
     for below, above in zip(kept, [*kept[1:], os.sysconf("SC_OPEN_MAX")], strict=True):
         os.closerange(below + 1, above)
-    forkserver._forkserver.__init__()  # type: ignore[misc]  # its lock, for one, is held while the server is started
+    forkserver._forkserver.__init__()  # type: ignore[misc]  # its lock is held while the server is started
 
 
 @contextlib.contextmanager

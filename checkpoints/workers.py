@@ -13,7 +13,7 @@ import random
 import resource
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -54,11 +54,48 @@ class Workers:
         """The sum of all `add_progress` calls made in the workers so far, but for jobs whose worker was lost."""
         return self._pool.progress
 
+    @property
+    def pools(self) -> Sequence[Workers]:
+        """Those that share its work, each on a device of its own: this one alone."""
+        return [self]
+
+    @property
+    def devices(self) -> str:
+        """Where they compute, as for `--device`."""
+        return ",".join(pool.device for pool in self.pools)
+
     def __enter__(self) -> Workers:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self._pool.stop()
+
+
+class SharedWorkers(Workers):
+    """Pools on several devices of one kind that share the work: `work_off` gives each what it can do next."""
+
+    def __init__(self, pools: Sequence[Workers]) -> None:
+        self._pools = pools
+        self.count = sum(pool.count for pool in pools)
+        self.device = pools[0].device
+
+    def submit(self, job: Callable[..., Any], *args: object) -> Future[Any]:
+        """Queue a job that does not depend on the device, or is to be done on the first."""
+        return self._pools[0].submit(job, *args)
+
+    @property
+    def progress(self) -> float:
+        """That of all of them."""
+        return sum(pool.progress for pool in self._pools)
+
+    @property
+    def pools(self) -> Sequence[Workers]:
+        """One for each device."""
+        return self._pools
+
+    def __exit__(self, *exc_info: object) -> None:
+        for pool in self._pools:
+            pool.__exit__(*exc_info)
 
 
 def add_progress(amount: float) -> None:

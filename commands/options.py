@@ -356,23 +356,26 @@ class RunOptions(SandboxOptions):
     """Where the work is done."""
 
     workers: Annotated[int | None, RUN, WHOLE] = None
-    """Processes. [default: one per core; on a GPU at most four]"""
+    """Processes on each device. [default: one per core; on a GPU at most four]"""
     device: Annotated[str, RUN] = "auto"
-    """cpu, cuda, cuda:1, or auto: a GPU if there is one."""
+    """cpu, cuda, cuda:1; auto: a GPU if there is one; cuda:0,cuda:1: both."""
 
     def place(self) -> str:
-        """The device. Raises `UserError` if it is not there."""
-        from checkpoints.devices import choose_device
+        """The device, or several with commas between them. Raises `UserError` if one is not there."""
+        from checkpoints.devices import choose_devices
 
-        return choose_device(self.device)
+        return ",".join(choose_devices(self.device))
 
     def pool(self, place: str) -> Workers:
-        """The processes, on a device. Raises `UserError` if there are to be none."""
-        from checkpoints.workers import default_workers
+        """The processes, on each device. Raises `UserError` if there are to be none."""
+        from checkpoints.workers import SharedWorkers, default_workers
         from evaluation.isolation.handle import room_workers
 
-        count = default_workers(place) if self.workers is None else self.workers
-        return room_workers(count, place)
+        pools = [
+            room_workers(default_workers(device) if self.workers is None else self.workers, device)
+            for device in place.split(",")
+        ]
+        return pools[0] if len(pools) == 1 else SharedWorkers(pools)
 
 
 @OPTIONS

@@ -34,12 +34,12 @@ def command(
     from checkpoints.server import start_server
 
     start_server()
-    from checkpoints.devices import choose_device
+    from checkpoints.devices import choose_devices
     from evaluation.sweeps import sweep
     from evaluation.sweeps.outcome import as_markdown
 
     run.enter_sandbox()
-    places = [choose_device(device.strip()) for device in devices.split(",")]
+    places = choose_devices(devices)
     outcome, folder = sweep(file, places, jobs, run.console(), output.out, task.changes(), seeds)
     print(as_markdown(outcome), end="")
     print(f"\nsaved {folder}: table.csv, table.json, table.md, figure.png")

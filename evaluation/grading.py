@@ -113,7 +113,7 @@ def _headline(spec: GradingSpec, task: Task, workers: Workers) -> str:
             f"{task.network}, {counted(task.recipe.epochs, 'epoch')}",
             f"{forgotten} ({len(task.forget_indices)} of {len(task.train)})",
             f"{counted(spec.originals_needed, 'original')}, {spec.models} retrained",
-            f"{workers.device}, {counted(workers.count, 'worker')}",
+            f"{workers.devices}, {counted(workers.count, 'worker')}",
         )
     )
 

@@ -11,7 +11,8 @@ import re
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -245,7 +246,7 @@ def check_all(job: CheckpointJob, workers: Workers, on_progress: Callable[[int, 
     Raises:
         UserError: a checkpoint can't be graded.
     """
-    _do_all(job, job.check, job.finished(), workers, on_progress)
+    _do_all(job, CheckpointJob.check, job.finished(), workers, on_progress)
 
 
 def evaluate(
@@ -260,21 +261,25 @@ def evaluate(
     with locked(folder / "lock", lambda: tell("another process grades this submission: waiting for it")):
         write_atomically(folder / "config.yaml", lambda beside: beside.write_text(spec.to_yaml()))
         known = job.finished(tell)
-        _do_all(job, job, known, workers, on_progress)
+        _do_all(job, CheckpointJob.__call__, known, workers, on_progress)
         return gather_runs(folder, job.keys, known)
 
 
 def _do_all(
     job: CheckpointJob,
-    work: Callable[[int], Failure | None],
+    work: Callable[[CheckpointJob, int], Failure | None],
     known: dict[RunKey, Unlearned],
     workers: Workers,
     on_progress: Callable[[int, int], None],
 ) -> None:
     """Have the workers do `work` with every checkpoint that is not `known`; the first complaint is a `UserError`."""
     missing = [key for key in job.keys if key not in known]
+
+    def submit(key: RunKey, pool: Workers) -> Future[Failure | None]:
+        return pool.submit(work, replace(job, device=pool.device), key[1])
+
     try:
-        do_runs(missing, lambda key, pool: pool.submit(work, key[1]), workers, len(job.keys), on_progress)
+        do_runs(missing, submit, workers, len(job.keys), on_progress)
     except RunFailedError as failure:
         submission = job.submission
         name = submission.members[failure.key[1]]

@@ -19,12 +19,14 @@ def foreseer(
 ) -> Foresee:
     """What tells, or asks, how long it may take to train so many banks, and to do the runs of gradings so many times.
 
-    Training is expected to take what its first steps take, and each run what it may take at most.
+    Training is expected to take what its first steps take, and each run as long as it may: no method that is worth
+    anything takes longer than retraining.
     """
 
     def runs(count: Callable[[Grading], int], retraining: float) -> tuple[int, float]:
         """How many runs, and the seconds that they may take."""
-        found = [(times * count(grading), budget_seconds(grading, retraining) or retraining) for grading in gradings]
+        longest = [min(budget_seconds(grading, retraining) or retraining, retraining) for grading in gradings]
+        found = [(times * count(grading), most) for grading, most in zip(gradings, longest, strict=True)]
         return sum(number for number, _ in found), sum(number * most for number, most in found) / workers.count
 
     def foresee(training: float, retraining: float) -> None:
@@ -38,8 +40,8 @@ def foreseer(
 
 def tell_seconds(training: float, runs: int, seconds: float, console: Console) -> None:
     """Tell, or ask, how long the training of models and so many runs may take."""
-    parts = [f"about {in_words(training)} to train models"] if training else []
-    parts += [f"at most {in_words(seconds)} for {counted(runs, 'run')}"] if runs else []
+    parts = [f"about {in_words(training)} to train models"] if training >= 1 else []
+    parts += [f"up to {in_words(seconds)} for {counted(runs, 'run')}"] if runs else []
     console.foresee(training + seconds, ", ".join(parts))
 
 

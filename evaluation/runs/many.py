@@ -80,7 +80,7 @@ def unlearn(
         missing = [key for key in spec.runs() if key not in known]
 
         def submit(key: RunKey, pool: Workers) -> Future[Failure | None]:
-            return pool.submit(perform, settings, *key)
+            return pool.submit(perform, replace(settings, device=pool.device), *key)
 
         try:
             do_runs(missing, submit, workers, len(spec.runs()), on_progress, settings, tell)
@@ -202,7 +202,7 @@ def do_runs(
         raise RunFailedError(key, failure.complaint, finished, failure.lost)
 
     known = total - len(keys)
-    work_off(keys, [workers], submit, settle, lambda done: on_progress(known + done, total), QUEUED)
+    work_off(keys, workers.pools, submit, settle, lambda done: on_progress(known + done, total), QUEUED)
 
 
 def failure_of(future: Future[Failure | None]) -> Failure | None:

@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no server")
 
 PROGRAM = """
-import json, os, signal, sys, threading, time
+import contextlib, io, json, os, signal, sys, threading, time
 from multiprocessing import forkserver
 from pathlib import Path
 from checkpoints import server
@@ -26,6 +26,7 @@ def tell(path):
         "files": [str(file.resolve()) for file in Path("/proc/self/fd").iterdir()],
         "compiler": "torch._dynamo" in sys.modules,
         "threads": threading.active_count(),
+        "stream": type(sys.stdout).__name__,
     }
     forkserver.ensure_running()  # as any child process may: its lock has to be free
     Path(path).write_text(json.dumps(facts))
@@ -37,7 +38,8 @@ if __name__ == "__main__":
     if sys.argv[1] == "threads":
         threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
     print("printed before", end="")
-    server.start_server()
+    with contextlib.redirect_stdout(io.StringIO()):
+        server.start_server()
     pid = forkserver._forkserver._forkserver_pid
     process = server.fork_from_server(tell, sys.argv[3])
     process.join()
@@ -71,3 +73,4 @@ def test_it_is_as_a_new_program_is(how: str, tmp_path: Path) -> None:
     assert str(secret) not in facts["files"]
     assert facts["compiler"]
     assert facts["threads"] == 1
+    assert facts["stream"] == "TextIOWrapper"

@@ -24,6 +24,7 @@ from checkpoints.workers import Workers, be_deterministic
 from data import Task, TaskSpec, UserError, load
 from evaluation.isolation.call import original_network, unlearn_once
 from evaluation.runs.settings import RunSettings, run_seed
+from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
 from evaluation.submission import CheckpointJob, check_all, evaluate, largest_checkpoint, look_over
 from tests.command_line import command
@@ -103,6 +104,31 @@ def test_an_honest_zip_is_accepted(task: Task, tmp_path: Path) -> None:
         {name: value.half() if value.is_floating_point() else value for name, value in good_state(task, 2).items()}
     )
     assert refusal(write_zip(tmp_path / "deflated.zip", mixed, zipfile.ZIP_DEFLATED), tmp_path / "b", task) == ""
+
+
+@pytest.mark.slow
+def test_devices_that_share_the_work_leave_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models, runs, a graded zip: the processor twice is the processor, bit for bit. Catches work that is done once."""
+    left: list[dict[str, bytes]] = []
+    for devices in ("cpu", "cpu,cpu"):
+        folder = tmp_path / devices
+        for name in ("BANK", "RESULTS"):
+            monkeypatch.setenv(f"UNLEARNING_{name}", str(folder / name))
+        common = (*FLAGS, "--models", str(N), "--device", devices, "--workers", "1")
+        answer = command("-m", "my_method", "--originals", "2", "--budget-seconds", "60", *common)
+        assert answer.code == 0, answer.stderr
+        assert f"{devices}, {1 + devices.count(',')} worker" in answer.stderr
+        models = sorted(folder.glob("BANK/*/model-*.pt"), key=lambda path: path.relative_to(folder))
+        members = {name_of(number): path.read_bytes() for number, path in enumerate(models[:N])}
+        answer = command("grade", str(write_zip(folder / "models.zip", members)), *common)
+        assert answer.code == 0, answer.stderr
+        left.append({str(path.relative_to(folder)): path.read_bytes() for path in models})
+        for path in sorted(folder.glob("RESULTS/*/*/outputs.npz")):
+            unlearned = Unlearned.load(path)
+            assert unlearned is not None
+            arrays = unlearned.outputs.arrays()
+            left[-1][path.parent.name.partition("-")[0]] = b"".join(array.tobytes() for array in arrays.values())
+    assert left[0] == left[1]
 
 
 def test_the_score_is_that_of_the_runs(results: Path, task: Task, tmp_path: Path) -> None:
