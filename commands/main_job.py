@@ -51,6 +51,9 @@ def command(
         raise UserError("Name a method, too: -m my_method (python main.py list shows them).")
     if phase.phase not in ("dev", "test"):
         raise UserError(f"-p is dev or test, not {phase.phase!r}.")
+    if run.debug:
+        debug(values, task, grading, run, output, phase, config)
+        return None
     if phase.phase == "test":
         make_notebooks(values, task, phase, config)
         return None
@@ -114,6 +117,42 @@ def grade(
     elif len(asked) > 1:
         show_summary(results)
     return 2 if len(reports) < len(asked) else 0
+
+
+def debug(
+    values: ValuesOptions,
+    task: TaskOptions,
+    grading: GradingOptions,
+    run: ConfigOptions,
+    output: JsonOptions,
+    phase: PhaseOptions,
+    config: GradingSpec | None,
+) -> None:
+    """Run a method once in this process, and show what came of it.
+
+    Raises:
+        UserError: several methods, or an option that means nothing here; or the method failed.
+    """
+    names = values.names()
+    if len(names) > 1:
+        raise UserError(f"--debug runs one method: -m {names[0]}, not -m {values.method}.")
+    for given, option, why in (
+        (run.sandbox, "--sandbox", "the method runs in this process, which no sandbox is around"),
+        (output.json, "--json", "there is no report"),
+        (phase.phase == "test", "-p test", "the method runs here, not in a notebook"),
+    ):
+        if given:
+            raise UserError(f"--debug goes without {option}: {why}.")
+    from checkpoints.workers import start_server
+
+    start_server()
+    from evaluation.views import debug as view
+
+    any_number = replace(grading, models=None, originals=None)  # of which one run is taken: --models 1 is no mistake
+    (spec,) = grading_specs(names, values, task, any_number, config)
+    with run.pool(run.place()) as pool:
+        grading_of_it, bank = view.ready_to_debug(spec, pool, run.console())
+    view.debug(grading_of_it, bank)  # the workers have ended: standard input and output are the method's
 
 
 def grading_specs(

@@ -340,7 +340,7 @@ class SandboxOptions(LongOptions):
     """What methods are kept from."""
 
     sandbox: Annotated[bool, RUN] = False
-    """Keep methods from the network and from your files; see docs/security.md."""
+    """Keep methods from network and files; needs bubblewrap (docs/security.md)."""
 
     def enter_sandbox(self) -> None:
         """Before anything of a method is looked at. Raises `UserError` if there is no sandbox here."""
@@ -381,10 +381,12 @@ class RunOptions(SandboxOptions):
 @OPTIONS
 @dataclass(frozen=True, kw_only=True)
 class ConfigOptions(RunOptions):
-    """Where the work is done, and which grading is repeated."""
+    """Where the work is done, which grading is repeated, and whether the method is only tried."""
 
     config: Annotated[Path | None, RUN] = None
     """Repeat the grading of this config.yaml; other options change it."""
+    debug: Annotated[bool, RUN] = False
+    """One run, in this process, for breakpoint() and print; nothing is stored."""
 
 
 @OPTIONS

@@ -67,7 +67,10 @@ class GradingSpec:
                 raise UserError(f"--{name} can't be more than {most:,}.")
         fewest = METRICS[self.metric].fewest_models
         if self.models < fewest:
-            raise UserError(f"The {self.metric} metric needs at least {fewest} models, not {self.models}.")
+            raise UserError(
+                f"The {self.metric} metric needs at least {fewest} models, not {self.models}: of fewer it has no "
+                "value. python main.py -m METHOD --debug tries a method once, without a score."
+            )
         for budget in (self.budget, self.budget_seconds):
             if budget is not None and not 0 < budget < math.inf:
                 raise UserError(f"The budget must be greater than 0 and finite, not {budget}.")

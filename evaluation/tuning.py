@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -52,6 +53,8 @@ FEWEST_RUNS = 8
 
 RANDOM_TRIALS = 10
 """Trials at random before the sampler begins to learn from them: Optuna's default."""
+
+NUMBERS = re.compile(r"\d[\d.]*(e[+-]?\d+)?")
 
 BUDGET_MARGIN = 0.8
 """A trial may take this share of the budget: what just fits here must not be too slow in the grading."""
@@ -296,8 +299,12 @@ def _looks(runs: int) -> list[int]:
 
 
 def _most_frequent(reasons: list[str]) -> str:
-    """The reason that occurs most often, the first of several; "" if there is none."""
-    return Counter(reasons).most_common(1)[0][0] if reasons else ""
+    """The reason that occurs most often, the first of several; "" if there is none.
+
+    The same with other numbers, of seconds for instance, is the same reason.
+    """
+    kinds = [NUMBERS.sub("0", reason) for reason in reasons]
+    return reasons[kinds.index(Counter(kinds).most_common(1)[0][0])] if reasons else ""
 
 
 def _conclude(study: optuna.Study, published: Grading, trials: int) -> TuningResult:

@@ -266,7 +266,10 @@ MISTAKES = [
     ("-m my_method --data-dir missing", "The task digits has no files of its own"),
     ("-m my_method --train-size 5", "less than one image a class"),
     ("-m my_method --train-size 5000", "choose 10 to"),
-    ("-m my_method --models 3", "The official metric needs at least 6 models, not 3"),
+    (
+        "-m my_method --models 3",
+        "needs at least 6 models, not 3: of fewer it has no value. python main.py -m METHOD --debug",
+    ),
     ("-m my_method --models 6 --metric notebook", "The notebook metric needs at least 12 models, not 6"),
     ("-m my_method --originals 0", "needs at least 1 original, not 0"),
     ("-m my_method --budget 0", "The budget must be greater than 0 and finite, not 0.0"),
@@ -293,6 +296,14 @@ MISTAKES = [
     ("embed -m my_method,retrain", "This command takes one method: -m my_method, not -m my_method,retrain"),
     ("membership -m all", "This command takes one method: "),
     ("show --out file/sheet.png", "file/sheet.png can't be written ("),
+    ("-m my_method,retrain --debug", "--debug runs one method: -m my_method, not -m my_method,retrain."),
+    ("-m my_method --debug --sandbox", "--debug goes without --sandbox: the method runs in this process"),
+    ("-m my_method --debug --json", "--debug goes without --json"),
+    ("-m my_method --debug -p test", "--debug goes without -p test"),
+    ("-m my_method --debug --set epochs=2.5", "epochs takes a value of type int, not '2.5'"),
+    ("-m my_method --debug --forget class:3 --forget class:5", "Several --forget requests arrive one after another"),
+    ("--debug", "Name a method, too"),
+    ("tune -m my_method --debug", "There is no option '--debug'"),
     ("-p test", "Name a method, too: -m my_method (python main.py list shows them)."),
     ("--set learning_rate=0.1", "Name a method, too"),
     ("--task mnist --json", "Name a method, too"),
@@ -356,7 +367,10 @@ def test_json_of_a_method_that_failed(results: Path) -> None:
     slow = ["--set", "epochs=100", "--budget-seconds", "0.001"]
     answer = command("-m", "my_method", *TINY, *FEW, *slow, "--json", "--quiet")
     assert (answer.code, answer.stdout) == (2, "")
-    assert "was killed; --budget or --budget-seconds allow more. Its log:" in answer.stderr
+    more = (
+        r"was killed after [\d.e-]+; --budget-seconds 0\.002 allows twice as much, and --debug tells how much it needs"
+    )
+    assert re.search(rf"{more}\. Its log:", answer.stderr)
 
 
 @pytest.mark.parametrize(("task", "numbers"), [("digits", (2, 64)), ("kaggle", (1, 512))])

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
+from evaluation.isolation.hints import complaint_of
 from evaluation.isolation.libraries import is_installed
 from evaluation.isolation.limits import Limits
 from evaluation.isolation.watch import Verdict
@@ -31,7 +32,7 @@ def call_here(do: Callable[[], Message], limits: Limits, log: int) -> Verdict:
             answer = do()
         except BaseException as error:  # whatever a method raises, SystemExit too, is its own failure
             traceback.print_exc()
-            answer = Message({"complaint": f"{type(error).__name__}: {error}"})
+            answer = Message({"complaint": complaint_of(error)})
     content = b"".join(answer.pieces())
     for name in set(sys.modules) - own:
         if not is_installed(name.partition(".")[0]):

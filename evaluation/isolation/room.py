@@ -32,6 +32,7 @@ from data import Task
 from data.loaders import run_datasets
 from evaluation.isolation.account import Account
 from evaluation.isolation.call import Datasets, original_network, prepare_once, unlearn_once, warm_up
+from evaluation.isolation.hints import complaint_of
 from evaluation.isolation.inline import call_here
 from evaluation.isolation.libraries import import_libraries
 from evaluation.isolation.limits import Limits
@@ -206,7 +207,7 @@ def _be_a_run(place: Place, call: Call, log: int, pipe: int) -> NoReturn:
             answer = _do(place, call)
         except BaseException as error:  # whatever a method raises, SystemExit too, is its own failure
             traceback.print_exc()
-            answer = Message({"complaint": f"{type(error).__name__}: {error}"})
+            answer = Message({"complaint": complaint_of(error)})
         pieces = answer.pieces()
         with contextlib.suppress(OSError, ValueError):  # a method may have closed them
             sys.stdout.flush()

@@ -109,8 +109,8 @@ class Watch:
     def complaint(self) -> tuple[str, bool] | None:
         """What the run takes too much of, in words, and whether that is time; None if there is nothing to say."""
         limits, family = self.limits, self._family()
-        if self.budget is not None and self._seconds(family) > self.budget:
-            return f"it exceeded the budget of {self.budget:.3g} seconds and was killed; {MORE}", True
+        if self.budget is not None and (used := self._seconds(family)) > self.budget:
+            return f"it exceeded the budget of {self.budget:.3g} seconds and was killed after {used:.3g}; {MORE}", True
         if self._deadline is not None and time.monotonic() > self._deadline:
             waited = f"it exceeded the budget of {self.budget:.3g} seconds, most of which it only waited"
             return f"{waited}, and was killed after {self._wall:.3g} seconds; {MORE}", True

@@ -19,6 +19,7 @@ from checkpoints.queue import work_off
 from checkpoints.workers import Workers
 from data import UserError
 from data.files import locked, write_atomically
+from evaluation.isolation import watch
 from evaluation.runs.one import Failure, perform
 from evaluation.runs.resolve import Grading
 from evaluation.runs.settings import RunSettings, run_path
@@ -85,7 +86,7 @@ def unlearn(
         try:
             do_runs(missing, submit, workers, len(spec.runs()), on_progress, settings, tell)
         except RunFailedError as failure:
-            raise _grading_failed(settings, failure) from failure
+            raise _grading_failed(settings, failure, _more_time(spec)) from failure
         return gather_runs(folder, spec.runs(), known)
 
 
@@ -213,11 +214,22 @@ def failure_of(future: Future[Failure | None]) -> Failure | None:
         return Failure(f"its worker {death.how}", lost=True)
 
 
-def _grading_failed(settings: RunSettings, failure: RunFailedError) -> GradingFailedError:
-    """What to raise for a grading of which a run has failed; `failed.json` tells of it, too, if the method did."""
+def _more_time(spec: GradingSpec) -> str:
+    """What to do about a run that was killed for its time. How much it would have needed nobody knows."""
+    seconds = spec.budget_seconds
+    twice = f"--budget {2 * spec.budget:g}" if seconds is None else f"--budget-seconds {2 * seconds:g}"
+    return f"{twice} allows twice as much, and --debug tells how much it needs"
+
+
+def _grading_failed(settings: RunSettings, failure: RunFailedError, more_time: str) -> GradingFailedError:
+    """What to raise for a grading of which a run has failed; `failed.json` tells of it, too, if the method did.
+
+    `more_time` is what to do if it was for its time.
+    """
     original, run = failure.key
     log = run_path(settings.folder, original, run, ".log")
-    message = f"{settings.method} failed in run {run} from original {original}: {failure.complaint.rstrip('.')}."
+    complaint = failure.complaint.replace(watch.MORE, more_time).rstrip(".")  # who watches runs knows no options
+    message = f"{settings.method} failed in run {run} from original {original}: {complaint}."
     kept = "The run that finished is" if failure.finished == 1 else f"The {failure.finished} runs that finished are"
     message = f"{message} Its log: {log}. {kept} kept."
     if failure.lost:

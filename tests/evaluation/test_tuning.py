@@ -28,7 +28,7 @@ from evaluation.report import Report
 from evaluation.runs.many import GradingFailedError, GradingLostError
 from evaluation.spec import GradingSpec
 from evaluation.tuned import Tuned, find_tuned, tuned_path, write_tuned
-from evaluation.tuning import TuningResult, tune
+from evaluation.tuning import TuningResult, _most_frequent, tune
 from tests.command_line import command
 
 if TYPE_CHECKING:
@@ -232,6 +232,15 @@ def test_failures_count_as_zero(workers: Workers, results: Path, tuned_folder: P
     assert (outcome.failed, outcome.score, outcome.published_score) == (3, 0.0, 0.0)
     assert outcome.why_failed.startswith("it exceeded the budget of 0.0008 seconds")
     assert outcome.settings["noise"] == 0.3
+
+
+def test_the_reason_of_most_failures() -> None:
+    """Whatever the numbers in it, of which each run has others. Catches a rare reason that is told as the usual one."""
+    slow = "it exceeded the budget of 0.2 seconds and was killed after {}"
+    assert _most_frequent([]) == ""
+    assert _most_frequent(["KeyError: 'a'", "KeyError: 'a'", "KeyError: 'b'"]) == "KeyError: 'a'"
+    reasons = ["KeyError: 'a'", slow.format("0.21"), "KeyError: 'a'", slow.format("2.5e-06"), slow.format(3)]
+    assert _most_frequent(reasons) == slow.format("0.21")
 
 
 def test_nothing_of_a_grading_is_looked_at() -> None:
