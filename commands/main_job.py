@@ -143,7 +143,7 @@ def debug(
     ):
         if given:
             raise UserError(f"--debug goes without {option}: {why}.")
-    from checkpoints.workers import start_server
+    from checkpoints.server import start_server
 
     start_server()
     from evaluation.views import debug as view

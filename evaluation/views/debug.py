@@ -60,7 +60,7 @@ def _time(grading: Grading, bank: Bank, done: DebugRun) -> str:
     said = f"{done.seconds:.2g} s, {done.seconds / bank.retrain_seconds:.2g} of retraining"
     if done.prepare_seconds is not None:
         said += f", after {done.prepare_seconds:.2g} s of prepare"
-    allowed = budget_seconds(grading, bank)
+    allowed = budget_seconds(grading, bank.retrain_seconds)
     if allowed is None:
         return f"{said} (exempt from the budget)"
     share = f"{100 * done.seconds / allowed:,.0f} % of the budget of {allowed:.2g} s"
