@@ -49,7 +49,8 @@ def start_server() -> None:
 def can_become_server() -> bool:
     """Whether this process can be forked: it has no threads, whose locks nobody would free, and has used no GPU."""
     torch = sys.modules.get("torch")
-    begun = threading.active_count() > 1 or (torch is not None and torch.cuda.is_initialized())
+    threads = len(sys._current_frames())  # also those that `threading` does not know
+    begun = threads > 1 or (torch is not None and torch.cuda.is_initialized())
     return sys.platform == "linux" and not begun
 
 

@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no server")
 
 PROGRAM = """
-import contextlib, io, json, os, signal, sys, threading, time
+import _thread, contextlib, io, json, os, signal, sys, threading, time
 from multiprocessing import forkserver
 from pathlib import Path
 from checkpoints import server
@@ -35,8 +35,11 @@ if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     secret = open(sys.argv[2])
-    if sys.argv[1] == "threads":
+    if sys.argv[1] == "thread":
         threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+    if sys.argv[1] == "unknown thread":
+        _thread.start_new_thread(lambda: time.sleep(1000), ())
+        time.sleep(0.1)
     print("printed before", end="")
     with contextlib.redirect_stdout(io.StringIO()):
         server.start_server()
@@ -49,7 +52,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["alone", "threads"])
+@pytest.mark.parametrize("how", ["alone", "thread", "unknown thread"])
 def test_it_is_as_a_new_program_is(how: str, tmp_path: Path) -> None:
     """No handler, no open file and no lock of the command is left in it. One that has threads is not forked.
 
