@@ -34,8 +34,8 @@ def command(
 
     Args:
         final: Close now, before the deadline, and grade the hidden requests.
-        workers: Processes. [default: one per core; on a GPU at most four]
-        device: cpu, cuda, cuda:1, or auto: a GPU if there is one.
+        workers: Processes on each device. [default: one per core; on a GPU at most four]
+        device: cpu; cuda:1; cuda:0,cuda:1 (both); auto: a GPU if any.
     """
     if action not in ACTIONS:
         raise unknown_name("action", action, ACTIONS)

@@ -358,7 +358,7 @@ class RunOptions(SandboxOptions):
     workers: Annotated[int | None, RUN, WHOLE] = None
     """Processes on each device. [default: one per core; on a GPU at most four]"""
     device: Annotated[str, RUN] = "auto"
-    """cpu; cuda:1; cuda:0,cuda:1 (both); auto: a GPU if there is one."""
+    """cpu; cuda:1; cuda:0,cuda:1 (both); auto: a GPU if any."""
 
     def place(self) -> str:
         """The device, or several with commas between them. Raises `UserError` if one is not there."""
