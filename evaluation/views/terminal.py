@@ -95,7 +95,7 @@ def show_summary(results: Mapping[str, Result]) -> None:
             f"{report.scores.forgetting_quality.value:.4f}",
             report.percent_of_ceiling(" %"),
             f"{report.cost.runs_seconds_mean:.2g}",
-            ", ".join(["see its remark"] * bool(report.remarks) + ["BEWARE, see above"] * is_suspicious(report)),
+            ", ".join(["remark, see above"] * bool(report.remarks) + ["BEWARE, see above"] * is_suspicious(report)),
         )
     for name, result in results.items():
         if isinstance(result, UserError):

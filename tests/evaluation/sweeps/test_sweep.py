@@ -619,7 +619,7 @@ def test_jobs_and_devices_that_are_not_there(write: Write, tmp_path: Path) -> No
     for arguments, sentence in (
         (["--jobs", "0"], "--jobs must be at least 1, not 0"),
         (["--devices", "tpu"], "--device tpu is not available"),
-        (["--devices", "cpu,"], "not available"),
+        (["--devices", "cpu,"], "name devices with commas between them"),
     ):
         answer = command("sweep", path, "--out", str(tmp_path / "out"), *arguments)
         assert (answer.code, answer.stderr.count("\n")) == (2, 1), answer.stderr
