@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -119,7 +120,7 @@ def test_but_not_for_ever() -> None:
 def test_answers_of_a_job() -> None:
     """As many as are wanted; a loss is made good, and what is lost for good raises."""
     answers = [answered(error=WorkerLostError(-9)), answered(1), answered(2)]
-    pool = cast("Workers", Pool(2))
+    pool = cast("Workers", SimpleNamespace(pools=[Pool(2)]))
     assert answers_of(pool, lambda _: answers.pop(0), times=2) == [1, 2]
     with pytest.raises(WorkerLostError):
         answers_of(pool, lambda _: answered(error=WorkerLostError(-9)))
