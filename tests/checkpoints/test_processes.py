@@ -199,6 +199,7 @@ def test_an_idle_process_may_be_killed(pool: Workers) -> None:
         assert pool.submit(whose, 1).result(SECONDS)[0] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere there is no server")
 def test_the_server_may_be_killed(pool: Workers) -> None:
     """What is being done goes on, and the processes that are started later are those of a new server."""
@@ -248,6 +249,7 @@ STILL: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("standstill", STILL)
 @pytest.mark.usefixtures("impatient")
 def test_a_process_that_stands_still_is_killed(standstill: str, pool: Workers) -> None:

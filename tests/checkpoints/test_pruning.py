@@ -298,6 +298,7 @@ def test_one_shot_prunes_what_is_small_after_dense_training() -> None:
         assert not torch.allclose(state[name][~pruned], weights[name][~pruned])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_snapshots_restore_bit_for_bit(kind: str) -> None:
     """At every epoch of every round. Catches a mask, the early weights or the number of the round that is forgotten."""

@@ -144,6 +144,7 @@ def test_a_signal_seconds_later_ends_at_once() -> None:
 PRINTING = [("list",), ("--help",), ("schema",), ("completion",), ("--version",)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
 @pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
 def test_a_full_disk_for_the_output_is_a_sentence(arguments: tuple[str, ...]) -> None:
@@ -157,6 +158,7 @@ def test_a_full_disk_for_the_output_is_a_sentence(arguments: tuple[str, ...]) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", PRINTING, ids=" ".join)
 def test_output_that_nobody_reads_is_no_error(arguments: tuple[str, ...]) -> None:
     """As with `| head -1`: a silent end."""

@@ -354,6 +354,7 @@ def unpack_part(archive: Path, to: Path, each: int) -> None:
                 file.write_bytes(source.read())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("archive", "shape", "first_class"),
     [("mnist/mnist-png.tar.xz", (1, 28, 28), "0"), ("cifar10/cifar10-jpeg.tar.xz", (3, 32, 32), "airplane")],

@@ -65,6 +65,7 @@ def test_normalisation_of_cifar() -> None:
     assert cifar100 == Normalisation(255, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762))
 
 
+@pytest.mark.slow
 def test_contract_of_every_task(task_spec: TaskSpec) -> None:
     """Types, shapes and ranges; ids unique, in order; splits disjoint; every class in training; a forget request."""
     task = data.load(task_spec)
@@ -119,6 +120,7 @@ def test_loaders_of_every_task(task_spec: TaskSpec) -> None:
         assert {type(name) for name in batch["image_id"]} == {str}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("empty_cache")
 def test_bits_do_not_depend_on_where_images_come_from(task_spec: TaskSpec) -> None:
     """Decoded, or read from the cache; at hand, on a device, or gathered by a loader: equal strides and convolutions.

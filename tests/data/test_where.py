@@ -516,6 +516,7 @@ __class__ @label ( ) [ ] , . .str .str.contains( .isin( .between( .max() { } : ;
 _PIECES = st.sampled_from([*PIECES.split(), "`a-b c`", "\n", "\0", "\ud800", "\u202e", " "])
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None)
 @given(text=st.text() | st.lists(_PIECES, max_size=12).map(" ".join) | st.lists(_PIECES, max_size=8).map("".join))
 @example(text="where:label == 0 ** -label")

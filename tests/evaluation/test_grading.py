@@ -563,6 +563,7 @@ def test_the_number_of_workers_changes_nothing(
     assert (report.provenance.workers, behaved.report("my_method").provenance.workers) == (2, 1)
 
 
+@pytest.mark.slow
 def test_growing_reuses_the_runs(workers: CountingWorkers, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few models, then 8, then few again: no run is done twice, and each report is that of a grading in one go."""
     small = grade_one(TINY, workers)
@@ -587,6 +588,7 @@ def test_growing_takes_the_notes_along(kit: Kit, tmp_path: Path) -> None:
     assert sorted(len(list(folder.glob("runs/*.json"))) for folder in tmp_path.glob("digits-*/*-*")) == [N, N + 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1000])
 def test_damaged_outputs_are_made_again(size: int, workers: CountingWorkers, results: Path) -> None:
     """An empty or truncated `outputs.npz`, as a full disk leaves it, costs time and nothing else."""
@@ -669,6 +671,7 @@ def test_outputs_that_do_not_fit_are_refused(workers: CountingWorkers, results: 
     assert (path.parent / "report.json").read_text() == report
 
 
+@pytest.mark.slow
 def test_hyper_parameters_and_seed_make_another_grading(workers: CountingWorkers, results: Path) -> None:
     """Nothing is reused from runs of another learning rate, or another seed."""
     first = grade_one(TINY, workers)
@@ -703,6 +706,7 @@ def test_references_have_no_budget(method: str, workers: CountingWorkers, result
     assert report.cost.budget_fraction_used >= 0
 
 
+@pytest.mark.slow
 def test_doing_nothing_is_the_floor(workers: CountingWorkers, results: Path) -> None:
     """Graded as a method, under both protocols, it gets what every report shows as the floor."""
     for spec in (replace(TINY, originals=2), replace(TINY, protocol="full")):
@@ -715,6 +719,7 @@ def test_doing_nothing_is_the_floor(workers: CountingWorkers, results: Path) -> 
         assert other.scores.ceiling == report.scores.ceiling
 
 
+@pytest.mark.slow
 def test_each_original_is_graded_by_itself(workers: CountingWorkers, results: Path) -> None:
     """The mean over originals, and never one pool of all runs: with one original the same number comes again."""
     both = grade_one(replace(TINY, originals=2), workers)

@@ -170,6 +170,7 @@ def test_nothing_is_left_over_and_everything_can_be_made_again(watched: Graded, 
             assert one[name] == other[name]
 
 
+@pytest.mark.slow
 def test_the_table_has_a_row_for_each_request(results: Path) -> None:
     """On a terminal: the three requests in order, then all at once."""
     answer = command("-m", "do_nothing", *[flag for flag in FLAGS if flag != "--json"])

@@ -131,6 +131,7 @@ def test_devices_that_share_the_work_leave_the_same(tmp_path: Path, monkeypatch:
     assert left[0] == left[1]
 
 
+@pytest.mark.slow
 def test_the_score_is_that_of_the_runs(results: Path, task: Task, tmp_path: Path) -> None:
     """Checkpoints of a method's own runs get the report that the method gets, and a place on the same leaderboard."""
     flags = [*FLAGS, "--models", str(N)]
@@ -179,6 +180,7 @@ def test_the_score_is_that_of_the_runs(results: Path, task: Task, tmp_path: Path
     assert f"is not finished: python main.py grade {path} " in command("score", str(folder)).stderr
 
 
+@pytest.mark.slow
 def test_a_zip_of_the_banks_own_models_is_named(results: Path, task: Task, tmp_path: Path) -> None:
     """In another order and with a little noise: in the report, on the terminal, and on the leaderboard."""
     flags = [*FLAGS, "--models", str(N)]

@@ -209,6 +209,7 @@ def test_published_values_are_the_first_trial(workers: Workers, results: Path, t
     assert trial["values"] == {"noise": 0.3, "learning_rate": 0.05}
 
 
+@pytest.mark.slow
 def test_certified_methods_are_tuned_without_the_forget_set(
     workers: Workers, results: Path, tuned_folder: Path
 ) -> None:

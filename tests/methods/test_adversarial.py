@@ -303,6 +303,7 @@ def test_a_prepared_attacker_knows_the_original_and_falls_to_chance(
     assert accuracy(left, half, "retain") > 0.6
 
 
+@pytest.mark.slow
 def test_an_attacker_prepares_itself_where_there_is_none(original: nn.Module) -> None:
     """As in a notebook: a run trains its own first. Catches a warm-up of no steps, and one on the forget set.
 

@@ -257,6 +257,7 @@ def test_effect(originals: list[nn.Module], task: Task) -> None:
     assert mean_accuracy(left, task, "validation") > mean_accuracy(originals, task, "validation") - 0.2
 
 
+@pytest.mark.slow
 def test_effect_on_a_class(originals: list[nn.Module], one_class: Task) -> None:
     """In steps that are small and many enough, most fours go and the rest is kept."""
     left = unlearn_each(lambda: Ams(epochs=8, batch_size=16, share=1.0, stop=False), originals, one_class)

@@ -563,6 +563,7 @@ def test_training_needs_enough_noise(accounting: str, two_layers: tuple[Task, nn
         unlearn(private(**noise, epsilon=0.999 * has), original, task)
 
 
+@pytest.mark.slow
 def test_effect_of_dp_sgd() -> None:
     """What the noise kept an original from learning is learned from the retain set, and not of the forget set.
 

@@ -285,6 +285,7 @@ def test_history_is_what_the_network_has(original: nn.Module, task: Task) -> Non
     assert json.loads(json.dumps(history)) == history
 
 
+@pytest.mark.slow
 def test_stops_when_forgotten(original: nn.Module, task: Task) -> None:
     """After the first epoch whose forget loss is the validation loss or more; not with "none", feasible or not.
 
@@ -366,6 +367,7 @@ def test_a_step_of_refining(shaken: nn.Module, task: Task) -> None:
     assert_close(moves(shaken, published), [-0.001 * (one + other) for one, other in zip(down, relearn, strict=True)])
 
 
+@pytest.mark.slow
 def test_refining_repairs_what_unlearning_broke(originals: list[nn.Module], task: Task) -> None:
     """The retain loss falls, and the forget loss stays near the level. Catches phases exchanged, or one left out."""
     rough = {**FORGETTING, "multiplier": 1.0}

@@ -350,6 +350,7 @@ def test_works_with_every_forget_set(name: str, case: str, train: int, forget: A
     fresh_network(task, left.state_dict(), name)
 
 
+@pytest.mark.slow
 @every_method
 def test_works_on_the_default_task(name: str) -> None:
     """On real digits, in batches of the size that the grader hands out."""

@@ -643,6 +643,7 @@ def test_batch_statistics_stay(original: nn.Module, task: Task) -> None:
     assert not same(left, original)
 
 
+@pytest.mark.slow
 def test_effect_on_a_class(originals: list[nn.Module], one_class: Task) -> None:
     """With steps long enough it forgets the class and little else; longer steps forget more."""
     losses = []

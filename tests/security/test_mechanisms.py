@@ -48,6 +48,7 @@ def burn(seconds: float) -> None:
         pass
 
 
+@pytest.mark.slow
 @linux
 def test_the_account_has_children_that_nobody_saw() -> None:
     """100 children of 3 ms each, whose parent ignores their end, are in it; looks now and then find few of them.

@@ -69,6 +69,7 @@ def test_wrong_options_are_a_sentence(audit: Audit) -> None:
         assert audit.values_in_force({name: str(default).lower()})[name] == default
 
 
+@pytest.mark.slow
 @every_audit
 def test_examines_what_a_grading_has_stored(audit: Audit, workers: Workers, results: object) -> None:
     """No run is done again unless it needs weights; the result is frozen, is JSON, has a table, and comes again."""
@@ -124,6 +125,7 @@ def test_its_json_is_explained(audit: Audit) -> None:
     assert schema["$defs"]["AuditRecord"]["properties"]["result"]["$ref"].startswith("#/$defs/"), "any result is right"
 
 
+@pytest.mark.slow
 def test_an_audit_that_needs_weights_gets_them(workers: Workers, results: object) -> None:
     """Of the originals, of retrained models, and of each run: those whose logits are stored.
 

@@ -260,6 +260,7 @@ def test_networks_of_all_kinds_are_attacked(workers: Workers) -> None:
     assert "Good is what retrained networks have" in str(idle.as_table().caption)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spec", "runs", "message"),
     [

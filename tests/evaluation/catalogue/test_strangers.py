@@ -53,6 +53,7 @@ def test_a_file_that_lies_elsewhere(folder: Path) -> None:
     assert lookup.facts_of("my_method").class_name == "MyMethod"
 
 
+@pytest.mark.slow
 def test_the_same_file_in_two_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is said of it names the folder that it was looked for in."""
     for place in (folder, folder.with_name("other")):
@@ -68,6 +69,7 @@ def test_names_never_collide() -> None:
         assert stranger(name) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -96,6 +98,7 @@ LIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lies", LIES)
 def test_what_it_says_of_files_is_not_believed(lies: list[str]) -> None:
     """A sandbox shows the files that a method is in: its own, and the kit's methods that it may import."""

@@ -230,6 +230,7 @@ def test_the_run_of_a_sweep_names_its_method(tmp_path: Path) -> None:
 EXTREME = [0, -1, 5e-324, 1e-100, 1e100, 10**12, 10**400]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", RIGHT.values(), ids=RIGHT)
 def test_extreme_numbers_are_answered(make: Any, tmp_path: Path) -> None:
     """Each constant, epsilon and delta: a verdict or a sentence, soon. Catches steps that are counted to 10^12."""

@@ -53,6 +53,7 @@ def call_of(method: str, settings: dict[str, Any], seed: int, limits: Limits | N
     return Call("run", method, settings, seed, None, limits or Limits(), {}, [file])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_bits_are_those_of_a_call_in_any_process(method: str, room: Room, task: Task) -> None:
     """The same weights, twice, with another run in between. Catches what a run leaves behind, and lost seeds."""

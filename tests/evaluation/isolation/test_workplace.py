@@ -26,6 +26,7 @@ def sent(task: Task) -> Task:
     return from_message(Message.read(io.BytesIO(b"".join(to_message(task).pieces()))), "cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", SPECS)
 def test_loaders_and_network_are_equal(which: str) -> None:
     """Every batch of every loader, with its metadata, and the network.

@@ -45,6 +45,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
 
 
+@pytest.mark.slow
 def test_it_is_prepared_once_for_each_original(bank: Path) -> None:
     """Whoever asks again, for another request or with values that don't matter, gets what is there; another original or
     a value that matters gives another. Catches a file for each request, one for all, and one that is made again."""

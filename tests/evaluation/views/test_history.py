@@ -74,6 +74,7 @@ def test_summary_by_hand() -> None:
     assert np.array_equal(found, [[3, 3, 6, NAN], [1, 2, 6, NAN], [5, 4, 6, NAN]], equal_nan=True)
 
 
+@pytest.mark.slow
 def test_drawing(tmp_path: Path) -> None:
     """A panel for each series: more of them are a higher picture, and another history another picture."""
     pictures = []
@@ -140,6 +141,7 @@ def test_titles_are_no_formulas(text: str, tmp_path: Path) -> None:
     assert panels[0].get_title() == text.replace("$", r"\$")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["method: hirs", "method: gone", "method: finetune", "method: [hirs]", "[", None])
 def test_declared_notes_get_panels(tmp_path: Path, config: str | None) -> None:
     """Beside the series, of the runs that have them; notes of those names about other things are passed over.
