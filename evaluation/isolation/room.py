@@ -249,8 +249,10 @@ def _keep_to(limits: Limits, log: int, pipe: int) -> int:
         _, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (most, most) if hard == resource.RLIM_INFINITY else (min(most, hard),) * 2)
     resource_tracker._resource_tracker._fd = None  # type: ignore[attr-defined]  # that of other processes is none of its business
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # the process may be killed
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:  # the command was started without it
+            setattr(sys, name, open(descriptor, "w", closefd=False))  # noqa: SIM115
+        getattr(sys, name).reconfigure(line_buffering=True)  # the process may be killed
     return 3
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shlex
 import signal
 import subprocess
 import sys
@@ -64,6 +65,19 @@ INTERRUPTIONS = {
     "three SIGTERM for all": (signal.SIGTERM, True, 3),
     "a terminal that is closed": (signal.SIGHUP, True, 1),
 }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_reason_to_fail(closed: str, results: Path) -> None:
+    """As a service may start it. Catches runs that need the streams of the command."""
+    few = ("--recipe", "epochs=2", "--models", "6", "--originals", "1", "--workers", "1", "--budget-seconds", "60")
+    line = shlex.join([sys.executable, "main.py", "-m", "my_method", *TINY, *few])
+    done = subprocess.run(
+        ["bash", "-c", f"{line} {closed}"], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(results.glob("*/*/report.json"))) == 1
 
 
 @pytest.mark.slow
