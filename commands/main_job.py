@@ -95,7 +95,7 @@ def grade(
     from evaluation.views.terminal import show_result, show_summary
 
     run.enter_sandbox()
-    asked = values.names()
+    asked = list(dict.fromkeys(values.names()))
     names, failures = usable(asked)
     if not names:
         return 2

@@ -52,7 +52,10 @@ class Console:
         if not (self.screen.is_terminal and sys.stdin is not None and sys.stdin.isatty()):
             raise UserError(f"{text} With --yes it begins without a question.")
         print(f"{text} Begin? [y/N] ", end="", file=sys.stderr, flush=True)
-        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        answer = sys.stdin.readline()
+        if not answer:  # Ctrl-D
+            print(file=sys.stderr)
+        if answer.strip().lower() not in ("y", "yes"):
             raise UserError("Nothing was begun. Fewer --models, or fewer epochs (--recipe epochs=N), take less.")
         self._asks = False
 

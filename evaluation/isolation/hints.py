@@ -54,13 +54,15 @@ def _is_about_batch(error: BaseException) -> bool:
     if isinstance(error, ValueError) and "values to unpack" in str(error):
         return _Statement(frames).unpacks_batch()
     if isinstance(error, KeyError):
-        return _Statement(frames).looks_into_batch(error.args)
+        return error.args[:1] not in [(key,) for key in KEYS] and _Statement(frames).looks_into_batch(error.args)
     if str(error) == "unhashable type: 'slice'":  # what `batch[:5]` is for some versions of Python
         return _Statement(frames).looks_into_batch()
     if isinstance(error, TypeError) and re.search(r"\b(dict|Sample|str)\b", str(error)):
         given = [value for frame, _ in frames for value in _given_to_module(frame)]
+        if any(_is_batch(value) or _is_key(value) for value in given):
+            return True
         own = [where for where in frames if not where[0].f_globals.get("__name__", "").startswith("torch.")]
-        return any(_is_batch(value) or _is_key(value) for value in given) or _Statement(own).computes_with_batch()
+        return re.search(r"\b(dict|Sample)\b", str(error)) is not None and _Statement(own).computes_with_batch()
     return False
 
 

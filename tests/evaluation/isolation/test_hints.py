@@ -84,6 +84,9 @@ OTHER_ERRORS = [
     "{} + 1",
     "raise ValueError('too many values to unpack, I say')",
     "raise KeyError",
+    'for batch in loader: print("batch of " + len(batch))',
+    'for batch in loader: print("a" + 3, batch)',
+    'sums = {}\nfor batch in loader: sums["image"] += batch["image"]',
     "raise SystemExit",
 ]
 
