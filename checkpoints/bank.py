@@ -80,7 +80,7 @@ def ensure(
     workers: Workers,
     tell: Tell = lambda text: None,
     on_progress: Callable[[float, int], None] = lambda done, total: None,
-    foresee: Foresee = lambda training, retraining: None,
+    foresee: Foresee | None = None,
 ) -> Bank:
     """The bank of `task` with at least this many models; those that are missing or damaged are trained now.
 
@@ -100,7 +100,8 @@ def ensure(
         pieces.sort(key=lambda piece: piece.start - piece.stop)  # the longest first
         _tell_of_groups(pieces, workers, tell)
         seconds = _retrain_seconds(pool_of_retrained, workers)
-        foresee(_training_seconds(pieces, seconds, workers), seconds)
+        if foresee is not None:
+            foresee(_training_seconds(pieces, seconds, workers), seconds)
         _make(pieces, workers, on_progress)
     return Bank(pool_of_originals, pool_of_retrained, seconds)
 

@@ -54,9 +54,9 @@ def show_audit(
     run.enter_sandbox()
     if name not in AUDITS:
         raise unknown_name("audit", name, AUDITS, shown_by="python main.py list")
-    place = run.place()
+    places = run.places()
     spec = attacked(values, task, grading)
-    with run.pool(place) as pool:
+    with run.pool(places) as pool:
         result, path = examination.audit_grading(AUDITS[name], spec, options, pool, run.console())
     if output.json:
         print(path.read_text(), end="")

@@ -73,8 +73,8 @@ def grade(directory: Path, final: bool, run: RunOptions) -> int:
 
     folder = Folder(directory)
     settings = read_settings(folder)
-    place = run.place()
-    complete = conduct(folder, settings, lambda: run.pool(place), run.console(), _now, final)
+    places = run.places()
+    complete = conduct(folder, settings, lambda: run.pool(places), run.console(), _now, final)
     if not complete:
         print("error: some submissions were not graded, for a reason that is not theirs; see above.", file=sys.stderr)
     return 0 if complete else 2

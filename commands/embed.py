@@ -34,9 +34,9 @@ def command(
 
     where.enter_sandbox()
     name = values.name()
-    place = where.place()
+    places = where.places()
     spec = changed(GradingSpec(name), task, grading, values)
     spec = replace(spec, tuned=values.tuned(spec.task, name))
-    with where.pool(place) as pool:
+    with where.pool(places) as pool:
         path = embed(spec, pool, where.console(), original, retrained, run, output.out)
     print(path)

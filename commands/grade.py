@@ -40,7 +40,7 @@ def command(
     label = "".join(letter if letter.isalnum() else "_" for letter in name or submission.stem)
     spec = replace(spec, method=label, originals=1, submission=str(submission.resolve()))
     spec = changed(spec, task, grading)
-    place = run.place()
-    with run.pool(place) as pool:
+    places = run.places()
+    with run.pool(places) as pool:
         report = grade_submission(submission, spec, pool, run.console())
     show_or_print(report, output.json)

@@ -100,10 +100,10 @@ def grade(
     if not names:
         return 2
     results: dict[str, Result] = dict(failures)
-    place = run.place()
+    places = run.places()
     specs = grading_specs(names, values, task, grading, config)
     in_turn = len(specs[0].task.forget) > 1 and not specs[0].task.at_once
-    with run.pool(place) as pool:
+    with run.pool(places) as pool:
         graded = (grade_sequences if in_turn else grade_methods)(specs, pool, run.console())
         for name, result in zip(names, graded, strict=True):
             results[name] = result
@@ -150,7 +150,7 @@ def debug(
 
     any_number = replace(grading, models=None, originals=None)  # of which one run is taken: --models 1 is no mistake
     (spec,) = grading_specs(names, values, task, any_number, config)
-    with run.pool(run.place()) as pool:
+    with run.pool(run.places()) as pool:
         grading_of_it, bank = view.ready_to_debug(spec, pool, run.console())
     view.debug(grading_of_it, bank)  # the workers have ended: standard input and output are the method's
 

@@ -360,20 +360,19 @@ class RunOptions(SandboxOptions):
     device: Annotated[str, RUN] = "auto"
     """cpu; cuda:1; cuda:0,cuda:1 (both); auto: a GPU if any."""
 
-    def place(self) -> str:
-        """The device, or several with commas between them. Raises `UserError` if one is not there."""
+    def places(self) -> list[str]:
+        """The devices. Raises `UserError` if one is not there."""
         from checkpoints.devices import choose_devices
 
-        return ",".join(choose_devices(self.device))
+        return choose_devices(self.device)
 
-    def pool(self, place: str) -> Workers:
+    def pool(self, places: Sequence[str]) -> Workers:
         """The processes, on each device. Raises `UserError` if there are to be none."""
         from checkpoints.workers import SharedWorkers, default_workers
         from evaluation.isolation.handle import room_workers
 
         pools = [
-            room_workers(default_workers(device) if self.workers is None else self.workers, device)
-            for device in place.split(",")
+            room_workers(default_workers(device) if self.workers is None else self.workers, device) for device in places
         ]
         return pools[0] if len(pools) == 1 else SharedWorkers(pools)
 

@@ -44,10 +44,10 @@ def command(
     names, failures = usable(asked)
     if method.method == "all":
         names = [name for name in names if tuning.can_be_tuned(name)]
-    place = run.place()
+    places = run.places()
     spec = changed(GradingSpec("", originals=1, models=32), task, grading, method)
     console = run.console()
-    with run.pool(place) as pool:
+    with run.pool(places) as pool:
         outcomes = [tuning.tune(replace(spec, method=name), trials, pool, console) for name in names]
     show_outcomes(outcomes)
     return 2 if failures else 0

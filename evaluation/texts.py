@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data.texts import printable
@@ -30,6 +34,24 @@ def in_markdown(text: str, most: int = 1000) -> str:
 
 _MEANT = re.compile(r"[\\`*<|~\[\]$]|&(?=[#\w])|(?<![^\W_])_|_(?![^\W_])")
 """What Markdown would take for its own: an underscore inside a word it would not."""
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """For a spreadsheet: a line of names (if no `columns` are given, those of the first row), and a line for each row.
+
+    Lists and mappings are JSON.
+
+    >>> as_csv([{"forget": ["class:3"], "score": 0.25}, {"forget": [], "score": None}]).splitlines()
+    ['forget,score', '"[""class:3""]",0.25', '[],']
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if columns is None else columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {name: json.dumps(value) if isinstance(value, (list, dict)) else value for name, value in row.items()}
+        )
+    return text.getvalue()
 
 
 def with_numbers(values: Any) -> Any:

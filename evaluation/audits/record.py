@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -11,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from evaluation import texts
 from evaluation.metrics.quantities import AtLeastOne, Name, Text
 from evaluation.report import Protocol
 
@@ -69,10 +68,4 @@ def as_csv(record: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> str:
     they are there, too. Lists and mappings are JSON.
     """
     context = {name: record[name] for name in CONTEXT}
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*CONTEXT, *rows[0]], lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        cells = {**context, **row}.items()
-        writer.writerow({name: json.dumps(one) if isinstance(one, (list, dict)) else one for name, one in cells})
-    return text.getvalue()
+    return texts.as_csv([{**context, **row} for row in rows])

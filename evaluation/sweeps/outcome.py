@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from evaluation import texts
 from evaluation.sweeps.plan import Curve, Settings, Sweep
 from evaluation.sweeps.running import Result, Results
 from evaluation.texts import in_markdown
@@ -171,16 +170,14 @@ def as_csv(outcome: SweepResult) -> str:
     columns = ["curve", "method", "x"]
     columns += [column for split in SPLITS for column in (split, f"{split}_standard_error")]
     columns += ["seeds", "configurations", "settings", "published"]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
+    rows = []
     for point in outcome.points:
         row: dict[str, Any] = {name: getattr(point, name) for name in ("curve", "method", "x", "seeds")}
         for split, mean in point.accuracy.items():
             row |= {split: mean.value, f"{split}_standard_error": mean.error}
         row |= {"configurations": point.configurations, "published": point.published}
-        writer.writerow({**row, "settings": json.dumps(dict(point.settings))})
-    return text.getvalue()
+        rows.append({**row, "settings": dict(point.settings)})
+    return texts.as_csv(rows, columns)
 
 
 def as_json(outcome: SweepResult) -> str:

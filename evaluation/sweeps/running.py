@@ -82,9 +82,9 @@ def run_sweep(sweep: Sweep, folder: Path, devices: Sequence[str], jobs: int | No
             tell_seconds(training * len(problems), len(missing), len(missing) * retraining / at_once, console)
 
         for spec in problems:
-            before = {"foresee": foresee} if spec == problems[0] else {}
+            before = foresee if spec == problems[0] else None
             with console.progress("originals", "models") as on_progress:
-                ensure(tasks[spec], sweep.seeds, 0, pools[0], console.tell, on_progress, **before)
+                ensure(tasks[spec], sweep.seeds, 0, pools[0], console.tell, on_progress, before)
         with console.progress("sweep", "runs") as on_progress:
             _do_missing(missing, gradings, paths, pools, results, on_progress)
     return results

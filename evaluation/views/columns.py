@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from data.texts import printable
+from evaluation import texts
 from evaluation.report import Report
 from evaluation.texts import in_markdown
 from evaluation.views.leaderboard import (
@@ -157,18 +155,13 @@ def as_markdown(rows: Sequence[Row], wide: bool = False) -> str:
 
 def as_csv(tables: Sequence[Sequence[Row]]) -> str:
     """For a spreadsheet: unrounded, all tables as one. Rows with the same conditions can be compared."""
-    text = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
+    lines: list[dict[str, Any]] = []
     for number, rows in enumerate(tables, start=1):
         groups = {id(report): group for group in over_seeds(rows) for report in group.reports}
         for row in rows:
             place = {"conditions": number, "rank": row.rank or "", "tied": int(row.tied)}
-            values = {**place, **_unrounded(row), **_of_seeds(groups.get(id(row.report)))}
-            if writer is None:
-                writer = csv.DictWriter(text, list(values), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(values)
-    return text.getvalue()
+            lines.append({**place, **_unrounded(row), **_of_seeds(groups.get(id(row.report)))})
+    return texts.as_csv(lines) if lines else ""
 
 
 def _unrounded(row: Row) -> dict[str, Any]:
@@ -177,13 +170,13 @@ def _unrounded(row: Row) -> dict[str, Any]:
     method, about, scores, cost = report.method, report.grading, report.scores, report.cost
     return {
         "method": method.name,
-        "settings": json.dumps(method.settings),
+        "settings": method.settings,
         "tuned_trials": method.tuned_trials,
         "code": method.code,
         "old_code": int(row.is_old),
         "task": about.task,
         "network": about.network,
-        "forget": json.dumps(about.forget),
+        "forget": about.forget,
         "protocol": about.protocol,
         "metric": about.metric,
         "models": about.models,

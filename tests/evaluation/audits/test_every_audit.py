@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, replace
 from typing import Any
 
@@ -25,7 +24,6 @@ from evaluation.audits.membership import examine as membership_of
 from evaluation.audits.record import CONTEXT, as_csv
 from evaluation.console import Console
 from evaluation.grading import grade_methods
-from evaluation.isolation.handle import room_workers
 from evaluation.runs.settings import run_path
 from evaluation.spec import GradingSpec
 from evaluation.views.schema import audit_schema
@@ -35,13 +33,6 @@ every_audit = pytest.mark.parametrize("audit", AUDITS.values(), ids=AUDITS)
 QUIET = Console(quiet=True)
 TASK = TaskSpec("digits", forget=("random:12",), train_size=60, test_size=60, recipe=(("epochs", 2),))
 SPEC = GradingSpec("my_method", TASK, originals=2, models=6, budget_seconds=60.0)
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    """One process."""
-    with room_workers(1) as pool:
-        yield pool
 
 
 def test_names() -> None:

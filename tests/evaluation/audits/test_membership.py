@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -33,7 +32,6 @@ from evaluation.audits.membership import (
     published_modified_entropy,
 )
 from evaluation.console import Console
-from evaluation.isolation.handle import room_workers
 from evaluation.spec import GradingSpec
 from tests.command_line import command
 
@@ -229,13 +227,6 @@ def test_rows_for_a_spreadsheet() -> None:
 # ----------------------------------------------------------------------------------------------------------------------
 # Of a method
 # ----------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    """One process."""
-    with room_workers(1) as pool:
-        yield pool
 
 
 @pytest.mark.usefixtures("results")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,6 @@ from checkpoints.workers import Workers
 from data import TaskSpec, UserError, load
 from evaluation.console import Console
 from evaluation.grading import grade_methods
-from evaluation.isolation.handle import room_workers
 from evaluation.metrics import METRICS
 from evaluation.metrics.accuracies import accuracy_by_class
 from evaluation.report import Report
@@ -127,13 +125,6 @@ def test_panels_are_turned_towards_the_first(mirror: int) -> None:
 # ----------------------------------------------------------------------------------------------------------------------
 # The picture
 # ----------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    """One process."""
-    with room_workers(1) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="module")

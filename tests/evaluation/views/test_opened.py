@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +25,6 @@ from data.arrays import read_sealed, write_sealed
 from evaluation import epsilons, logit_scaled_confidence, open_grading
 from evaluation.console import Console
 from evaluation.grading import grade_methods
-from evaluation.isolation.handle import room_workers
 from evaluation.report import read_report
 from evaluation.runs.resolve import resolve
 from evaluation.sequence import grade_sequences
@@ -38,13 +37,6 @@ QUIET = Console(quiet=True)
 TASK = TaskSpec("digits", forget=("random:12",), train_size=60, test_size=60, recipe=(("epochs", 2),))
 SPEC = GradingSpec("my_method", TASK, (("learning_rate", "0.1"),), originals=2, models=6, budget_seconds=60.0)
 K, N, FORGOTTEN, CLASSES = 2, 6, 12, 10
-
-
-@pytest.fixture(scope="module")
-def workers() -> Iterator[Workers]:
-    """One process."""
-    with room_workers(1) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="module")
