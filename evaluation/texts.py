@@ -1,4 +1,4 @@
-"""Texts that users read and write: numbers in words, their texts in Markdown, CSV, numbers that YAML takes for texts."""
+"""Texts that users read and write: numbers in words, Markdown, CSV, numbers that YAML takes for texts."""
 
 from __future__ import annotations
 
