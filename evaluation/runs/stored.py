@@ -58,9 +58,12 @@ def read_stored(folder: Path) -> Stored:
     if not config.is_file():
         raise UserError(f"{folder} is not the folder of a grading: it has no config.yaml.")
     spec = GradingSpec.read(config)
-    report = next((report for report in map(read_report, sorted(folder.glob("report*.json"))) if report), None)
-    if report is None or not path.exists():
+    files = sorted(folder.glob("report*.json"))
+    if not (files and path.exists()):
         raise UserError(f"{folder} is not finished: {spec.command(config)} goes on with it.")
+    report = next((report for report in map(read_report, files) if report), None)
+    if report is None:
+        raise UserError(f"{files[0]} is not a report that can be read: {spec.command(config)} makes it again.")
     if report.method.name != spec.method:
         raise UserError(f"{folder} has the report of {report.method.name}, and {spec.method} in its config.yaml.")
     task = load(spec.task)

@@ -14,9 +14,13 @@ from checkpoints.bank import Bank
 from data import Task, UserError
 from data.errors import unknown_name
 from evaluation.metrics import DEFAULT_METRIC, METRICS
+from evaluation.metrics.accuracies import SPLITS, accuracies
 from evaluation.report import Report, read_report
 from evaluation.runs.stored import Stored, read_stored
 from evaluation.views.opened import Images, OpenedGrading
+
+ROUNDING = 1e-9
+"""How much another NumPy may compute a mean accuracy differently."""
 
 
 def open_grading(path: str | os.PathLike[str]) -> OpenedGrading:
@@ -89,6 +93,15 @@ def _check_agreement(report: Report, stored: Stored) -> None:
         raise UserError(
             f"The report in {stored.folder} compares with other models than the bank has: python main.py score "
             f"{stored.folder} compares with those that are here."
+        )
+    found = accuracies(stored.unlearned.outputs, task)
+    splits = ("retain", *SPLITS)
+    if not np.allclose(
+        *([getattr(one, split) for split in splits] for one in (found, report.unlearned)), rtol=0, atol=ROUNDING
+    ):
+        raise UserError(
+            f"The report in {stored.folder} is not about the outputs.npz beside it, whose accuracies are others: "
+            f"python main.py score {stored.folder} writes one that is."
         )
 
 

@@ -133,7 +133,7 @@ FAILING = {
     "exits": ("os._exit(1)", "its process died with exit code 1"),
     "crashes": ("ctypes.string_at(0)", "its process died with exit code -11"),
     "is_killed": ("os.kill(os.getpid(), signal.SIGKILL)", r"its process died with exit code -9 \(.* out of memory\)"),
-    "unpacks_batches": ("for x, y in retain_loader: pass", "ValueError: .*; a batch is a dict: take "),
+    "unpacks_batches": ("for x, y in retain_loader: pass", "ValueError: .*; if that was a batch: it is a dict, with "),
     "leaves_odd_notes": ("self.notes = {'net': net}", "TypeError: .* not JSON serializable"),
     "poisons": (
         "torch.set_default_dtype(torch.float64); torch.set_grad_enabled(False); torch.set_default_device('meta')\n"

@@ -1,4 +1,4 @@
-"""A method that takes a batch for a tuple is told that it is a dict; of other errors nothing is guessed."""
+"""A method that takes a batch for a tuple is told that it is a dict; where it may have been, the hint says "if"."""
 
 from __future__ import annotations
 
@@ -57,16 +57,18 @@ TAKEN_FOR_SOMETHING_ELSE = [
     "for batch in loader: net[1](batch)",
     'for batch in loader: F.cross_entropy(net(batch["image"]), batch)',
     "for batch in loader: batch * 2",
+    "batch = next(iter(loader))\nx, y = batch.values()",
+    'loaders = {"retain": loader}\nfor x, y in loaders["retain"]: pass',
+    "list(map(lambda batch: batch[0], loader))",
     "def step(batch):\n    x, y = batch\nfor batch in loader: step(batch)",
 ]
-OTHER_ERRORS = [
+IN_DOUBT = [
     "for x, y in [(1, 2, 3)]: pass",
     "for batch in loader: x, y = 1, 2, 3",
     'for batch in loader: x, y = batch["image"].shape',
     'for batch in loader: x, y = net(batch["image"])[0].shape, 1, 2',
     "batch = next(iter(loader))\nfor x, y in [(1, 2, 3)]: pass",
     'batch = next(iter(loader))\nfor x, y in zip(batch["image"], batch["image"], batch["image"]): pass',
-    "for x, y, z in zip(loader, loader): pass",
     "pairs = lambda loader: [(1, 2, 3)]\nfor x, y in pairs(loader): pass",
     "for x, y in DataLoader([(1, 2, 3)], 1): pass",
     "own = DataLoader(loader.dataset, 8, collate_fn=lambda samples: (1, 2, 3))\nfor x, y in own: pass",
@@ -74,6 +76,12 @@ OTHER_ERRORS = [
     'counts, name = {}, "image"\nfor batch in loader: counts[0], batch[name]',
     'counts = {}\nfor batch in loader: counts["label"] += batch["image"]',
     "{}[0]",
+    'for batch in loader: print("batch of " + len(batch))',
+    'for batch in loader: print("a" + 3, batch)',
+]
+"""The errors are those of the first list, but not about a batch. Hence the "if" of the hint."""
+OTHER_ERRORS = [
+    "for x, y, z in zip(loader, loader): pass",
     "for batch in loader: net.dropout",
     "for batch in loader: None.to('cpu')",
     'for batch in loader: batch["image_id"].to("cpu")',
@@ -84,8 +92,6 @@ OTHER_ERRORS = [
     "{} + 1",
     "raise ValueError('too many values to unpack, I say')",
     "raise KeyError",
-    'for batch in loader: print("batch of " + len(batch))',
-    'for batch in loader: print("a" + 3, batch)',
     'sums = {}\nfor batch in loader: sums["image"] += batch["image"]',
     "raise SystemExit",
 ]
@@ -112,7 +118,7 @@ def error_of(body: str, loader: TensorLoader) -> BaseException:
     return caught.value
 
 
-@pytest.mark.parametrize("body", TAKEN_FOR_SOMETHING_ELSE)
+@pytest.mark.parametrize("body", [*TAKEN_FOR_SOMETHING_ELSE, *IN_DOUBT])
 def test_a_batch_taken_for_something_else(body: str, loader: TensorLoader) -> None:
     """One sentence says what it is, whatever error Python makes of it."""
     error = error_of(body, loader)
@@ -125,7 +131,7 @@ def test_a_batch_taken_for_something_else(body: str, loader: TensorLoader) -> No
 
 @pytest.mark.parametrize("body", OTHER_ERRORS)
 def test_other_errors_are_told_as_they_are(body: str, loader: TensorLoader) -> None:
-    """Of the same types, in the same places, and with a batch nearby."""
+    """Errors of the same types that can't be about a batch, though one is nearby."""
     error = error_of(body, loader)
     assert hint_for(error) is None, repr(error)
     assert complaint_of(error) == f"{type(error).__name__}: {error}"

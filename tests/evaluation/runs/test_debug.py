@@ -197,7 +197,7 @@ def test_a_batch_taken_for_a_tuple(make: Make, monkeypatch: pytest.MonkeyPatch) 
             pass
 
     monkeypatch.setattr(MyMethod, "run", run)
-    with pytest.raises(UserError, match=r"values to unpack .*; a batch is a dict: take "):
+    with pytest.raises(UserError, match=r"values to unpack .*; if that was a batch: it is a dict, with "):
         run_here(make())
 
 

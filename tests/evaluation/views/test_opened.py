@@ -253,6 +253,12 @@ def change_numbers(folder: Path) -> None:
     write_sealed(folder / "outputs.npz", {name: array[1:] for name, array in arrays.items()})
 
 
+def exchange(folder: Path) -> None:
+    """With a right checksum, of runs that were never sure of the same image."""
+    arrays = read_sealed(folder / "outputs.npz")
+    write_sealed(folder / "outputs.npz", {**arrays, "forget": np.roll(arrays["forget"], 1, axis=2)})
+
+
 def flip(path: Path) -> None:
     """One bit in the middle of a file."""
     content = bytearray(path.read_bytes())
@@ -277,10 +283,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda one: (one / "config.yaml").unlink(), r"is not the folder of a grading"),
     "no outputs": (lambda one: (one / "outputs.npz").unlink(), r"is not finished: python main\.py --config"),
     "no report": (lambda one: (one / "report.json").unlink(), r"is not finished: python main\.py --config"),
-    "not a report": (lambda one: (one / "report.json").write_text("{}"), r"is not finished: python main\.py --config"),
+    "not a report": (
+        lambda one: (one / "report.json").write_text("{}"),
+        r"not a report that can be read: python main\.py",
+    ),
     "a bit of the outputs": (lambda one: flip(one / "outputs.npz"), r"outputs\.npz is damaged.*makes it again"),
     "empty outputs": (lambda one: (one / "outputs.npz").write_bytes(b""), r"outputs\.npz is damaged.*makes it again"),
     "a run less": (change_numbers, r"outputs\.npz does not fit its config\.yaml"),
+    "other outputs": (exchange, r"is not about the outputs\.npz beside it.*: python main\.py score"),
     "another config": (other_seed, r"a report of another grading than its config\.yaml: python main\.py --config"),
     "another report": (lambda one: change_report(one, seed=1), r"a report of another grading"),
     "another bank": (lambda one: change_report(one, bank_fingerprint="x"), r"other models than the bank has: python"),
