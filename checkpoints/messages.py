@@ -5,6 +5,7 @@ a content:
 
     "ready", None               it may be given a job
     "progress", amount          of the job that it does
+    "leaving", None             it ends after the answer that follows
     "answer", value             what the job has returned; then it is ready for the next
     "error", (exception, text)  what the job has raised, with the traceback as a text; then the same
 """
@@ -68,6 +69,7 @@ class _RemoteTraceback(Exception):  # noqa: N818  # it is shown as the cause of 
 # ----------------------------------------------------------------------------------------------------------------------
 
 _to_main: socket.socket | None = None
+_leaves = False
 
 
 def tell_progress(amount: float) -> None:
@@ -76,8 +78,14 @@ def tell_progress(amount: float) -> None:
         _send("progress", amount)
 
 
+def leave_after_this_job() -> None:
+    """In a job: have this process end in order, and another one take its place; in any other process it is nothing."""
+    global _leaves
+    _leaves = True
+
+
 def work(to_main: socket.socket, prepare: Callable[..., object], arguments: Sequence[object]) -> None:
-    """What a process does: one job after another, until the main process is gone."""
+    """What a process does: one job after another, until it leaves or the main process is gone."""
     global _to_main
     for number in (signal.SIGINT, signal.SIGHUP):  # they are for the main process, which ends the others
         signal.signal(number, signal.SIG_IGN)
@@ -85,11 +93,14 @@ def work(to_main: socket.socket, prepare: Callable[..., object], arguments: Sequ
     prepare(*arguments)
     try:
         _send("ready", None)
-        while True:
-            pickled = _receive(to_main)
-            _send(*_outcome(pickled))
+        while not _leaves:
+            outcome = _outcome(_receive(to_main))
+            if _leaves:  # told first, so that it is given no other job
+                _send("leaving", None)
+            _send(*outcome)
     except (EOFError, OSError):
-        os._exit(0)
+        pass
+    os._exit(0)
 
 
 def _outcome(pickled: bytes) -> tuple[str, Any]:

@@ -38,6 +38,7 @@ class WorkerProcess:
     def __init__(self, context: BaseContext, prepare: Callable[..., object], arguments: Sequence[object]) -> None:
         self.task: Task | None = None
         self.ready = False
+        self.leaving = False
         self.outbox = bytearray()
         self._inbox = bytearray()
         self.socket, theirs = socket.socketpair()

@@ -5,6 +5,7 @@ message, or stopped, is in nobody's way. A thread of the main process hands out 
 after the processes:
 
     it ends, with whatever exit code        its job fails with `WorkerLostError`, and another process takes its place
+    it leaves, see `leave_after_this_job`   its job is done before; another process takes its place
     it stands still for minutes             it is killed, and then the same
     its job is cancelled                    it is killed, without a word
     none can be started, again and again    all jobs fail with `NoWorkersError`
@@ -155,7 +156,7 @@ class JobPool:
             raise NoWorkersError(TOO_FEW_FILES.format(os.strerror(number)) if number in _TOO_MANY else NO_WORKERS)
 
     def _hand_out(self) -> None:
-        free = deque(worker for worker in self._workers if worker.ready and worker.task is None)
+        free = deque(one for one in self._workers if one.ready and one.task is None and not one.leaving)
         while self._queue and free:
             if self._queue[0].future.cancelled():
                 self._queue.popleft()
@@ -192,6 +193,8 @@ class JobPool:
         if kind == "ready":
             worker.ready = True
             self._failed_starts = 0
+        elif kind == "leaving":
+            worker.leaving = True
         elif worker.task is not None and kind == "progress":
             worker.task.progress += content
             self.progress += content

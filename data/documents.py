@@ -79,12 +79,20 @@ def read_yaml(path: Path) -> Any:
     except DocumentError:
         raise
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # a date that is none is a ValueError
-        raise DocumentError(f"it is not YAML: {' '.join(str(error).split())}") from error
+        raise DocumentError(f"it is not YAML: {_what_is_wrong(error)}") from error
     except RecursionError as error:
         raise DocumentError("it is nested too deeply") from error
     if size > MOST_VALUES:
         raise DocumentError(f"it stands for more than {MOST_VALUES:,} values")
     return values
+
+
+def _what_is_wrong(error: Exception) -> str:
+    """In one line, without the picture of the place that the library draws."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
 class _Loader(yaml.SafeLoader):

@@ -100,7 +100,8 @@ def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> 
     if trials < 1:
         raise UserError(f"--trials must be at least 1, not {trials}.")
     if not _space(spec):
-        raise UserError(f"{spec.method} has nothing to tune: its class has no search_space beyond what --set says.")
+        rest = " but for what --set fixes" if spec.settings else ""
+        raise UserError(f"{spec.method} has nothing to tune: its class has no search_space{rest}.")
     spec = _for_tuning(spec)
     task = load_with_one_request(spec.task)
     published = resolve(spec, task, workers.device)

@@ -1,7 +1,7 @@
 """The trusted end of a room: start it, tell it what to call, and take what a run leaves as bytes of a stranger.
 
-On Linux each worker has a room from its first moment on (`open_beside`), forked when the worker knows nothing yet. Any
-other process starts one when it needs it.
+On Linux each worker has a room from its first moment on (`open_beside`), forked when the worker knows nothing yet; when
+that has ended, the worker ends after its job, too. Any other process starts a room when it needs one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from checkpoints.grouped import State
+from checkpoints.messages import leave_after_this_job
 from checkpoints.server import QUICK_TO_FORK
 from checkpoints.workers import Workers
 from data import Task
@@ -69,9 +70,10 @@ class Room:
         forks: bool,
         files: tuple[Path, ...] = (),
         group: Group | None = None,
+        beside: bool = False,
     ) -> None:
         self._connection, self._process, self._forks, self._group = connection, process, forks, group
-        self.device, self.files = device, files
+        self.device, self.files, self._beside = device, files, beside
         self.knows_request = False
         """Whether it has been told what is to be forgotten."""
         self._answers = connection.makefile("rb", buffering=0)
@@ -162,6 +164,8 @@ class Room:
             watch.end_descendants()
         if self._group is not None:
             self._group.close()
+        if self._beside and self._forks:  # a new worker with its room is there sooner than a room in a new program
+            leave_after_this_job()
 
 
 def _read(answer: bytearray, about: Mapping[str, Any], limits: Limits) -> Left:
@@ -258,7 +262,7 @@ def open_beside(device: str) -> None:
         finally:
             os._exit(0)
     theirs.close()
-    _room = Room(ours, process, device, can_fork(device), group=group)
+    _room = Room(ours, process, device, can_fork(device), group=group, beside=True)
 
 
 def _keep_descriptors(connection: socket.socket, account: Account | None) -> None:

@@ -19,6 +19,7 @@ from evaluation.report import Report, read_report
 from evaluation.runs.stored import Stored, read_stored
 from evaluation.views.opened import Images, OpenedGrading
 
+COMPARED = ("retain", *SPLITS)
 ROUNDING = 1e-9
 """How much another NumPy may compute a mean accuracy differently."""
 
@@ -94,11 +95,9 @@ def _check_agreement(report: Report, stored: Stored) -> None:
             f"The report in {stored.folder} compares with other models than the bank has: python main.py score "
             f"{stored.folder} compares with those that are here."
         )
-    found = accuracies(stored.unlearned.outputs, task)
-    splits = ("retain", *SPLITS)
-    if not np.allclose(
-        *([getattr(one, split) for split in splits] for one in (found, report.unlearned)), rtol=0, atol=ROUNDING
-    ):
+    left = accuracies(stored.unlearned.outputs, task)
+    found, told = ([getattr(one, split) for split in COMPARED] for one in (left, report.unlearned))
+    if not np.allclose(found, told, rtol=0, atol=ROUNDING):
         raise UserError(
             f"The report in {stored.folder} is not about the outputs.npz beside it, whose accuracies are others: "
             f"python main.py score {stored.folder} writes one that is."

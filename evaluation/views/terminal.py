@@ -198,7 +198,7 @@ def _values_line(report: Report) -> str:
     changed = f", but {_in_words(report.method.changed)}" if report.method.changed else ""
     trials = report.method.tuned_trials
     if trials is None:
-        return f"values       default{changed} (python main.py tune searches for better ones)"
+        return f"values       default{changed} (python main.py tune may find better ones)"
     return f"values       tuned ({counted(trials, 'trial')}){changed}: {_in_words(report.method.settings)}"
 
 

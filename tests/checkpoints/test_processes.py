@@ -67,6 +67,14 @@ def end_quietly(code: int) -> None:
     os._exit(code)
 
 
+def leave(number: int) -> tuple[int, int]:
+    """In order: the answer is the last. Number 3 raises instead."""
+    messages.leave_after_this_job()
+    if number == 3:
+        raise ValueError("the last word")
+    return whose(number)
+
+
 def send_half(then: Callable[..., None], *arguments: Any) -> None:
     """The first half of an answer, and then something else."""
     assert messages._to_main is not None
@@ -163,6 +171,17 @@ LOSSES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], int]] = {
     "nonsense": (send_nonsense, (), -signal.SIGKILL),
     "closed files": (close_everything, (), -signal.SIGKILL),
 }
+
+
+def test_who_leaves_has_answered_before(pool: Workers) -> None:
+    """Each job has a process of its own then, and none is lost. Catches a job that is given to one that leaves."""
+    futures = [pool.submit(leave, number) for number in range(8)]
+    with pytest.raises(ValueError, match="the last word"):
+        futures.pop(3).result(SECONDS)
+    answers = [future.result(SECONDS) for future in futures]
+    assert [number for number, _ in answers] == [0, 1, 2, 4, 5, 6, 7]
+    assert len({process for _, process in answers}) == len(answers)
+    assert pool.submit(whose, 8).result(SECONDS)[0] == 8
 
 
 @pytest.mark.parametrize("loss", LOSSES)

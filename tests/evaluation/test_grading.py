@@ -90,8 +90,14 @@ def call(name):
     return before
 
 
+COUNTED = []
+call.counted = 0
+
+
 class CLASS(MyMethod):
     """A method of the tests."""
+
+    counted = 0
 
     def run(self, net, retain_loader, forget_loader, val_loader):
 BODY
@@ -177,6 +183,14 @@ logging.getLogger().warning("hello from logging")
     "returns_another": "return nn.Linear(1, 1)",
     "forks": "list(torch.utils.data.DataLoader(retain_loader.dataset, 16, num_workers=2))",
     "is_slow": "time.sleep(0.3)",
+    "counts_its_runs": """
+before = [len(COUNTED), type(self).counted, call.counted, getattr(np, "counted", 0), "COUNTED" in os.environ]
+COUNTED.append(1)
+type(self).counted = call.counted = np.counted = 1
+os.environ["COUNTED"] = "1"
+with torch.no_grad():
+    net[-1].bias.add_(sum(before))
+""",
 }
 """What a method does after it has done exactly what the baseline does."""
 
@@ -298,6 +312,17 @@ def test_what_a_run_leaves_behind_does_not_reach_the_next(method: str, behaved: 
     assert expected is not None
     for name, values in expected.outputs.arrays().items():
         np.testing.assert_array_equal(outputs.outputs.arrays()[name], values, err_msg=name)
+
+
+@pytest.mark.slow
+def test_state_of_a_method_lasts_for_no_run_with_any_number_of_workers(
+    kit: Kit, behaved: Gradings, tmp_path: Path
+) -> None:
+    """A count of its runs, kept in five places, is 0 in each, with two workers as with one."""
+    method = "counts_its_runs"
+    two = run(kit, tmp_path, [method], "--budget-seconds", "60", "--workers", "2").report(method)
+    assert two.provenance.workers == 2
+    assert lasting(two, "workers") == lasting(behaved.report(method), "workers")
 
 
 def test_runs_differ_from_each_other(behaved: Gradings) -> None:

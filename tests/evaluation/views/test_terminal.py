@@ -22,7 +22,7 @@ SETTINGS = {"epochs": 0, "learning_rate": 0.123456}
 @pytest.mark.parametrize(
     ("about", "line"),
     [
-        ({}, "values       default (python main.py tune searches for better ones)"),
+        ({}, "values       default (python main.py tune may find better ones)"),
         ({"changed": {"epochs": 0}}, "values       default, but epochs=0 (python main.py tune"),
         ({"tuned_trials": 15}, "values       tuned (15 trials): epochs=0 learning_rate=0.123"),
         (
