@@ -52,7 +52,7 @@ class _Reader:
     def acts(self, node: ast.stmt, inside: bool = False) -> bool:
         """See above; `inside` of a function or class that is called, definitions count with their bodies."""
         if isinstance(node, DEFINITIONS):
-            if any(map(self._decorator_acts, node.decorator_list)):
+            if any(map(self._decorator_acts, node.decorator_list)) or self._values_act(_evaluated_with(node)):
                 return True
             return (inside or isinstance(node, ast.ClassDef)) and any(self.acts(part, inside) for part in node.body)
         if isinstance(node, ast.Expr):
@@ -60,6 +60,8 @@ class _Reader:
         if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign, ast.Delete)):
             targets = node.targets if isinstance(node, (ast.Assign, ast.Delete)) else [node.target]
             value = None if isinstance(node, ast.Delete) else node.value
+            if isinstance(node, ast.AugAssign) and self._is_elsewhere(node.target):  # `variables |= {"A": "1"}`
+                return True
             return any(map(self._target_is_elsewhere, targets)) or self._values_act([value])
         if isinstance(node, ast.If) and is_type_checking(node):
             return any(self.acts(part, inside) for part in node.orelse)
@@ -116,7 +118,11 @@ class _Reader:
     def _is_elsewhere(self, place: ast.expr, known: frozenset[str] = frozenset()) -> bool:
         """Whether an expression is an object of another module, as far as its text says."""
         while isinstance(place, (ast.Attribute, ast.Subscript, ast.Call)):
-            place = place.func if isinstance(place, ast.Call) else place.value
+            if isinstance(place, ast.Call):
+                of_argument = isinstance(place.func, ast.Name) and place.func.id in ("getattr", "vars") and place.args
+                place = place.args[0] if of_argument else place.func
+            else:
+                place = place.value
         if not isinstance(place, ast.Name):
             return False
         if place.id in known or place.id in HARMLESS_BUILTINS:
@@ -131,14 +137,22 @@ class _Reader:
 
 
 def _calls(value: ast.expr) -> Iterator[ast.Call]:
-    """The calls in an expression that are made when it is evaluated."""
+    """The calls in an expression that are made when it is evaluated; whoever is given a `lambda` may call it."""
     waiting: list[ast.AST] = [value]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.Call):
             yield node
+            waiting += [part.body for part in (node.func, *node.args) if isinstance(part, ast.Lambda)]
         if not isinstance(node, ast.Lambda):
             waiting += ast.iter_child_nodes(node)
+
+
+def _evaluated_with(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> list[ast.expr | None]:
+    """The expressions that are evaluated with a definition: defaults of arguments, bases of a class."""
+    if isinstance(node, ast.ClassDef):
+        return [*node.bases, *(keyword.value for keyword in node.keywords)]
+    return [*node.args.defaults, *node.args.kw_defaults]
 
 
 def _expressions(node: ast.stmt) -> Iterator[ast.expr]:

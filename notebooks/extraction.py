@@ -135,9 +135,8 @@ def _registering_bases(file: SourceFile, piece: Piece) -> set[str]:
 
 
 def _is_told_of_subclasses(piece: Piece) -> bool:
-    return any(
-        (isinstance(node, ast.FunctionDef) and node.name == "__init_subclass__")
-        or (isinstance(node, ast.ClassDef) and any(keyword.arg == "metaclass" for keyword in node.keywords))
+    return "__init_subclass__" in piece.defines or any(
+        isinstance(node, ast.ClassDef) and any(keyword.arg == "metaclass" for keyword in node.keywords)
         for node in piece.walk()
     )
 
@@ -155,12 +154,23 @@ def _needed_members(program: Program, cls: MethodClass, found: Travellers) -> It
     for member in cls.members:
         if member in found.pieces:
             names |= member.needs_at_top  # `second = first + 1` in the body of the class
+    own = names & {name for member in cls.members for name in member.binds}
     for member in cls.members:
         if _is_for_the_kit(member, found.attributes):
             continue
         special = any(name.startswith("__") and name.endswith("__") for name in member.binds)
         if all_of_them or special or member.binds & names or not member.binds:
             yield member
+            continue
+        touched = member.effect_needs()  # `@register def ...`, as at the top level; or `@step.register def _(...)`
+        if touched & own or _local_closure(cls.file, touched) & found.names[cls.file] or _is_told_of_owner(cls, member):
+            yield member
+
+
+def _is_told_of_owner(cls: MethodClass, member: Piece) -> bool:
+    """Whether an attribute is made by a class of the file that gets to know whose attribute it is."""
+    closure = _local_closure(cls.file, member.needs_at_top)
+    return any("__set_name__" in piece.defines for name in closure for piece in cls.file.binding(name))
 
 
 def _receivers(program: Program) -> set[str]:
@@ -227,8 +237,13 @@ def with_what_may_matter(program: Program, found: Travellers) -> Travellers:
         for candidate in candidates:
             found = _with(program, found, [candidate]) or found
     for file in _executed(program, found):
-        found.left_behind += [(file, piece) for piece in file.pieces if piece not in found.pieces and acts(file, piece)]
+        found.left_behind += [(file, piece) for piece in _acting(program, file, found)]
     return found
+
+
+def _acting(program: Program, file: SourceFile, found: Travellers) -> list[Piece]:
+    """Statements of a file, those in the bodies of the method's classes too, that act and don't travel yet."""
+    return [piece for piece in program.pieces(file) if piece not in found.pieces and acts(file, piece)]
 
 
 Candidate = tuple[SourceFile, Piece | str]
@@ -249,7 +264,7 @@ def _with(program: Program, found: Travellers, candidates: Iterable[Candidate]) 
 
 def _candidates(program: Program, found: Travellers) -> Iterator[Candidate]:
     for file in _executed(program, found):
-        yield from ((file, piece) for piece in file.pieces if piece not in found.pieces and acts(file, piece))
+        yield from ((file, piece) for piece in _acting(program, file, found))
     yield from _looked_up(program, found)
     for file in program.files:
         for piece in program.pieces(file):

@@ -375,10 +375,18 @@ def _method_class(cls: type, file: SourceFile) -> MethodClass:
 
 
 def _with_value(text: str, class_name: str, parameter: str, value: Any) -> str | None:
-    """The text of a file with another value for a hyper-parameter; None if it isn't set by a plain assignment."""
-    for cls in ast.parse(text).body:
+    """The text of a file with another value for a hyper-parameter.
+
+    None if it isn't set by a plain assignment, if it is set again after the class, or if other attributes of the class
+    are made from it: these keep the values that they have by default, as in a grading.
+    """
+    tree = ast.parse(text)
+    for cls in tree.body:
         if not (isinstance(cls, ast.ClassDef) and cls.name == class_name):
             continue
+        pieces = make_pieces(cls.body, lines_of(text), first_line=cls.lineno)
+        if any(parameter in piece.needs_at_top for piece in pieces) or _is_set_outside(tree, class_name, parameter):
+            return None
         for node in reversed(cls.body):
             targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
             if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None and len(targets) == 1:
@@ -386,6 +394,14 @@ def _with_value(text: str, class_name: str, parameter: str, value: Any) -> str |
                 if isinstance(target, ast.Name) and target.id == parameter:
                     return "\n".join(replaced(lines_of(text), [(node.value, literal(value))])) + "\n"
     return None
+
+
+def _is_set_outside(tree: ast.Module, class_name: str, attribute: str) -> bool:
+    """Whether a file has an assignment `Name.attribute = ...` to a class."""
+    places = (node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store))
+    return any(
+        node.attr == attribute and isinstance(node.value, ast.Name) and node.value.id == class_name for node in places
+    )
 
 
 def replaced(lines: list[str], edits: list[tuple[ast.expr | ast.stmt, str]]) -> list[str]:

@@ -12,6 +12,7 @@ import ast
 import contextlib
 import copy
 import dis
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,10 +55,15 @@ class Piece:
 
     @cached_property
     def attributes(self) -> frozenset[str]:
-        """The attributes `x.name` that it mentions, and its strings, any of which may name one to `getattr`."""
+        """The attributes `x.name` that it mentions, and its strings, any of which may name one to `getattr`.
+
+        Strings like "{0.name}" are for `format`.
+        """
         names = {node.attr for node in self.walk() if isinstance(node, ast.Attribute)}
         texts = {node.value for node in self.walk() if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-        return frozenset(names | {text for text in texts if text.isidentifier()})
+        names |= {text for text in texts if text.isidentifier()}
+        fields = (name for text in texts for name in _FIELD.findall(text))
+        return frozenset(names.union(*(field.split(".")[1:] for field in fields)))
 
     @cached_property
     def annotations(self) -> list[ast.expr]:
@@ -100,6 +106,11 @@ class Piece:
         """The names that it uses for more than an attribute of theirs: `helper(self)`, but not `self.rate`."""
         parts = {id(node.value) for node in self.walk() if isinstance(node, ast.Attribute)}
         return frozenset(node.id for node in self.walk() if isinstance(node, ast.Name) and id(node) not in parts)
+
+    @cached_property
+    def defines(self) -> frozenset[str]:
+        """The names of the functions in it, methods of classes too."""
+        return frozenset(node.name for node in self.walk() if isinstance(node, ast.FunctionDef))
 
     @property
     def first_arguments(self) -> frozenset[str]:
@@ -271,6 +282,8 @@ def _last_name(node: ast.AST) -> str:
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
+_FIELD = re.compile(r"\{(\w*(?:\.\w+)+)")
+"""A field of `str.format` that has attributes."""
 _BY_ARGUMENT = {"getattr", "setattr", "hasattr", "delattr", "getattr_static"}
 """Functions of an object and the name of an attribute."""
 _OF_ALL = {"vars", "dir", "getmembers", "getmembers_static"}

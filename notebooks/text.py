@@ -39,6 +39,10 @@ class {MODULE}:
         except KeyError:
             raise AttributeError(name) from None
 
+    @property
+    def __dict__(self):
+        return globals()
+
     def __setattr__(self, name, value):
         globals()[name] = value'''
 
