@@ -89,7 +89,7 @@ def read_folder(data_dir: str | None, progress: bool = True) -> RawData:
     metadata = root / METADATA_FILE
     if metadata.is_file():
         names.append(METADATA_FILE)
-    elif metadata.exists():  # a pipe would be waited for
+    elif os.path.lexists(metadata):  # a pipe would be waited for; a link may lead nowhere
         raise UserError(f"{metadata} is not a regular file: replace it, or remove it.")
     raw = cached(
         f"folder-{short_digest(str(root))}",

@@ -75,7 +75,7 @@ def _from_tensors(path: Path, most_bytes: int) -> np.ndarray:
 
 def _from_text(path: Path, most_bytes: int) -> np.ndarray:
     """One a line, or whole numbers between spaces or commas. What follows a # at the beginning of a line is no line."""
-    lines = [line.strip() for line in _text(path, most_bytes).splitlines()]
+    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", _text(path, most_bytes))]  # a name may have others
     lines = [line for line in lines if line and not line.startswith("#")]
     parts = [part for line in lines for part in re.split(r"[\s,;]+", line.strip("[]()")) if part]
     return _array(parts if all(_is_number(part) for part in parts) else lines)
@@ -134,7 +134,7 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text  # which Python passes over
 
 
 def _chosen(values: Any) -> Any:

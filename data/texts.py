@@ -18,6 +18,15 @@ def nfc(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFC", text)
 
 
+def as_attribute(name: str) -> str:
+    """A name in the form (NFKC) that Python gives to those of attributes: of the two letters for micro, it keeps one.
+
+    >>> as_attribute("\u00b5") == "\u03bc"
+    True
+    """
+    return name if name.isascii() else unicodedata.normalize("NFKC", name)
+
+
 def printable(text: str, most: int = 300) -> str:
     """On one line, without characters that move a terminal's cursor or change its colours, and not too long.
 

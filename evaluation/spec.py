@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,6 +13,7 @@ import yaml
 
 from data import TaskSpec, UserError
 from data.documents import read_yaml
+from data.texts import as_attribute
 from evaluation.catalogue.lookup import find_name, registry
 from evaluation.metrics import DEFAULT_METRIC, METRICS
 from evaluation.texts import with_numbers
@@ -168,12 +168,9 @@ def choose_one_method(name: str) -> str:
 
 
 def pairs(flag: str, texts: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
-    """["epochs=4"], as an option like --set has them, as (("epochs", "4"),).
-
-    Names are in the form (NFKC) that Python gives to those of attributes: of the two letters for micro, it keeps one.
-    """
+    """["epochs=4"], as an option like --set has them, as (("epochs", "4"),)."""
     for text in texts or ():
         if "=" not in text or text.startswith("="):
             raise UserError(f"{flag} takes name=value, like {flag} epochs=4, not {text!r}.")
     split = (text.partition("=") for text in texts or ())
-    return tuple((unicodedata.normalize("NFKC", name.strip()), value.strip()) for name, _, value in split)
+    return tuple((as_attribute(name.strip()), value.strip()) for name, _, value in split)

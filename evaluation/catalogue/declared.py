@@ -13,6 +13,7 @@ from dataclasses import asdict
 from types import CodeType
 from typing import Any
 
+from data.texts import as_attribute
 from methods.BaseMethod import Bars, BaseMethod, Between, HyperParameter, Matrix, OneOf
 
 TEXTS = ("guarantee", "published_figures", "mechanism")
@@ -58,10 +59,10 @@ def describe_class(handler: type[BaseMethod]) -> dict[str, Any]:
             {**asdict(parameter), "type": parameter.type.__name__} for parameter in parameters.values()
         ],
         "almost": almost,
-        "search_space": {key: as_json(value) for key, value in handler.search_space.items()},
+        "search_space": {as_attribute(key): as_json(value) for key, value in handler.search_space.items()},
         "drawings": {key: as_json(value) for key, value in handler.drawings.items()},
-        "tried_with": dict(handler.tried_with),
-        "prepares_with": list(handler.prepares_with),
+        "tried_with": {as_attribute(key): value for key, value in handler.tried_with.items()},
+        "prepares_with": list(map(as_attribute, handler.prepares_with)),
         "has_prepare": handler.prepare is not BaseMethod.prepare,
         "has_init": handler.__init__ is not BaseMethod.__init__,
         "run_gives": _what_run_gives(handler),
@@ -148,7 +149,7 @@ def _check_facts(handler: type[BaseMethod], parameters: Mapping[str, HyperParame
         for key in getattr(handler, fact):
             _require_known(handler, fact, key, parameters)
     try:
-        handler.values_in_force(handler.tried_with)
+        handler.values_in_force({as_attribute(key): value for key, value in handler.tried_with.items()})
     except ValueError as error:
         raise DeclarationError(f"{name}.tried_with: {error}") from error
     for key, drawing in handler.drawings.items():
@@ -159,6 +160,7 @@ def _check_facts(handler: type[BaseMethod], parameters: Mapping[str, HyperParame
 def _require_known(
     handler: type[BaseMethod], fact: str, key: object, parameters: Mapping[str, HyperParameter]
 ) -> HyperParameter:
+    key = as_attribute(key) if isinstance(key, str) else key
     if not isinstance(key, str) or key not in parameters:
         advice = handler.almost_hyper_parameters().get(key) if isinstance(key, str) else None
         known = f"that attribute {advice}" if advice else f"it has {', '.join(parameters) or 'none'}"

@@ -9,7 +9,9 @@ its own, which may crash or take too long.
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -79,8 +81,11 @@ def _code_cells(text: str) -> list[str]:
 
 
 def _parse(cell: str, number: int) -> list[ast.stmt]:
-    """The statements of a cell; lines for IPython or a shell are left out."""
-    lines = ["pass" if line.startswith(("%", "!", "?")) else line for line in cell.splitlines()]
+    """The statements of a cell; if it is not Python, lines for IPython or a shell are left out."""
+    lines = re.split(r"\r\n|\n|\r", cell)  # as Python has them, unlike `str.splitlines`
+    with contextlib.suppress(SyntaxError, ValueError):
+        return ast.parse("\n".join(lines)).body
+    lines = ["pass" if line.startswith(("%", "!", "?")) else line for line in lines]
     try:
         return ast.parse("\n".join(lines)).body
     except (SyntaxError, ValueError) as error:

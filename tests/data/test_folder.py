@@ -329,6 +329,25 @@ def test_metadata_that_is_a_pipe_is_refused(make_folder: Any) -> None:
         load(folder)
 
 
+def test_metadata_that_are_elsewhere_are_refused(make_folder: Any) -> None:
+    """A link that leads nowhere was passed over, as if there were no metadata."""
+    folder = make_folder()
+    (folder / "metadata.csv").symlink_to("/nowhere/metadata.csv")
+    with pytest.raises(UserError, match="not a regular file"):
+        load(folder)
+
+
+@pytest.mark.parametrize("separator", [*"\v\f\x1c\x1d\x1e\x85\u2028\u2029"])
+def test_a_name_that_holds_a_line_separator_is_one_name(make_folder: Any, separator: str) -> None:
+    """In a list of ids, lines end as files have them. Catches an id that was cut in two by `str.splitlines`."""
+    folder = make_folder()
+    name = f"a{separator}b.png"
+    (folder / "train" / "cat" / "0.png").rename(folder / "train" / "cat" / name)
+    (folder / "ids.txt").write_text(f"train/cat/{name}\n")
+    save(folder / "val" / "cat" / "x.png")
+    assert len(load(folder, forget=(f"file:{folder / 'ids.txt'}",)).forget_indices) == 1
+
+
 def test_a_folder_is_needed(tmp_path: Path) -> None:
     """No data directory, and one that does not exist."""
     with pytest.raises(UserError, match="needs a data directory"):

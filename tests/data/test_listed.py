@@ -109,6 +109,7 @@ def sparse(path: Path) -> None:
 BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "mixed": ("x.txt", write_text("{lines}\ndigits-00017\n"), "is the id of none|neither"),
     "mixed list": ("x.json", write_text('[1, "digits-00017"]'), "numbers and texts"),
+    "digits in groups": ("x.txt", write_text("1_0\n2\n"), "'1_0' is the id of none"),
     "fractions": ("x.txt", write_text("1.5\n2\n"), "1.5 is not a whole number"),
     "infinite": ("x.txt", write_text("1\ninf\n"), "inf is not a whole number"),
     "truths": ("x.json", write_text("[true, false]"), "True is neither an index nor an id"),

@@ -156,6 +156,14 @@ def test_facts_with_a_type_are_facts() -> None:
     assert facts.hyper_parameters.keys() == Sound.hyper_parameters().keys()
 
 
+def test_names_may_be_typed_as_those_of_attributes() -> None:
+    """Of the two letters for micro, Python keeps one in an attribute; of two letters r, here, likewise."""
+    rate = "\uff52ate"
+    typed = {"search_space": {rate: Between(0.1, 0.2)}, "tried_with": {rate: 0.2}, "prepares_with": (rate,)}
+    facts = facts_of_class(type("Odd", (Sound,), typed))
+    assert (list(facts.search_space), facts.tried_with, facts.prepares_with) == (["rate"], {"rate": 0.2}, ("rate",))
+
+
 @pytest.mark.parametrize(
     ("key", "range_", "said"),
     [

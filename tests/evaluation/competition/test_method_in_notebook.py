@@ -58,6 +58,16 @@ def test_what_is_taken(tmp_path: Path) -> None:
         assert f"{left_out} = 1" not in lines
 
 
+def test_lines_are_those_of_python(tmp_path: Path) -> None:
+    """Other separators of lines in texts and comments, and a text with a line that looks like one for IPython."""
+    text = "a\x0cb\x1cc\u2028d"
+    cell = f"TEXT = '{text}'  # x\x85y\nFORMAT = '''\n%d'''\n{SIGNATURE}    net.text = TEXT + FORMAT\n"
+    source = method_in(notebook(tmp_path / "n.ipynb", "%matplotlib inline", cell)).decode()
+    lines = source.split("\n")
+    assert f"TEXT = {text!r}" in lines
+    assert r"FORMAT = '\n%d'" in lines
+
+
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
