@@ -14,7 +14,7 @@ from typing import Any
 from data.texts import printable
 
 SAVERS = {
-    "module.": "torch.nn.DataParallel",
+    "module.": "torch.nn.DataParallel (or AveragedModel)",
     "_orig_mod.": "torch.compile",
     "_module.": "Opacus",
 }
@@ -119,9 +119,9 @@ def check_names(found: Collection[str], wanted: Collection[str]) -> None:
 
 
 def _prefix(found: Collection[str], wanted: Collection[str]) -> str | None:
-    """What stands before all names, where they are the wanted ones but for that."""
-    if len(found) != len(wanted) or not all(isinstance(name, str) for name in found):
+    """What stands before the wanted names; whoever puts it there may add a counter of his own."""
+    if len(found) < len(wanted) or not all(isinstance(name, str) for name in found):
         return None
     short, long = min(wanted, key=len), sorted(found, key=len)
     prefix = next((name.removesuffix(short) for name in long if name.endswith(f".{short}")), None)
-    return prefix if prefix and {f"{prefix}{name}" for name in wanted} == set(found) else None
+    return prefix if prefix and {f"{prefix}{name}" for name in wanted} <= set(found) else None

@@ -373,6 +373,10 @@ HOSTILE: dict[str, tuple[Members, str]] = {
     ),
     "NumPy arrays of numpy.savez": (with_first(numpys), "is a file of numpy.savez"),
     "DataParallel": (prefixed("module."), "has 'module.' before the name of each weight, as torch.nn.DataParallel"),
+    "averaged": (
+        with_state(lambda state: {"n_averaged": torch.tensor(3), **{f"module.{n}": state[n] for n in state}}),
+        "as torch.nn.DataParallel (or AveragedModel) saves them: save net.module.state_dict()",
+    ),
     "compiled": (prefixed("_orig_mod."), "as torch.compile saves them: save net._orig_mod.state_dict()"),
     "Opacus": (prefixed("_module."), "as Opacus saves them: save net._module.state_dict()"),
     "Lightning": (prefixed("model.net."), "has 'model.net.' before the name of each weight: save"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ from evaluation.isolation.notes import notes_as_json
         ({"loss": np.float32(0.5), "all": np.arange(2)}, {"loss": 0.5, "all": [0, 1]}),
         ({1: (2, {"b", "a"}), np.int64(3): None}, {"1": [2, ["a", "b"]], "3": None}),
         (torch.ones(2), [1.0, 1.0]),
+        (
+            {"losses": deque([1, 2.5]), "steps": range(2), "all": {"a": 1}.values()},
+            {"losses": [1, 2.5], "steps": [0, 1], "all": [1]},
+        ),
         ("text", "text"),
     ],
 )
@@ -39,5 +44,5 @@ def test_no_notes() -> None:
 
 def test_what_has_no_form_is_refused() -> None:
     """It would be lost without a word."""
-    with pytest.raises(TypeError, match="not JSON serializable"):
+    with pytest.raises(TypeError, match=r"self\.notes holds a Linear, which is not JSON serializable: keep lists"):
         notes_as_json({"net": torch.nn.Linear(1, 1)})
