@@ -207,8 +207,8 @@ class _Reader(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_Constant(self, node: ast.Constant) -> None:
-        """The name of a file that is there, here or from the kit's folder."""
-        if isinstance(node.value, str) and node.value.endswith(".py") and len(node.value) < 200:
+        """The name of a file that is there, here or from the kit's folder: of code, or of constants for `run`."""
+        if isinstance(node.value, str) and len(node.value) < 200 and Path(node.value).suffix:
             for folder in (self.root / self.folder, self.root):
                 path = Path(os.path.normpath(folder / node.value))
                 if path.is_relative_to(self.root) and path.is_file():

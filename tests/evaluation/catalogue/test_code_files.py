@@ -125,7 +125,7 @@ def test_every_file_that_code_comes_from_is_part_of_it(crowded: Kit, ask: Ask) -
 
 
 def test_what_is_read_counts_and_what_the_kit_makes_does_not(crowded: Kit, ask: Ask) -> None:
-    """A file of constants that is read on import is part of the code; caches and results are none.
+    """A file of constants that is read, on import or in `run`, is part of the code; caches and results are none.
 
     So are the kit's own modules, where a method imports them.
     """
@@ -135,9 +135,13 @@ def test_what_is_read_counts_and_what_the_kit_makes_does_not(crowded: Kit, ask: 
     add(
         crowded, "reads", "TEXT = Path(HERE, 'constants.yaml').read_text() + open(HERE + '/../results/old.json').read()"
     )
+    add(crowded, "reads_late", inside="Path(HERE, 'constants.yaml').read_text(); print('a.b', 'x\\0.y', '...')")
     add(crowded, "uses_kit", "from evaluation.metrics.official import epsilons")
-    answers = ask(crowded, "reads", "uses_kit", UNLEARNING_RESULTS=str(crowded.folder / "results"))["methods"]
+    answers = ask(crowded, "reads", "reads_late", "uses_kit", UNLEARNING_RESULTS=str(crowded.folder / "results"))[
+        "methods"
+    ]
     assert sorted(answers["reads"]["files"]) == ["methods/Reads.py", "methods/constants.yaml"]
+    assert sorted(answers["reads_late"]["files"]) == ["methods/ReadsLate.py", "methods/constants.yaml"]
     assert "evaluation/metrics/official.py" in answers["uses_kit"]["files"]
     assert "methods/BaseMethod.py" not in answers["uses_kit"]["files"]
 
