@@ -247,17 +247,19 @@ def _draw_bars(axis: Axes, task: Task, shown: list[Panel]) -> None:
     classes = len(task.classes)
     labels = task.labels("test")
     width = 0.8 / len(shown)
+    bars = []
     for number, panel in enumerate(shown):
         heights = [share or 0.0 for share in accuracy_by_class(panel.outputs.test, labels, classes)]
         places = np.arange(classes) + (number - (len(shown) - 1) / 2) * width
         shade = str(0.75 - 0.6 * number / max(len(shown) - 1, 1))
-        axis.bar(places, heights, width, color=shade, label=unmathematical(panel.title))
+        bars.append(axis.bar(places, heights, width, color=shade))
     names = list(map(unmathematical, task.classes))
     axis.set_xticks(np.arange(classes), names, rotation=90 if classes > 20 else 0)
     for tick, colour in zip(axis.get_xticklabels(), _colours(classes), strict=True):
         tick.set(color=colour, fontweight="bold")
     axis.set(ylim=(0, 1), ylabel="test accuracy", xlabel="class", xlim=(-0.6, classes - 0.4))
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
+    titles = [unmathematical(panel.title) for panel in shown]  # as labels of the bars, those like _x would be left out
+    axis.legend(bars, titles, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8, frameon=False)
 
 
 def _colours(classes: int) -> np.ndarray:

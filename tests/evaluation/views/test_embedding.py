@@ -196,6 +196,9 @@ def test_the_picture_shows_what_it_says(report: Report) -> None:
     assert wrong["retain"] > 0, "after three epochs there is something to edge"
     with torch.no_grad():
         right = networks["retrained"](task.test.images).argmax(dim=1) == task.test.labels
+    legend = draw(task, [shown[0], replace(shown[1], title="_x")]).axes[-1].get_legend()
+    assert legend is not None
+    assert legend.get_texts()[1].get_text() == "_x", "a name that Matplotlib would leave out"
     heights = [bar.get_height() for bar in bars.containers[1]]
     assert heights == pytest.approx([float(right[task.test.labels == c].double().mean()) for c in range(10)])
 
