@@ -33,6 +33,7 @@ def all_method_handlers() -> Handlers:
         "random_label": "RandomLabel",
         "successive_random_label": "SuccessiveRandomLabel",
         "l1_sparse": "L1Sparse",
+        "ft_prune": "FtPrune",
         "cf_k": "CfK",
         "eu_k": "EuK",
         "scrub": "Scrub",

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from checkpoints.networks import build_network
 from data import Task
-from methods.BadTeacher import BadTeacher, _fresh
+from methods.BadTeacher import BadTeacher
 from methods.Delete import Delete
 from methods.Scrub import Scrub
 from tests.methods.trained_digits import (
@@ -155,7 +155,7 @@ def test_bad_teacher_step(original: nn.Module, task: Task, reduction: str, monke
     Catches exchanged teachers, KL's sides exchanged, and, known bug B9, a mean over classes where none is asked for.
     """
     bad = build_network(task, seed=7).eval()
-    monkeypatch.setattr(sys.modules[BadTeacher.__module__], "_fresh", lambda network: bad)
+    monkeypatch.setattr(sys.modules[BadTeacher.__module__], "freshly_initialised", lambda network: bad)
     images = torch.cat([part(task, "retain")[0], part(task, "forget")[0]])
     student = copy.deepcopy(original).train()
     with torch.no_grad():
@@ -170,10 +170,10 @@ def test_bad_teacher_step(original: nn.Module, task: Task, reduction: str, monke
 def test_bad_teacher_is_ignorant(original: nn.Module, task: Task) -> None:
     """The bad teacher has fresh weights and fresh statistics. Catches a bad teacher that is a copy of the original."""
     torch.manual_seed(0)
-    fresh = _fresh(original).state_dict()
+    fresh = freshly_initialised(original).state_dict()
     for name, value in original.state_dict().items():
         assert not torch.equal(value, fresh[name]), name
-    assert accuracy(_fresh(original), task, "retain") < 0.4
+    assert accuracy(freshly_initialised(original), task, "retain") < 0.4
 
 
 def test_bad_teacher_takes_a_part_of_the_retain_set(
