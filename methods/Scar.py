@@ -26,8 +26,8 @@ class Scar(BaseMethod):
 
     Source: Bonato et al., "Is Retain Set All You Need in Machine Unlearning?" (ECCV 2024, arXiv 2404.12922). Its
     surrogates are 10,000 images from ImageNet. A method is given no outside data: here the validation set, which the
-    original has not seen either, takes their place, or the forget set. Ours: a step has about as many surrogates as
-    forgotten images; and how little images of a class under 0.8 count, which we don't know of theirs.
+    original has not seen either, takes their place, or the forget set. How little images of a class under 0.8 count is
+    ours.
     """
 
     published_figures = "test 72.9 %, forget 2.0 % (CIFAR-100, a class)"
@@ -52,6 +52,8 @@ class Scar(BaseMethod):
     """How much the covariance matrices are shrunk."""
     batch_size: int = 1024
     """Forgotten images in a step."""
+    surrogate_batch_size: int = 1024
+    """Surrogates in a step."""
     surrogate: str = "validation"
     """Images to distil on: "validation" or "forget"."""
     self_forget: bool = False
@@ -94,7 +96,7 @@ class Scar(BaseMethod):
             for rows in torch.randperm(len(nearest)).to(device).split(self.batch_size):
                 images, own = forgotten.images[rows], forgotten.labels[rows]
                 for _ in range(self.steps_per_batch):
-                    chosen = torch.randperm(len(surrogates))[: max(64, len(images))].to(device)
+                    chosen = torch.randperm(len(surrogates))[: self.surrogate_batch_size].to(device)
                     net.train(min(len(images), len(chosen)) > 1 and not self.freeze_bn)  # normalising needs two images
                     distances = _distances(_forward(net, images)[1], own, *clusters)  # (B, classes)
                     if epoch == 0 or not self.fix_nearest:

@@ -23,8 +23,11 @@ from methods import all_method_handlers
 from methods.Amnesiacs import Amnesiacs
 from methods.BaseMethod import BaseMethod
 from methods.Fanchuan import Fanchuan
+from methods.Finetune import Finetune
 from methods.Forget import Forget
 from methods.Kookmin import Kookmin
+from methods.MyMethod import MyMethod
+from methods.NoisyFinetune import NoisyFinetune
 from methods.Sebastian import Sebastian
 from methods.Seif import Seif
 from methods.Sun import Sun
@@ -85,6 +88,12 @@ def keys(images: torch.Tensor) -> set[bytes]:
 COSINE = [0.5 * (1 + math.cos(math.pi * epoch / 3)) for epoch in range(3)]
 SCHEDULES = [
     (Kookmin(), [1e-3 / 3, 2e-3 / 3, 1e-3, 2e-3 / 3, 1e-3 / 3]),
+    (Kookmin(epochs=1), [1e-3]),
+    (Kookmin(epochs=2), [1e-3, 5e-4]),
+    (Kookmin(epochs=4), [5e-4, 1e-3, 2e-3 / 3, 1e-3 / 3]),
+    (MyMethod(epochs=3), [1e-3 * factor for factor in COSINE]),
+    (NoisyFinetune(epochs=3), [NoisyFinetune.learning_rate * factor for factor in COSINE]),
+    (Finetune(epochs=3, cosine=True), [1e-2 * factor for factor in COSINE]),
     (Seif(), [3.5e-4 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]),
     (Sebastian(), [5e-4] * 4),
     (Amnesiacs(), [9e-4] * 3 + [1e-3 * factor for factor in COSINE]),
@@ -116,6 +125,33 @@ def test_published_schedule(
     monkeypatch.setattr(torch.optim.SGD, "step", spy)
     unlearn(method, original, task)
     assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("method", "expected"), SCHEDULES[:-1], ids=lambda value: type(value).__name__)
+def test_a_schedule_is_by_epoch(
+    method: BaseMethod, expected: list[float], original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With three batches an epoch, step sizes follow each other as with one. Catches one that is stepped by batch.
+
+    (Not of fanchuan, which decides by itself how many images a batch has.)
+    """
+    rates: list[float] = []
+    step = torch.optim.SGD.step
+
+    def spy(optimizer: torch.optim.SGD, *args: Any) -> Any:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    network = copy.deepcopy(original)
+    seed_everything(1)
+    if hasattr(method, "batch_size"):
+        method = type(method)(**{**method.settings(), "batch_size": 60})
+    method.run(network, *run_loaders(task, 1, 60))
+    one_of_each = [rate for rate, before in zip(rates, [None, *rates], strict=False) if rate != before]
+    published = [rate for rate, before in zip(expected, [None, *expected], strict=False) if rate != before]
+    assert one_of_each == pytest.approx(published)
+    assert len(rates) > 1.5 * len(expected), "there are several batches"
 
 
 class Unreadable:
@@ -438,6 +474,11 @@ def test_sebastian_rounds_to_half_precision(original: nn.Module, task: Task, hal
     left = unlearn(Sebastian(half_precision=half), original, task)
     assert all(weight.dtype == torch.float32 for weight in left.parameters())
     assert all(torch.equal(weight, weight.half().float()) for weight in left.parameters()) == half
+    statistics = [buffer for buffer in left.buffers() if buffer.is_floating_point()]
+    assert not all(torch.equal(one, one.half().float()) for one in statistics)
+    rounded = unlearn(Sebastian(half_precision=half, half_statistics=True), original, task)
+    statistics = [buffer for buffer in rounded.buffers() if buffer.is_floating_point()]
+    assert all(torch.equal(one, one.half().float()) for one in statistics) == half
 
 
 # ----------------------------------------------------------------------------------------------------------------------
