@@ -259,6 +259,29 @@ def test_unsir_leaves_gradients_of_the_network_alone(original: nn.Module, task: 
     assert all(weight.grad is None for weight in network.parameters())
 
 
+def test_unsir_can_learn_in_train_mode(original: nn.Module, task: Task) -> None:
+    """As published: the noise gets into the statistics of batch normalisation; weights stand still all the same."""
+    network = copy.deepcopy(original)
+    Unsir(learn_in_train_mode=True)._learn_noise(network, *part(task, "forget"))
+    assert all(torch.equal(*pair) for pair in zip(original.parameters(), network.parameters(), strict=True))
+    assert not torch.equal(original.get_buffer("1.running_mean"), network.get_buffer("1.running_mean"))
+
+
+def test_unsir_rates(original: nn.Module, one_class: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise, impairing and repairing have their own, impairing is one epoch. Catches rates that are exchanged."""
+    trained: list[tuple[float, int]] = []
+    monkeypatch.setattr(Unsir, "_train", lambda self, net, x, y, rate, epochs: trained.append((rate, epochs)))
+    unlearn(Unsir(impair_rate=0.5, repair_rate=0.25, repair_epochs=3, noise_steps=1), original, one_class)
+    assert trained == [(0.5, 1), (0.25, 3)]
+    images, labels = part(one_class, "forget")
+    short, long = (
+        Unsir(noise_rate=rate, noise_steps=5)._learn_noise(copy.deepcopy(original), images, labels)
+        for rate in (1e-9, 0.1)
+        if torch.manual_seed(0)
+    )
+    assert 0.05 < float((long - short).abs().mean()) <= 0.5, "five steps of Adam, of at most 0.1"
+
+
 def test_unsir_effect(originals: list[nn.Module], one_class: Task) -> None:
     """Fours are lost, the rest is repaired."""
     left = unlearn_each(lambda: Unsir(batch_size=64, repair_epochs=4), originals, one_class)

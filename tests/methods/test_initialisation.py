@@ -11,6 +11,7 @@ from torch import nn
 
 from checkpoints.networks import NETWORKS
 from data import Task
+from data.loaders import run_loaders
 from methods.CertifiedRetrain import CertifiedRetrain
 from methods.initialisation import freshly_initialised, reinitialise
 from methods.Retrain import Retrain
@@ -108,6 +109,19 @@ def test_retrain_weighs_classes(task: Task, original: nn.Module) -> None:
     assert weights.device == next(original.parameters()).device
     on_meta = copy.deepcopy(original).to("meta")
     assert Retrain._class_weights(on_meta, *loaders).device.type == "meta"  # type: ignore[arg-type]
+
+
+def test_retrain_sees_the_retain_set_alone(task: Task, original: nn.Module) -> None:
+    """Every image of it in each epoch, and no other; from other weights than the original's."""
+    seen: list[torch.Tensor] = []
+    network = copy.deepcopy(original)
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    Retrain(epochs=2, batch_size=50).run(network, *run_loaders(task, 1))
+    images = [image.numpy().tobytes() for image in torch.cat(seen)]
+    retained = [image.numpy().tobytes() for image in part(task, "retain")[0]]
+    assert sorted(images) == sorted(2 * retained)
+    still = unlearn(Retrain(epochs=1, learning_rate=0.0), original, task)
+    assert not torch.equal(still.get_parameter("0.weight"), original.get_parameter("0.weight"))
 
 
 def test_retrain_by_sharpness(task: Task, original: nn.Module) -> None:

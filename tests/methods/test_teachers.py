@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from checkpoints.networks import build_network
 from data import Task
+from data.loaders import run_loaders
 from methods.BadTeacher import BadTeacher
 from methods.Delete import Delete
 from methods.initialisation import freshly_initialised
-from methods.Scrub import Scrub
+from methods.Scrub import Scrub, _reference_error
 from tests.methods.trained_digits import (
     accuracy,
     assert_close,
@@ -112,6 +113,25 @@ def test_scrub_teacher_stays(originals: list[nn.Module], task: Task) -> None:
             )
 
     assert distance(0.5) < 0.5 * distance(0.0)
+
+
+def test_scrub_reference_error(original: nn.Module, task: Task) -> None:
+    """The validation error, each image weighed by the share of its class in the forget set over that in its own.
+
+    Catches the retain set's shares, counts for shares, and classes that count alike.
+    """
+    network = copy.deepcopy(original)
+    with torch.no_grad():
+        network.get_parameter("11.bias")[[1, 2, 3]] -= 3  # so that classes differ in their errors
+    _, forget, validation = run_loaders(task, 1)
+    images, labels = part(task, "validation")
+    forgotten = part(task, "forget")[1]
+    with torch.no_grad():
+        wrong = (network(images).argmax(dim=1) != labels).double()
+    errors = torch.stack([wrong[labels == k].mean() for k in range(10)])
+    shares = torch.bincount(forgotten, minlength=10) / len(forgotten)
+    found = float(_reference_error(network, forget, validation))
+    assert found == pytest.approx(float((shares * errors).sum()), rel=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])

@@ -331,6 +331,34 @@ def test_kookmin_slows_what_is_kept(original: nn.Module, little_retained: Task) 
     assert_close(moves(renewed, left), expected)
 
 
+def test_kookmin_subset_is_as_large_as_the_forget_set(
+    original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 retained images of 170, then the 30 forgotten ones. Catches all of the retain set, and the sets exchanged."""
+    seen: list[torch.Tensor] = []
+    network = copy.deepcopy(original)
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    layers = [part.weight for part in network.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
+    Kookmin._gradients(network, layers, *run_loaders(task, 1)[:2])
+    assert [len(images) for images in seen] == [30, 30]
+    assert keys(seen[0]) < keys(part(task, "retain")[0])
+    assert keys(seen[1]) == keys(part(task, "forget")[0])
+
+
+def test_noisy_finetune_adds_noise(original: nn.Module, task: Task) -> None:
+    """Of the same size on each weight of the first layer, and on no other. Catches noise in proportion to a weight."""
+    quiet = {"epochs": 1, "learning_rate": 0.0}
+    left = [unlearn(NoisyFinetune(noise=0.3, **quiet), original, task, seed) for seed in range(30)]
+    name = "0.weight"
+    noise = torch.stack([one.get_parameter(name).detach() - original.get_parameter(name).detach() for one in left])
+    deviations = noise.flatten(1).std(dim=0)
+    assert float(noise.std()) == pytest.approx(0.3, rel=0.1)
+    assert float(deviations.min()) > 0.15
+    assert float(deviations.max()) < 0.5
+    others = [key for key, _ in original.named_parameters() if key != name]
+    assert all(torch.equal(original.get_parameter(key), left[0].get_parameter(key)) for key in others)
+
+
 def test_kookmin_subset_is_random(original: nn.Module, task: Task) -> None:
     """Two seeds renew different weights, though not all are different. Catches the first images, or all of them."""
     masks = []
@@ -671,6 +699,25 @@ def test_forget_loss(original: nn.Module, task: Task, kind: str) -> None:
         "ce": F.cross_entropy(logits, labels),
     }
     assert_close(moves(reset, left), [-0.01 * step for step in gradients(network, losses[kind])])
+
+
+def test_forget_teacher_sees_what_the_student_sees(
+    original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same noisy images. Catches a teacher on clean images."""
+    shown: list[tuple[nn.Module, torch.Tensor]] = []
+    forward = nn.Sequential.forward
+
+    def look(net: nn.Sequential, images: torch.Tensor) -> torch.Tensor:
+        shown.append((net, images.clone()))
+        return forward(net, images)
+
+    monkeypatch.setattr(nn.Sequential, "forward", look)
+    unlearn(Forget(cycles="1", noise=0.5), original, task)
+    (student, learned), (teacher, taught) = shown[:2]
+    assert student is not teacher
+    assert torch.equal(learned, taught)
+    assert keys(learned).isdisjoint(keys(part(task, "retain")[0]))
 
 
 def test_forget_adds_noise_to_images(original: nn.Module, task: Task) -> None:
