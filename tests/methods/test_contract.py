@@ -161,7 +161,7 @@ def test_mistakes_in_hyper_parameters_are_refused(name: str) -> None:
 
 @every_method
 def test_imports_nothing_of_the_kit(name: str) -> None:
-    """A method must work inside a submission notebook, where there is only `BaseMethod`."""
+    """A method must work inside a submission notebook, where there is only what travels."""
     source = inspect.getsource(inspect.getmodule(METHODS[name]))  # type: ignore[arg-type]
     ours = {path.name for path in Path(inspect.getfile(METHODS[name])).parent.parent.iterdir() if path.is_dir()}
     for node in ast.walk(ast.parse(source)):
