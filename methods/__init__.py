@@ -56,6 +56,8 @@ def all_method_handlers() -> Handlers:
         "dist_reg": "DistReg",
         "mode_connectivity": "ModeConnectivity",
         "not_negation": "NotNegation",
+        "regun": "Regun",
+        "undo": "Undo",
         "certified_gradient_clipping": "CertifiedGradientClipping",
         "certified_model_clipping": "CertifiedModelClipping",
         "certified_output_perturbation": "CertifiedOutputPerturbation",
