@@ -112,6 +112,14 @@ def test_regun_without_its_term_is_finetune(original: nn.Module, task: Task) -> 
     assert not same(unlearn(Regun(**options), original, task), plain)
 
 
+def test_regun_weighs_the_retain_set(original: nn.Module, task: Task) -> None:
+    """Without the other term, a step is `retain_weight` times that of `finetune`. Catches a weight that is ignored."""
+    options = {"epochs": 1, "weight_decay": 0.0, "batch_size": ALL, "learning_rate": 0.1}
+    plain = moves(original, unlearn(Finetune(**options), original, task))
+    left = unlearn(Regun(forget_weight=0.0, retain_weight=0.4, **options), original, task)
+    assert_close(moves(original, left), [0.4 * step for step in plain], tolerance=0.01)
+
+
 def test_regun_batches(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each retain batch meets a forget batch; those go on in a cycle over epochs.
 
@@ -244,13 +252,14 @@ def test_undo_distils(on_forget: bool, freeze_bn: bool, original: nn.Module, tas
 
 
 def test_undo_clips(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The norm over all weights, in both phases, after the gradients are there. Catches a limit that is ignored."""
+    """The norm over all weights, in both phases. Catches a limit that is ignored, and weight decay."""
     norms = []
     step = torch.optim.AdamW.step
 
     def spy(self: torch.optim.AdamW, *arguments: Any) -> Any:
         gradients = [weight.grad.flatten() for group in self.param_groups for weight in group["params"]]
         norms.append(float(torch.cat(gradients).norm()))
+        assert self.defaults["weight_decay"] == 0
         return step(self, *arguments)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", spy)
