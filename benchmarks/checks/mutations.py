@@ -27,7 +27,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -42,6 +41,7 @@ REASONS = Path(__file__).with_name("mutations.json")
 """By method: texts of mutations that change nothing, and why."""
 LONGEST = 400.0
 """Seconds after which tests count as failed: a mutated loop may not end."""
+SECONDS_BETWEEN_LOOKS = 0.05
 
 
 @dataclass(frozen=True)
@@ -237,8 +237,35 @@ def tests_of(method: str) -> list[str]:
     return [str(file) for file in files if f"from {module} import" in file.read_text()]
 
 
-def survives(mutation: Mutation) -> bool:
-    """Whether all tests of the method pass, in a process of their own."""
+def survivors_of(mutations: Sequence[Mutation], workers: int) -> list[Mutation]:
+    """Those with which all tests of the method pass. Each is tried in a process that is forked from this one.
+
+    This process has no threads, whose locks nobody would free in the others.
+    """
+    waiting, running, alive = list(reversed(mutations)), dict[int, tuple[Mutation, float]](), []
+    tqdm.monitor_interval = 0
+    with tqdm(total=len(mutations), unit="mutation", file=sys.stderr) as bar:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                mutation = waiting.pop()
+                running[_start(mutation)] = mutation, time.monotonic() + LONGEST
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            for process, (mutation, until) in list(running.items()):
+                ended, status = os.waitpid(process, os.WNOHANG)
+                if not ended and time.monotonic() < until:
+                    continue
+                if not ended:
+                    os.killpg(process, signal.SIGKILL)
+                    _, status = os.waitpid(process, 0)
+                if os.waitstatus_to_exitcode(status) == 0:
+                    alive.append(mutation)
+                del running[process]
+                bar.update()
+    return [mutation for mutation in mutations if mutation in alive]
+
+
+def _start(mutation: Mutation) -> int:
+    """A process that ends with 0 if all tests pass."""
     process = os.fork()
     if process == 0:
         code = 1
@@ -246,15 +273,7 @@ def survives(mutation: Mutation) -> bool:
             os.setsid()
             code = _run_tests(mutation)
         os._exit(code)
-    until = time.monotonic() + LONGEST
-    while time.monotonic() < until:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status) == 0
-        time.sleep(0.05)
-    os.killpg(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    return False
+    return process
 
 
 def _run_tests(mutation: Mutation) -> int:
@@ -294,9 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import tests.methods.trained_digits  # noqa: F401  # so that no fork imports PyTorch
 
     reasons = json.loads(REASONS.read_text()) if REASONS.exists() else {}
-    with ThreadPoolExecutor(options.workers) as pool:
-        alive = list(tqdm(pool.map(survives, chosen), total=len(chosen), unit="mutation", file=sys.stderr))
-    survivors = [one for one, lives in zip(chosen, alive, strict=True) if lives]
+    survivors = survivors_of(chosen, options.workers)
     unexplained = 0
     for one in survivors:
         why = reasons.get(one.method, {}).get(one.key)
