@@ -52,6 +52,7 @@ def all_method_handlers() -> Handlers:
         "unsir": "Unsir",
         "linear_filtration": "LinearFiltration",
         "scar": "Scar",
+        "duck": "Duck",
         "certified_gradient_clipping": "CertifiedGradientClipping",
         "certified_model_clipping": "CertifiedModelClipping",
         "certified_output_perturbation": "CertifiedOutputPerturbation",
