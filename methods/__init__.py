@@ -53,6 +53,7 @@ def all_method_handlers() -> Handlers:
         "linear_filtration": "LinearFiltration",
         "scar": "Scar",
         "duck": "Duck",
+        "lotus": "Lotus",
         "certified_gradient_clipping": "CertifiedGradientClipping",
         "certified_model_clipping": "CertifiedModelClipping",
         "certified_output_perturbation": "CertifiedOutputPerturbation",
