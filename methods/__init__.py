@@ -54,6 +54,7 @@ def all_method_handlers() -> Handlers:
         "scar": "Scar",
         "duck": "Duck",
         "lotus": "Lotus",
+        "amun": "Amun",
         "certified_gradient_clipping": "CertifiedGradientClipping",
         "certified_model_clipping": "CertifiedModelClipping",
         "certified_output_perturbation": "CertifiedOutputPerturbation",
