@@ -55,6 +55,7 @@ def all_method_handlers() -> Handlers:
         "duck": "Duck",
         "lotus": "Lotus",
         "amun": "Amun",
+        "datamodel_matching": "DatamodelMatching",
         "certified_gradient_clipping": "CertifiedGradientClipping",
         "certified_model_clipping": "CertifiedModelClipping",
         "certified_output_perturbation": "CertifiedOutputPerturbation",
