@@ -237,12 +237,12 @@ def tests_of(method: str) -> list[str]:
     return [str(file) for file in files if f"from {module} import" in file.read_text()]
 
 
-def survivors_of(mutations: Sequence[Mutation], workers: int) -> list[Mutation]:
-    """Those with which all tests of the method pass. Each is tried in a process that is forked from this one.
+def survivors_of(mutations: Sequence[Mutation], workers: int) -> Iterator[Mutation]:
+    """Those with which all tests of the method pass, as they are found. Each is tried in a process that is forked.
 
     This process has no threads, whose locks nobody would free in the others.
     """
-    waiting, running, alive = list(reversed(mutations)), dict[int, tuple[Mutation, float]](), []
+    waiting, running = list(reversed(mutations)), dict[int, tuple[Mutation, float]]()
     tqdm.monitor_interval = 0
     with tqdm(total=len(mutations), unit="mutation", file=sys.stderr) as bar:
         while waiting or running:
@@ -257,11 +257,10 @@ def survivors_of(mutations: Sequence[Mutation], workers: int) -> list[Mutation]:
                 if not ended:
                     os.killpg(process, signal.SIGKILL)
                     _, status = os.waitpid(process, 0)
-                if os.waitstatus_to_exitcode(status) == 0:
-                    alive.append(mutation)
                 del running[process]
                 bar.update()
-    return [mutation for mutation in mutations if mutation in alive]
+                if os.waitstatus_to_exitcode(status) == 0:
+                    yield mutation
 
 
 def _start(mutation: Mutation) -> int:
@@ -313,14 +312,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import tests.methods.trained_digits  # noqa: F401  # so that no fork imports PyTorch
 
     reasons = json.loads(REASONS.read_text()) if REASONS.exists() else {}
-    survivors = survivors_of(chosen, options.workers)
-    unexplained = 0
-    for one in survivors:
+    survivors = unexplained = 0
+    for one in survivors_of(chosen, options.workers):
         why = reasons.get(one.method, {}).get(one.key)
-        unexplained += why is None
-        print(f"{one.method:24} line {one.line:4}  {one.what}\n{'':24}   {why or 'NO REASON KNOWN'}")
+        survivors, unexplained = survivors + 1, unexplained + (why is None)
+        print(f"{one.method:24} line {one.line:4}  {one.what}\n{'':24}   {why or 'NO REASON KNOWN'}", flush=True)
     share = 100 * unexplained / max(1, len(chosen))
-    print(f"{len(chosen)} mutations, {len(survivors)} survived, {unexplained} of them without a reason ({share:.1f} %)")
+    print(f"{len(chosen)} mutations, {survivors} survived, {unexplained} of them without a reason ({share:.1f} %)")
 
 
 if __name__ == "__main__":
