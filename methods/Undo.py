@@ -52,7 +52,7 @@ class Undo(BaseMethod):
     """How much of the teacher's weights is taken away, from 0, nothing, to 1, all."""
     beta: float = 0.1
     """Size of the fresh weights that replace it, in units of those of a new network."""
-    epochs: int = 5
+    epochs: int = 4
     """Passes over what the teacher distils on, at most."""
     learning_rate: float = 7e-4
     """Step size of AdamW for the student."""

@@ -230,7 +230,7 @@ class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(compile(self.source, self.path, "exec"), vars(module))
 
 
-def tests_of(method: str) -> list[str]:
+def files_with_tests(method: str) -> list[str]:
     """The files of tests that import a method's class."""
     module = all_method_handlers().where(method).module
     files = sorted((ROOT / "tests" / "methods").glob("test_*.py"))
@@ -284,7 +284,9 @@ def _run_tests(mutation: Mutation) -> int:
     place = all_method_handlers().where(mutation.method)
     sys.meta_path.insert(0, _Changed(place.module, ROOT / place.file, mutation.source))
     options = ["-n", "0", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
-    for arguments in (tests_of(mutation.method), ["tests/methods/test_contract.py", "-k", f"[{mutation.method}"]):
+    chosen = ["-m", "not slow", "-k", f"[{mutation.method}] or [{mutation.method}- or -{mutation.method}]"]
+    of_all = (["tests/methods/test_defaults.py", *chosen], ["tests/methods/test_contract.py", *chosen])
+    for arguments in (of_all[0], files_with_tests(mutation.method), of_all[1]):
         code = pytest.main([*arguments, *options])
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             return 1

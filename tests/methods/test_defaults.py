@@ -569,7 +569,7 @@ DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
             "teacher_rate": 0.001,
             "alpha": 0.6,
             "beta": 0.1,
-            "epochs": 5,
+            "epochs": 4,
             "learning_rate": 0.0007,
             "clip": 1.0,
             "tolerance": 0.05,
