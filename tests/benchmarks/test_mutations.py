@@ -6,7 +6,7 @@ import ast
 
 import pytest
 
-from benchmarks.checks.mutations import Mutation, mutations, survivors_of, files_with_tests
+from benchmarks.checks.mutations import Mutation, files_with_tests, mutations, survivors_of
 
 
 def test_mistakes_that_people_make() -> None:
