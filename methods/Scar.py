@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from methods.BaseMethod import BaseMethod, Between, Loader
+from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 
 
 class Scar(BaseMethod):
@@ -34,12 +34,13 @@ class Scar(BaseMethod):
     search_space: ClassVar = {
         "epochs": Between(1, 30),
         "steps_per_batch": Between(1, 6),
+        "surrogate_batch_size": OneOf((64, 256, 1024)),
         "learning_rate": Between(1e-5, 0.03, log=True),
         "lambda_2": Between(0.1, 50, log=True),
     }
 
     epochs: int = 30
-    """Most passes over the forget set."""
+    """Most passes over the forget set. Where it does not end earlier, this is over the budget on small data."""
     steps_per_batch: int = 6
     """Steps of Adam on each of its batches, each with other surrogates."""
     learning_rate: float = 5e-4

@@ -181,7 +181,7 @@ DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
             "momentum": 0.0,
             "weight_decay": 0.0,
             "pull": 0.1,
-            "batch_size": 32,
+            "batch_size": 64,
             "alpha": 0.95,
             "freeze_bn": True,
         },
@@ -611,7 +611,7 @@ DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
     "amun": (
         "arXiv 2503.00917",
         {
-            "epochs": 5,
+            "epochs": 3,
             "learning_rate": 0.01,
             "learning_rate_steps": 1,
             "momentum": 0.9,
