@@ -96,7 +96,7 @@ def tiny_conv(channels: int, size: int, classes: int) -> nn.Module:
         *(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2)),
         *(nn.AvgPool2d(size // 4), nn.Flatten(), nn.Linear(64, classes)),
     ]
-    return nn.Sequential(*layers).apply(_he_initialise)
+    return _HeInitialised(*layers)
 
 
 def three_layer(channels: int, size: int, classes: int) -> nn.Module:
@@ -106,14 +106,23 @@ def three_layer(channels: int, size: int, classes: int) -> nn.Module:
     """
     inputs = channels * size * size
     layers = [nn.Flatten(), nn.Linear(inputs, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, classes)]
-    return nn.Sequential(*layers).apply(_he_initialise)
+    return _HeInitialised(*layers)
 
 
-def _he_initialise(module: nn.Module) -> None:
-    if isinstance(module, (nn.Conv2d, nn.Linear)):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        assert module.bias is not None
-        nn.init.zeros_(module.bias)
+class _HeInitialised(nn.Sequential):
+    """Layers that start as He et al. say (arXiv 1502.01852), also when a method draws them anew."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights; biases are 0."""
+        for layer in self:
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
 
 
 def resnet18(channels: int, size: int, classes: int) -> nn.Module:

@@ -19,6 +19,7 @@ def values() -> dict[str, list[str]]:
     """The values that are known beforehand, by option."""
     from checkpoints.networks import NETWORKS
     from data import all_tasks
+    from data.features import FEATURES
     from evaluation.catalogue.lookup import registry
     from evaluation.metrics import METRICS
     from evaluation.spec import PROTOCOLS
@@ -31,7 +32,7 @@ def values() -> dict[str, list[str]]:
         "--protocol": list(PROTOCOLS),
         "--phase": ["dev", "test"],
         "--device": ["auto", "cpu", "cuda"],
-        "--features": ["resnet18"],
+        "--features": [*FEATURES],
     }
 
 

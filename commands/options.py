@@ -100,7 +100,7 @@ class DataOptions(TaskName):
     network: Annotated[str | None, DATA] = None
     """Network to train. [default: that of the task]"""
     features: Annotated[str | None, DATA] = None
-    """resnet18: use its features (ImageNet weights) instead of images."""
+    """resnet18, resnet18-imagenet: use features instead of images."""
 
     def changes(self) -> dict[str, Any]:
         """The fields of a `TaskSpec` that were given."""

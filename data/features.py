@@ -3,7 +3,8 @@
 `--features resnet18` gives every image to torchvision's ResNet-18 with its ImageNet weights, resized to 224x224 and
 without augmentation, and takes what goes into its last layer, as in certified unlearning (Koloskova et al., arXiv
 2506.06985). They are handed on as images of 512 channels and one pixel, so that networks, methods and loaders need to
-know nothing about it.
+know nothing about it. Pixels of CIFAR-10 and CIFAR-100 are normalised by these sets' own statistics, as there; all
+others, and with `--features resnet18-imagenet` these too, by ImageNet's, which the network was trained with.
 
 The weights are those in the folder of `torch.hub`, else they are downloaded, 45 MB. Where they can't be had, a network
 with random weights takes their place, always the same one. Its features are much worse, and the task says in its name
@@ -34,7 +35,7 @@ from data.weights import WeightsError, as_state, check_names, load_tensors
 if TYPE_CHECKING:
     import torch
 
-FEATURES = ("resnet18",)
+FEATURES = ("resnet18", "resnet18-imagenet")
 """What `--features` can name."""
 DIMENSIONS = 512
 IMAGE_SIZE = 224
@@ -45,16 +46,24 @@ CHUNK = 256
 """Images whose features go into one file."""
 SEED = 0
 """Of the random weights."""
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet's pixels between 0 and 1: what the network was trained on."""
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of pixels between 0 and 1, for each channel."""
+IMAGENET: Statistics = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""What the network was trained on."""
 
 _log = logging.getLogger(__name__)
 
 
 def with_features(
-    raw: RawData, rows: np.ndarray, name: str, brightest: float, device: str | torch.device, progress: bool
+    raw: RawData,
+    rows: np.ndarray,
+    name: str,
+    brightest: float,
+    device: str | torch.device,
+    progress: bool,
+    own: Statistics | None = None,
 ) -> tuple[RawData, str]:
-    """The source with features in place of pixels, and their kind, "resnet18" or "random".
+    """The source with features in place of pixels, and their kind: the name, or "random".
 
     Args:
         raw: the source; grey images are shown to the network in three equal channels.
@@ -63,6 +72,7 @@ def with_features(
         brightest: the value of a white pixel.
         device: where to compute features that are not in the cache.
         progress: False shows no bar meanwhile.
+        own: what "resnet18" normalises the pixels of this source by, in place of ImageNet's statistics.
 
     Raises `UserError` for an unknown name and for a cache that can't be written.
     """
@@ -70,7 +80,11 @@ def with_features(
         raise unknown_name("kind of features", name, FEATURES)
     weights = _pretrained_weights()
     kind = "random" if weights is None else name
-    identity = f"{kind} {SEED if weights is None else sha256_of(weights)} {raw.content_sha256} {brightest}"
+    statistics = own if own is not None and name == "resnet18" else IMAGENET
+    network = "random" if weights is None else "resnet18"
+    identity = f"{network} {SEED if weights is None else sha256_of(weights)} {raw.content_sha256} {brightest}"
+    if statistics != IMAGENET:
+        identity += f" {statistics}"
     folder = cache_dir() / f"features-{kind}-{short_digest(identity)}"
     with cache_lock(folder.name):
         features = _read(folder, len(raw.labels))  # (n, 512)
@@ -78,7 +92,7 @@ def with_features(
         if len(missing):
             if weights is None:
                 _log.warning("Features are of a network with random weights: %s", _settled().read_text().strip())
-            found = _extract(raw.pixels, missing, brightest, weights, device, folder)
+            found = _extract(raw.pixels, missing, brightest, statistics, weights, device, folder)
             bar = with_bar(found, f"{kind} features", progress, total=len(missing))
             features[missing] = np.stack(list(bar))
     content = hashlib.sha256(identity.encode()).hexdigest()
@@ -102,6 +116,7 @@ def _extract(
     pixels: np.ndarray,
     rows: np.ndarray,
     brightest: float,
+    statistics: Statistics,
     weights: Path | None,
     device: str | torch.device,
     folder: Path,
@@ -110,7 +125,7 @@ def _extract(
     import torch
 
     network = _network(weights).to(device)
-    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD))
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in statistics)
 
     def features_of(some: np.ndarray) -> np.ndarray:
         images = torch.from_numpy(pixels[some]).to(device).float().div(brightest).expand(-1, 3, -1, -1)

@@ -231,7 +231,8 @@ class Task:
     data_sha256: str
     """Digest of the images, labels and splits."""
     features: str | None = None
-    """What the images are features of: "resnet18", or a "random" network in its place; None: they are images."""
+    """What the images are features of: a name of `data.features.FEATURES`, or a "random" network in its place; None:
+    they are images."""
     remarks: tuple[str, ...] = ()
     """What the user should know of the data before it is used: which folders are not, for example."""
 

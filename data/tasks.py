@@ -45,7 +45,8 @@ class TaskInfo:
     grey and "resnet18_3x3" for coloured images; `train_size` None means all training images. `read(data_dir,
     progress)` returns the source's images. `originals` and `models` are the numbers to grade with (K and N) unless
     the user says otherwise. `request_columns` are metadata that forget requests see and batches do not carry. A task
-    that comes in several sizes has the name of this one in `size`, and the rest in `other_sizes`.
+    that comes in several sizes has the name of this one in `size`, and the rest in `other_sizes`. With
+    `own_statistics`, `--features` normalises by `normalisation`, too, as its source did for this data set.
     """
 
     name: str
@@ -58,6 +59,7 @@ class TaskInfo:
     read: Callable[[str | None, bool], RawData]
     originals: int = 2
     models: int = 64
+    own_statistics: bool = False
     request_columns: tuple[str, ...] = ()
     size: str | None = None
     other_sizes: tuple[TaskInfo, ...] = ()
@@ -148,6 +150,7 @@ _TASKS = (
         train_size=None,
         normalisation=Normalisation(maximum=255, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616)),
         read=partial(sources.read_download, sources.CIFAR10),
+        own_statistics=True,
     ),
     TaskInfo(
         name="cifar100",
@@ -158,6 +161,7 @@ _TASKS = (
         train_size=None,
         normalisation=Normalisation(maximum=255, mean=(0.5071, 0.4865, 0.4409), std=(0.2673, 0.2564, 0.2762)),
         read=partial(sources.read_download, sources.CIFAR100),
+        own_statistics=True,
     ),
     TaskInfo(
         name="folder",
@@ -220,7 +224,8 @@ def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = Tr
     normalisation, network, kind = info.normalisation, info.network or _network_for(raw), None
     if spec.features is not None:
         brightest = 255 if normalisation == _RAW else normalisation.maximum
-        raw, kind = with_features(raw, np.concatenate(rows), spec.features, brightest, device, progress)
+        own = (normalisation.mean, normalisation.std) if info.own_statistics else None
+        raw, kind = with_features(raw, np.concatenate(rows), spec.features, brightest, device, progress, own)
         normalisation, network = _RAW, "three_layer"
     train, validation, test = (_select(raw, part, normalisation) for part in rows)
     train = replace(train, source=_source(raw, rows))

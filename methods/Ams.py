@@ -33,15 +33,15 @@ class Ams(BaseMethod):
     |AUC - 1/2| <= attack_gap, where AUC is the chance that a validation image's loss is above a forgotten one's (for
     whole classes: A_f <= accuracy_gap or CE_f >= ln(classes), and A_val leaves them out); or when A_val has lost more
     than `largest_drop`. What stays is the epoch nearest to looking unseen among those that have not lost too much.
-    Last, if A_j - A_val of an earlier request j has grown by more than `accuracy_gap` since it was forgotten, there is
-    one more epoch, whose first pass is over the images of all such j. The next request may move any weight again.
+    The next request may move any weight again. With `recalibrate`, if A_j - A_val of an earlier request j has grown by
+    more than `accuracy_gap` since it was forgotten, one more epoch has for its first pass the images of all such j.
 
     Source: a research idea of a machine-unlearning starter kit, without paper or published numbers, after SalUn (arXiv
     2310.12508): of a single request without `stop`, or of many at beta 0 and no `recalibrate`, it makes what `salun`
     makes at the same settings, bit for bit. The idea leaves two points open; chosen here: a request that is forgotten
     *too* well has not returned, and a pass over an earlier request is followed by one over the retain set. To look at
-    earlier requests their images are kept, in `memory`; as these are what was to be deleted, a user who may not do that
-    sets recalibrate=false.
+    earlier requests their images have to be kept, in `memory`; as these are what was to be deleted, this is off by
+    default, and there is no such check.
     """
 
     search_space: ClassVar = {
@@ -78,8 +78,8 @@ class Ams(BaseMethod):
     """Distance of AUC from 1/2 that is tolerated."""
     largest_drop: float = 0.03
     """Validation accuracy that may be lost."""
-    recalibrate: bool = True
-    """Whether forgotten images are kept, to check that they stay forgotten."""
+    recalibrate: bool = False
+    """Whether forgotten images are kept, to check that they stay forgotten: not for what the law says to delete."""
     freeze_bn: bool = False
     """Whether batch normalisation keeps and uses the original's statistics."""
 

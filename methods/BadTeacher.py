@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
+from methods.initialisation import freshly_initialised
 
 
 class BadTeacher(BaseMethod):
@@ -48,11 +49,11 @@ class BadTeacher(BaseMethod):
     """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`. Raises `ValueError` if `reduction` is unknown."""
+        """See `BaseMethod.run`. Raises `ValueError` if `reduction` is unknown, or there can't be a new network."""
         if self.reduction not in ("batchmean", "mean"):
             raise ValueError(f"reduction is batchmean or mean, not {self.reduction!r}.")
         device = next(net.parameters()).device
-        good, bad = copy.deepcopy(net).eval(), _fresh(net).eval()
+        good, bad = copy.deepcopy(net).eval(), freshly_initialised(net).eval()
         loaders = (retain_loader, forget_loader)
         retained, forgotten = (torch.cat([sample["image"].cpu() for sample in one]) for one in loaders)
         retained = retained[torch.randperm(len(retained))[: int(self.retain_fraction * len(retained))]]
@@ -76,13 +77,3 @@ class BadTeacher(BaseMethod):
                 divergence.backward()
                 optimizer.step()
         net.eval()
-
-
-def _fresh(net: nn.Module) -> nn.Module:
-    """A copy of `net` with weights and statistics as if it had just been built."""
-    fresh = copy.deepcopy(net)
-    for module in fresh.modules():
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()
-    return fresh

@@ -194,7 +194,8 @@ class BaseMethod:
             annotations = inspect.get_annotations(base)
             for name, annotation in annotations.items():
                 if not hasattr(cls, name):
-                    found[name] = f"needs a default, like {name}: {annotation} = ..."
+                    kind = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", annotation)
+                    found[name] = f"needs a default, like {name}: {kind} = ..."
             for name, value in vars(base).items():
                 if type(value) in PLAIN_TYPES and name not in annotations:
                     found[name] = f"needs a type, like {name}: {type(value).__name__} = {value!r}"

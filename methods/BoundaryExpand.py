@@ -20,7 +20,8 @@ class BoundaryExpand(BaseMethod):
     that there were. Nothing is done for the retain set.
 
     Source: Chen et al., "Boundary Unlearning" (CVPR 2023, arXiv 2303.11570). Of the re-implementations, SalUn's leaves
-    the shadow class in the network. The learning rate is the published one; the SalUn paper runs 5e-6.
+    the shadow class in the network. The learning rate is the published one; the SalUn paper runs 5e-6. The shadow
+    class's first weights are ours; with initial_deviation=-1 they are drawn as PyTorch draws a new layer, as published.
     """
 
     published_figures = "mean gap to retraining of four measures, 2.76 points (CIFAR-10, ResNet-18, 10 %)"
@@ -35,7 +36,7 @@ class BoundaryExpand(BaseMethod):
     batch_size: int = 64
     """Images in a step."""
     initial_deviation: float = 0.001
-    """Standard deviation of the shadow class's first weights; its bias begins at 0."""
+    """Standard deviation of the shadow class's first weights, whose bias begins at 0; -1: drawn as a new layer is."""
     freeze_bn: bool = False
     """Whether batch normalisation keeps and uses the original's statistics."""
 
@@ -45,9 +46,12 @@ class BoundaryExpand(BaseMethod):
         last = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))][-1]
         narrow = dict(last.named_parameters())
         classes = len(narrow["weight"])
+        bound = narrow["weight"][0].numel() ** -0.5  # of the uniform distribution of a new layer's weights and bias
         for name, weight in narrow.items():  # Linear and Conv2d take their number of outputs from their weights
-            deviation = self.initial_deviation if name == "weight" else 0.0
-            row = deviation * torch.randn_like(weight[:1])
+            if self.initial_deviation < 0:
+                row = torch.empty_like(weight[:1]).uniform_(-bound, bound)
+            else:
+                row = (self.initial_deviation if name == "weight" else 0.0) * torch.randn_like(weight[:1])
             setattr(last, name, nn.Parameter(torch.cat([weight.detach(), row])))
         loader = DataLoader(forget_loader.dataset, batch_size=self.batch_size, shuffle=True)
         optimizer = torch.optim.SGD(net.parameters(), lr=self.learning_rate, momentum=self.momentum)

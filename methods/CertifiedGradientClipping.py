@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
+from methods.initialisation import reinitialise
 
 ASSUMPTIONS = (
     "The seed of the noise is secret, and the arithmetic exact: rounding is not accounted for.",
@@ -87,7 +88,7 @@ class CertifiedGradientClipping(BaseMethod):
         _refuse_uncovered(net, self.constants_chosen_on)
         noise = self.noise()
         self._add_noise(net, retain_loader, noise)
-        _reset(net, "reset_running_stats")
+        _reset_statistics(net)
         if self.fresh_start:
             _add_initialisation(net)
         constants = {
@@ -217,10 +218,10 @@ def _refuse_uncovered(net: nn.Module, chosen_on: str) -> None:
         raise ValueError(f"{unknown[0]} may have seen the forget set, and gets no noise: no certificate can be given.")
 
 
-def _reset(net: nn.Module, what: str) -> None:
-    """Call `reset_parameters` or `reset_running_stats` (of batch normalisation) of all modules that have it."""
+def _reset_statistics(net: nn.Module) -> None:
+    """Make those of batch normalisation what they are in a new network."""
     for module in net.modules():
-        reset = getattr(module, what, None)
+        reset = getattr(module, "reset_running_stats", None)
         if callable(reset):
             reset()
 
@@ -228,7 +229,7 @@ def _reset(net: nn.Module, what: str) -> None:
 def _add_initialisation(net: nn.Module) -> None:
     """Add weights drawn as those of a new network: independent of all data, so the certificate stays."""
     noised = _flat(net.parameters())
-    _reset(net, "reset_parameters")
+    reinitialise(net)
     _assign(net, _flat(net.parameters()) + noised)
 
 
@@ -239,7 +240,7 @@ def _clipped(vector: torch.Tensor, most: float) -> torch.Tensor:
 
 def _gradient(net: nn.Module, sample: dict[str, Any]) -> torch.Tensor:
     """The gradient of the cross-entropy, `(weights,)`, which depends on weights and batch alone."""
-    _reset(net, "reset_running_stats")
+    _reset_statistics(net)
     device = next(net.parameters()).device
     images, labels = sample["image"].to(device), sample["age_group"].to(device)
     net.train(len(images) > 1)  # batch normalisation cannot normalise over a single image

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
+from methods.initialisation import reinitialise
 
 ASSUMPTIONS = ("Every choice on the way depends on the retain set alone.",)
 
@@ -55,7 +56,7 @@ class CertifiedRetrain(BaseMethod):
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`. Raises `ValueError` for what would void the certificate."""
         _refuse_uncovered(net, self.constants_chosen_on)
-        _reset(net, "reset_parameters")
+        reinitialise(net)
         if self.start_noise > 0:
             for parameter in net.parameters():
                 nn.init.normal_(parameter, std=self.start_noise)
@@ -111,14 +112,6 @@ def _refuse_uncovered(net: nn.Module, chosen_on: str) -> None:
     unknown += [name for name, parameter in net.named_parameters() if not parameter.requires_grad]
     if unknown:
         raise ValueError(f"{unknown[0]} may have seen the forget set, and stays: no certificate can be given.")
-
-
-def _reset(net: nn.Module, what: str) -> None:
-    """Call `reset_parameters` or `reset_running_stats` (of batch normalisation) of all modules that have it."""
-    for module in net.modules():
-        reset = getattr(module, what, None)
-        if callable(reset):
-            reset()
 
 
 @torch.no_grad()

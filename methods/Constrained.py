@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from methods.BaseMethod import BaseMethod, Between, Loader
+from methods.initialisation import freshly_initialised
 
 Sample = dict[str, Any]
 History = dict[str, list[float]]
@@ -108,7 +109,11 @@ class Constrained(BaseMethod):
             if value not in known:
                 raise ValueError(f"{value!r} is not one of {', '.join(known)}.")
         loaders = (retain_loader, forget_loader, val_loader)
-        blank = _mean_loss(_fresh(net), forget_loader) if "confusion" in (self.stop, self.refine_stop) else math.inf
+        blank = (
+            _mean_loss(freshly_initialised(net), forget_loader)
+            if "confusion" in (self.stop, self.refine_stop)
+            else math.inf
+        )
         epsilon = _mean_loss(copy.deepcopy(net), retain_loader, training=self.epsilon_in_train_mode)
         bound = Constraint(self.solver, epsilon * (1 + self.slack), self.multiplier, self.alpha)
         self._most = self.cap * _mean_loss(net, val_loader) if self.cap else math.inf
@@ -250,13 +255,3 @@ def _accuracy(net: nn.Module, loader: Loader) -> float:
         best = logits.topk(5 if logits.shape[1] > 10 else 1).indices  # (B, 5 or 1)
         hits.append((best == sample["age_group"].to(device)[:, None]).any(dim=1))
     return float(torch.cat(hits).double().mean())
-
-
-def _fresh(net: nn.Module) -> nn.Module:
-    """A copy of `net` with weights and statistics as if it had just been built."""
-    fresh = copy.deepcopy(net)
-    for module in fresh.modules():
-        reset = getattr(module, "reset_parameters", None)
-        if callable(reset):
-            reset()
-    return fresh

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import torch
@@ -21,14 +22,17 @@ class Fisher(BaseMethod):
     set only, the mean of its weights in the last layer is moved to 0, and their variance is 1e-3.
 
     Source: Golatkar et al., "Eternal Sunshine of the Spotless Net" (CVPR 2020, arXiv 1911.04933). Their code and most
-    that follow it square the gradient of each image. Unlearn-Sparse squares the mean gradient of 32 images, which
-    makes F smaller, and has alpha 0.2; the notebooks of Golatkar et al. and SCRUB's run 1e-6 to 1e-8.
+    that follow it square the gradient of each image. Unlearn-Sparse (arXiv 2304.04934) has images_squared=32 alpha=0.2:
+    it takes the mean over 32 images of p_k and of the derivative before it squares that, which makes F smaller. The
+    notebooks of Golatkar et al. and SCRUB's run 1e-6 to 1e-8.
     """
 
     search_space: ClassVar = {"alpha": Between(1e-9, 1e-3, log=True)}
 
     alpha: float = 1e-6
     """Scale of the variance of the noise."""
+    images_squared: int = 1
+    """Images over which derivatives and probabilities are averaged before the derivatives are squared."""
     examples: int = 0
     """Most retained images that F is a mean over; 0 takes all of them."""
     chunk_numbers: int = 30_000_000
@@ -67,13 +71,21 @@ class Fisher(BaseMethod):
         with torch.no_grad():
             classes = net(images[:1].to(device)).shape[1]
         numbers = classes * sum(weight.numel() for weight in weights.values())  # derivatives of one image
-        for part in images.to(device).split(max(1, self.chunk_numbers // numbers)):
+        group = max(1, self.images_squared)
+        groups = math.ceil(len(images) / group)
+        for part in images.to(device).split(group * max(1, self.chunk_numbers // (numbers * group))):
             derivatives = vmap(jacrev(log_probabilities), in_dims=(None, 0))(weights, part)
             with torch.no_grad():
-                probabilities = F.softmax(net(part), dim=1)  # (B, classes)
+                probabilities = _means(F.softmax(net(part), dim=1), group)  # (groups, classes)
             for name, derivative in derivatives.items():  # (B, classes, *weight.shape)
-                information[name] += torch.einsum("bk,bk...->...", probabilities, derivative.square_())
-        return {name: total / len(images) for name, total in information.items()}
+                squares = _means(derivative, group).square_()
+                information[name] += torch.einsum("bk,bk...->...", probabilities, squares)
+        return {name: total / groups for name, total in information.items()}
+
+
+def _means(values: torch.Tensor, group: int) -> torch.Tensor:
+    """The means of so many rows at a time, `(groups, ...)`; the last may be of fewer."""
+    return values if group == 1 else torch.stack([part.mean(dim=0) for part in values.split(group)])
 
 
 def _classes(loader: Loader) -> torch.Tensor:

@@ -19,7 +19,7 @@ class Kookmin(BaseMethod):
     to forget (a new choice in each run, which beat all of them), in the mode in which the network comes. In each layer
     but the last, the `share` of smallest |gradient| is drawn anew (He normal, fan out); then the retain set is
     fine-tuned with the gradients of the other weights of these layers times `kept_factor`. The rate rises and falls
-    from epoch to epoch: 1/3, 2/3, 1, 2/3 and 1/3 of `learning_rate` in five.
+    from epoch to epoch: 1/3, 2/3, 1, 2/3 and 1/3 of `learning_rate` in five, 1/2, 1, 2/3 and 1/3 in four.
 
     Source: second place of the competition (Kaggle discussion 459200; `kgltop2`, or MSG, of Deep Unlearn, arXiv
     2410.01276, from which epochs and rates are). The write-up ranks weights over all layers, `globally`; the code in
@@ -80,8 +80,9 @@ class Kookmin(BaseMethod):
         net.eval()
 
     def rate_factor(self, epoch: int) -> float:
-        """The share of the learning rate in an epoch, counted from 0: up in even steps, and down again."""
-        return min(epoch + 1, max(self.epochs - epoch, 0)) / ((self.epochs + 1) // 2)
+        """The share of the learning rate in an epoch, counted from 0: up in even steps, and down again in others."""
+        peak = (self.epochs + 1) // 2
+        return min((epoch + 1) / peak, max(self.epochs - epoch, 0) / (self.epochs + 1 - peak))
 
     def smallest(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
         """True where a gradient is among the smallest of its layer (or of all); for each layer, in its shape."""

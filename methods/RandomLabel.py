@@ -15,8 +15,9 @@ from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 class RandomLabel(BaseMethod):
     """Train on random labels of the forget set, then on true ones of the retain set, in every epoch.
 
-    A batch of the forget set gets uniformly random labels, drawn anew each time it comes. As published they may be
-    the true ones, one in `classes` of them; with `exclude_true` the label is one of the others.
+    A batch of the forget set gets uniformly random labels, drawn anew each time it comes; with `draw_once` an image
+    keeps its first. As published they may be the true ones, one in `classes` of them; with `exclude_true` the label is
+    one of the others.
 
     Source: "RL" as in the code of Fan et al., "SalUn" (ICLR 2024, arXiv 2310.12508), for CIFAR-10; the idea is of
     Golatkar et al. (CVPR 2020, arXiv 1911.04933). For CIFAR-100 that code mixes the two sets:
@@ -28,6 +29,7 @@ class RandomLabel(BaseMethod):
         "epochs": Between(1, 10),
         "learning_rate": Between(1e-4, 0.3, log=True),
         "exclude_true": OneOf((False, True)),
+        "draw_once": OneOf((False, True)),
     }
 
     epochs: int = 10
@@ -42,6 +44,8 @@ class RandomLabel(BaseMethod):
     """Images in a step."""
     exclude_true: bool = False
     """Whether a random label is never the true one."""
+    draw_once: bool = False
+    """Whether an image has the same random label in all epochs, as Golatkar et al. have it."""
     freeze_bn: bool = False
     """Whether batch normalisation keeps and uses the original's statistics."""
 
@@ -54,6 +58,7 @@ class RandomLabel(BaseMethod):
             net.parameters(), lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
         )
 
+        drawn: dict[str, torch.Tensor] = {}  # by image
         for _ in range(self.epochs):
             for loader in (forget, retain):
                 for sample in loader:
@@ -62,6 +67,9 @@ class RandomLabel(BaseMethod):
                     logits = net(images)  # (B, classes)
                     if loader is forget:
                         labels = self._random(labels, logits.shape[1])
+                        if self.draw_once:
+                            names = [str(name) for name in sample["image_id"]]
+                            labels = torch.stack(list(map(drawn.setdefault, names, labels)))
                     optimizer.zero_grad()
                     F.cross_entropy(logits, labels).backward()
                     optimizer.step()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
+
+OBJECTIVES = ("random_label", "gradient_ascent", "finetune")
 
 
 class Salun(BaseMethod):
@@ -20,11 +23,13 @@ class Salun(BaseMethod):
     drawn anew for every batch and may be the true ones, then a pass over the retain set. `mode` "hard" puts all other
     weights, and their momentum, back after every step; "soft" instead lets all weights change, but after every step
     shrinks all changes by the size below which a share of them lies, to 0 at most: a share that falls linearly from
-    1 - `threshold` to 0 over the epochs.
+    1 - `threshold` to 0 over the epochs. That changes are measured from the original is ours; with `from_epoch` they
+    are those of the epoch, as in the published code, which also is `mixed`.
 
-    Source: Fan et al., "SalUn" (ICLR 2024, arXiv 2310.12508), CIFAR-10. Its first code only set gradients to zero, so
-    that weight decay and momentum moved masked weights; the newer, followed here, holds them. At threshold 1 it is
-    `random_label` bit for bit.
+    Source: Fan et al., "SalUn" (ICLR 2024, arXiv 2310.12508), CIFAR-10; `mixed` is its epoch for CIFAR-100, and its
+    mask is for gradient ascent and fine-tuning, too. Its first code only set gradients to zero, so that weight decay
+    and momentum moved masked weights; the newer, followed here, holds them. At threshold 1 it is `random_label` bit for
+    bit.
     """
 
     published_figures = "mean gap to retraining of four measures, 1.15 points (CIFAR-10, ResNet-18, 10 %)"
@@ -49,37 +54,64 @@ class Salun(BaseMethod):
     """Share of the weights that are salient."""
     mode: str = "hard"
     """Either "hard" (a mask) or "soft" (a proximal step)."""
+    from_epoch: bool = False
+    """Mode "soft": whether changes are measured from the weights at the start of the epoch, not from the original."""
+    objective: str = "random_label"
+    """What salient weights learn: "random_label" as above, "gradient_ascent" (climb the cross-entropy of the forget set
+    alone), or "finetune" (the retain set alone)."""
+    mixed: bool = False
+    """Whether an epoch is one pass over both sets mixed, with random labels that are drawn once for each epoch."""
     freeze_bn: bool = False
     """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`."""
+        """See `BaseMethod.run`. Raises `ValueError` for an unknown mode or objective."""
         if self.mode not in ("hard", "soft"):
             raise ValueError(f"mode is hard or soft, not {self.mode!r}.")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective is {', '.join(OBJECTIVES)}, not {self.objective!r}.")
         device = next(net.parameters()).device
         original = [weight.detach().clone() for weight in net.parameters()]
         masks = self._masks(net, forget_loader) if self.mode == "hard" else []
-        forget = DataLoader(forget_loader.dataset, batch_size=self.batch_size, shuffle=True)
-        retain = DataLoader(retain_loader.dataset, batch_size=self.batch_size, shuffle=True)
         optimizer = torch.optim.SGD(
             net.parameters(), lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
         )
         for epoch in range(self.epochs):
-            for loader in (forget, retain):
-                for sample in loader:
-                    images, labels = sample["image"].to(device), sample["age_group"].to(device)
-                    net.train(len(images) > 1 and not self.freeze_bn)  # batch normalisation needs two images
-                    logits = net(images)
-                    if loader is forget:
-                        labels = torch.randint(logits.shape[1], labels.shape).to(device)
-                    optimizer.zero_grad()
-                    F.cross_entropy(logits, labels).backward()
-                    optimizer.step()
-                    if self.mode == "hard":
-                        self._restore(optimizer, masks, original)
-                    else:
-                        self._shrink(net, original, (1 - self.threshold) * (1 - epoch / self.epochs))
+            start = [weight.detach().clone() for weight in net.parameters()] if self.from_epoch else original
+            for images, labels, forgotten in self._batches(retain_loader, forget_loader):
+                images, labels = images.to(device), labels.to(device)
+                net.train(len(images) > 1 and not self.freeze_bn)  # batch normalisation needs two images
+                logits = net(images)
+                if forgotten.any() and self.objective == "random_label":
+                    random = torch.randint(logits.shape[1], labels.shape)
+                    labels = torch.where(forgotten.to(device), random.to(device), labels)
+                loss = F.cross_entropy(logits, labels)
+                optimizer.zero_grad()
+                (-loss if self.objective == "gradient_ascent" else loss).backward()
+                optimizer.step()
+                if self.mode == "hard":
+                    self._restore(optimizer, masks, original)
+                else:
+                    self._shrink(net, start, (1 - self.threshold) * (1 - epoch / self.epochs))
         net.eval()
+
+    def _batches(
+        self, retain_loader: Loader, forget_loader: Loader
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """An epoch: images, labels, and whether each is to be forgotten."""
+        if self.mixed and self.objective == "random_label":
+            loaders = ((forget_loader, True), (retain_loader, False))
+            samples = [(sample, own) for loader, own in loaders for sample in loader]
+            images = torch.cat([sample["image"].cpu() for sample, _ in samples])
+            labels = torch.cat([sample["age_group"].cpu() for sample, _ in samples])
+            forgotten = torch.cat([torch.full(sample["age_group"].shape, own) for sample, own in samples])
+            yield from DataLoader(TensorDataset(images, labels, forgotten), batch_size=self.batch_size, shuffle=True)
+            return
+        forget, retain = (forget_loader.dataset, True), (retain_loader.dataset, False)
+        passes = {"random_label": (forget, retain), "gradient_ascent": (forget,), "finetune": (retain,)}
+        for dataset, own in passes[self.objective]:
+            for sample in DataLoader(dataset, batch_size=self.batch_size, shuffle=True):
+                yield sample["image"], sample["age_group"], torch.full(sample["age_group"].shape, own)
 
     def _masks(self, net: nn.Module, loader: Loader) -> list[torch.Tensor]:
         """True where a weight is salient; for each parameter, in its shape."""

@@ -23,8 +23,8 @@ class Scrub(BaseMethod):
     validation set weighted to the classes of the forget set.
 
     Source: Kurmanji et al., "Towards Unbounded Machine Unlearning" (NeurIPS 2023, arXiv 2302.09880). The defaults are
-    the code's for ResNet-18 on CIFAR-10. Its small-scale setting differs: Adam, gamma 1, alpha 0.5, T 2, 10 epochs, 3
-    of them with a max pass, weight decay 0.1, batches of 64 and 32.
+    the code's at large scale (CIFAR-10). At small scale it has optimizer=adam gamma=1 alpha=0.5 temperature=2 epochs=10
+    max_epochs=3 decay_after=5,8,9 weight_decay=0.1 retain_batch_size=32 forget_batch_size=64.
     """
 
     published_figures = "test 77.3 %, forget 2.0 % (CIFAR-100, a class)"
@@ -40,7 +40,11 @@ class Scrub(BaseMethod):
     max_epochs: int = 2
     """Epochs, the first ones, that begin with a pass over the forget set (`msteps`)."""
     learning_rate: float = 5e-4
-    """Step size of SGD."""
+    """Step size in the first epoch."""
+    decay_after: str = "3,5,9"
+    """Epochs, counted from 1, after each of which the step size falls to a tenth; empty: never."""
+    optimizer: str = "sgd"
+    """Either "sgd", with momentum 0.9, or "adam"."""
     weight_decay: float = 5e-4
     """L2 regularisation."""
     gamma: float = 0.99
@@ -49,9 +53,9 @@ class Scrub(BaseMethod):
     """Weight of the retain set's distance to the teacher."""
     temperature: float = 4.0
     """Temperature T of both softmax functions in KL_T."""
-    retain_batch_size: int = 128
+    retain_batch_size: int = 256
     """Retain images in a step."""
-    forget_batch_size: int = 32
+    forget_batch_size: int = 512
     """Forget images in a step."""
     rewind: bool = False
     """SCRUB+R: go back to the epoch that forgets as much as the validation set's error asks for."""
@@ -59,15 +63,16 @@ class Scrub(BaseMethod):
     """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`."""
+        """See `BaseMethod.run`. Raises `ValueError` for an unknown optimizer, or other text than epochs."""
+        decays = self._decays()
         teacher = copy.deepcopy(net).eval()
         retain = DataLoader(retain_loader.dataset, batch_size=self.retain_batch_size, shuffle=True)
         forget = DataLoader(forget_loader.dataset, batch_size=self.forget_batch_size, shuffle=True)
-        optimizer = torch.optim.SGD(
-            net.parameters(), lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay
-        )
+        optimizer = self._optimizer(net)
         states, errors = [], []
         for epoch in range(self.epochs):
+            for group in optimizer.param_groups:
+                group["lr"] = self.learning_rate * 0.1 ** sum(epoch >= after for after in decays)
             if epoch < self.max_epochs:
                 self._pass(net, teacher, forget, optimizer, maximise=True)
             self._pass(net, teacher, retain, optimizer, maximise=False)
@@ -78,6 +83,19 @@ class Scrub(BaseMethod):
         if self.rewind and states:
             distances = (torch.stack(errors) - _reference_error(net, forget_loader, val_loader)).abs()  # (epochs,)
             net.load_state_dict(states[int(distances.argmin())])
+
+    def _decays(self) -> list[int]:
+        try:
+            return [int(part) for part in self.decay_after.split(",") if part.strip()]
+        except ValueError:
+            raise ValueError(f"decay_after is a list of epochs like 5,8,9, not {self.decay_after!r}.") from None
+
+    def _optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
+        if self.optimizer not in ("sgd", "adam"):
+            raise ValueError(f"optimizer is sgd or adam, not {self.optimizer!r}.")
+        if self.optimizer == "adam":
+            return torch.optim.Adam(net.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
+        return torch.optim.SGD(net.parameters(), lr=self.learning_rate, momentum=0.9, weight_decay=self.weight_decay)
 
     def _pass(
         self, net: nn.Module, teacher: nn.Module, loader: Loader, optimizer: torch.optim.Optimizer, maximise: bool

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader
 
 from methods.BaseMethod import BaseMethod, Between, Loader
 
@@ -24,7 +25,9 @@ class SfrOn(BaseMethod):
 
     Source: Huang et al., "Unified Gradient-Based Machine Unlearning with Remain Geometry Enhancement" (NeurIPS 2024,
     arXiv 2409.19732), CIFAR-10. Its code has slow_rate 1, so the slow weights of the paper are the plain ones. Its
-    1500 steps of 128 images are about 4 passes over CIFAR-10's retain set; here their number follows the data.
+    1500 steps of 128 images are about 4 passes over CIFAR-10's retain set; here their number follows the data, and so
+    do batches with batch_size 0. For TinyImageNet it has optimizer=adamw weight_decay=0.05 learning_rate=2e-5
+    forget_every=1 ascent=500. Its plain ascent is adaptivity=0.
     """
 
     search_space: ClassVar = {
@@ -38,9 +41,15 @@ class SfrOn(BaseMethod):
     epochs: int = 4
     """Passes over the retain set."""
     learning_rate: float = 0.01
-    """Step size of SGD in the first step; a cosine takes it to zero."""
+    """Step size in the first step; a cosine takes it to zero."""
+    optimizer: str = "sgd"
+    """Either "sgd" or "adamw"; one does both kinds of steps."""
     momentum: float = 0.9
-    """Momentum of SGD, shared by both kinds of steps."""
+    """Momentum of SGD."""
+    batch_size: int = 0
+    """Images in a step of either kind; 0: as the loaders have it. Published 128."""
+    schedule: str = "cosine"
+    """How the weight of the ascent falls to 0: "cosine", "linear" (1 - t/T), or "exponential" ((1 - t/T)^2)."""
     weight_decay: float = 5e-4
     """L2 regularisation of SGD."""
     forget_every: int = 5
@@ -59,11 +68,15 @@ class SfrOn(BaseMethod):
     """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`."""
+        """See `BaseMethod.run`. Raises `ValueError` for an unknown optimizer or schedule."""
+        strength_at(self.schedule, 0.0)
+        if self.batch_size:
+            loaders = (retain_loader, forget_loader)
+            retain_loader, forget_loader = (
+                DataLoader(loader.dataset, batch_size=self.batch_size, shuffle=True) for loader in loaders
+            )
         masks = self._masks(net, retain_loader, forget_loader)
-        optimizer = torch.optim.SGD(
-            net.parameters(), lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
-        )
+        optimizer = self._optimizer(net)
         steps = self.epochs * len(retain_loader)
         scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(1, steps))
         retained, forgotten = _forever(retain_loader), _forever(forget_loader)
@@ -72,7 +85,7 @@ class SfrOn(BaseMethod):
             if step % self.forget_every == 0:
                 losses = _losses(net, next(forgotten), self.freeze_bn)
                 shares = 1 / (losses.detach() ** self.adaptivity + 1e-15)  # (B,)
-                strength = self.ascent * (1 + math.cos(math.pi * step / steps)) / 2
+                strength = self.ascent * strength_at(self.schedule, step / steps)
                 optimizer.zero_grad()
                 (-strength * (shares / shares.sum() * losses).sum()).backward()
                 for weight, mask in zip(net.parameters(), masks, strict=True):
@@ -89,6 +102,14 @@ class SfrOn(BaseMethod):
                     weight.copy_((1 - self.slow_rate) * earlier + self.slow_rate * weight)
         net.eval()
 
+    def _optimizer(self, net: nn.Module) -> torch.optim.Optimizer:
+        rate, decay = self.learning_rate, self.weight_decay
+        if self.optimizer not in ("sgd", "adamw"):
+            raise ValueError(f"optimizer is sgd or adamw, not {self.optimizer!r}.")
+        if self.optimizer == "adamw":
+            return torch.optim.AdamW(net.parameters(), lr=rate, weight_decay=decay)
+        return torch.optim.SGD(net.parameters(), lr=rate, momentum=self.momentum, weight_decay=decay)
+
     def _masks(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader) -> list[torch.Tensor]:
         """True where a weight may take part in the ascent; for each parameter, in its shape."""
         retained, forgotten = _importance(net, retain_loader), _importance(net, forget_loader)
@@ -96,6 +117,18 @@ class SfrOn(BaseMethod):
             (of_forgotten + 1e-15) / (of_retained + 1e-15) >= self.threshold
             for of_forgotten, of_retained in zip(forgotten, retained, strict=True)
         ]
+
+
+def strength_at(schedule: str, done: float) -> float:
+    """The share of the ascent's weight when a share of the steps is done. Raises `ValueError` if there is no such."""
+    shares = {
+        "cosine": (1 + math.cos(math.pi * done)) / 2,
+        "linear": 1 - done,
+        "exponential": (1 - done) ** 2,
+    }
+    if schedule not in shares:
+        raise ValueError(f"schedule is {', '.join(shares)}, not {schedule!r}.")
+    return shares[schedule]
 
 
 def _forever(loader: Loader) -> Iterator[dict[str, Any]]:

@@ -20,7 +20,8 @@ class Unsir(BaseMethod):
     Source: Tarun et al., "Fast Yet Effective Machine Unlearning" (TNNLS 2023, arXiv 2111.08947), meant for removal of
     a class; of a mixed forget set each class is impaired. Its notebook labels the noise 0 whatever the class, a slip
     that is not followed. By another it counts channels for images, so that of 256 noise images 3 are used; as that is
-    what gave the published results, it is the default.
+    what gave the published results, it is the default. That noise is learned in eval mode, so that it does not get into
+    the statistics of batch normalisation, is ours.
     """
 
     search_space: ClassVar = {
@@ -32,7 +33,11 @@ class Unsir(BaseMethod):
     noise_images: int = 3
     """Most noise images for a class, which has no more than forgotten images; 3 ran, 256 were meant."""
     noise_steps: int = 40
-    """Steps of Adam on the noise, of size 0.1; published as 5 epochs of 8."""
+    """Steps of Adam on the noise; published as 5 epochs of 8."""
+    noise_rate: float = 0.1
+    """Size of these steps."""
+    learn_in_train_mode: bool = False
+    """Whether batch normalisation uses, and updates, the statistics of the noise meanwhile, as published."""
     penalty: float = 0.1
     """Weight of the squared norm of a noise image."""
     noise_copies: int = 20
@@ -62,9 +67,9 @@ class Unsir(BaseMethod):
         net.eval()
 
     def _learn_noise(self, net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        net.eval()
+        net.train(self.learn_in_train_mode and len(images) > 1)
         noise = torch.randn(images.shape).to(images).requires_grad_()
-        optimizer = torch.optim.Adam([noise], lr=0.1)
+        optimizer = torch.optim.Adam([noise], lr=self.noise_rate)
         for _ in range(self.noise_steps):
             error = F.cross_entropy(net(noise), labels, reduction="sum")
             loss = self.penalty * noise.square().sum() - error  # the steps of Adam don't depend on its scale

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from methods.BaseMethod import BaseMethod
 
 FOLDER = Path(__file__).parent
-NO_METHODS = ("__init__", "BaseMethod", "registry")
+NO_METHODS = ("__init__", "BaseMethod", "registry", "initialisation")
 """Files of this folder that no method is looked for in."""
 
 

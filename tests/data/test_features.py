@@ -103,10 +103,21 @@ class CountedNetwork:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("size", [32, 224])
+@pytest.mark.parametrize(
+    ("name", "own", "statistics"),
+    [
+        ("resnet18", None, features.IMAGENET),
+        ("resnet18", CIFAR, CIFAR),
+        ("resnet18-imagenet", CIFAR, features.IMAGENET),
+    ],
+)
 def test_features_are_what_goes_into_the_last_layer(
-    hub: Path, monkeypatch: pytest.MonkeyPatch, channels: int, size: int
+    hub: Path, monkeypatch: pytest.MonkeyPatch, channels: int, size: int, name: str, own: Any, statistics: Any
 ) -> None:
     """The same with torchvision's transforms, one image at a time, the average pooling's output seen by a hook.
 
@@ -120,10 +131,28 @@ def test_features_are_what_goes_into_the_last_layer(
     raw = random_raw(3, channels)
     for pixels in raw.pixels:
         image = functional.resize(torch.from_numpy(pixels).float() / 255, [size, size], antialias=True)
-        image = functional.normalize(image.expand(3, -1, -1), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+        image = functional.normalize(image.expand(3, -1, -1), *map(list, statistics))
         with torch.no_grad():
             network(image[None])
-    np.testing.assert_allclose(extract(raw), torch.stack(seen).numpy(), rtol=1e-3, atol=1e-3)
+    found, _ = features.with_features(raw, np.arange(3), name, 255, "cpu", progress=False, own=own)
+    np.testing.assert_allclose(found.pixels[:, :, 0, 0], torch.stack(seen).numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_imagenets_statistics_are_imagenets() -> None:
+    """As torchvision documents them. Those of CIFAR-10 and CIFAR-100 are their tasks' own, and of no other task."""
+    assert features.IMAGENET == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert {name for name, info in data.all_tasks().items() if info.own_statistics} == {"cifar10", "cifar100"}
+
+
+def test_other_statistics_are_other_features(hub: Path) -> None:
+    """The cache tells them apart, and the source's digest, too. Catches features of one kind taken for the other."""
+    put_weights(hub)
+    raw, wanted = random_raw(3), np.arange(3)
+    one, other = (
+        features.with_features(raw, wanted, "resnet18", 255, "cpu", progress=False, own=own)[0] for own in (None, CIFAR)
+    )
+    assert not np.allclose(one.pixels, other.pixels)
+    assert one.content_sha256 != other.content_sha256
 
 
 def test_images_are_shown_at_224() -> None:

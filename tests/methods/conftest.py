@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
 from data import Task
@@ -31,3 +32,9 @@ def original() -> nn.Module:
 def originals() -> list[nn.Module]:
     """Several such networks, for what differs from one to the next."""
     return [trained(number) for number in range(ORIGINALS)]
+
+
+@pytest.fixture
+def sgd_for_adam(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the first step show the gradient, which Adam reduces to its sign."""
+    monkeypatch.setattr(torch.optim, "Adam", lambda weights, lr: torch.optim.SGD(weights, lr=lr))

@@ -185,7 +185,7 @@ def test_chance_above() -> None:
 
 def test_looks_and_their_distance(original: nn.Module, task: Task) -> None:
     """Accuracies and losses of the network that is left; distance the larger of two. Catches looks before the epoch."""
-    method = Ams(epochs=1, **NEVER)
+    method = Ams(epochs=1, recalibrate=True, **NEVER)
     left = unlearn(method, original, task)
     seen = {name: values[0] for name, values in method.notes["history"].items()}
     assert seen["accuracy"] == pytest.approx(accuracy(left, task, "forget"))
@@ -271,11 +271,11 @@ def test_effect_on_a_class(originals: list[nn.Module], one_class: Task) -> None:
 
 
 def test_what_is_kept_of_a_request(original: nn.Module, steps: list[Task]) -> None:
-    """Its images and labels, and A - A_val as it was then; with recalibrate=false none of them.
+    """Its images and labels, and A - A_val as it was then; by default none of them, as they are what was to be deleted.
 
     Catches images of the retain set, and gaps that are overwritten by later ones.
     """
-    networks, methods = in_sequence(lambda: Ams(epochs=1), original, steps[:2])
+    networks, methods = in_sequence(lambda: Ams(epochs=1, recalibrate=True), original, steps[:2])
     memory = methods[1].memory
     for number, step in enumerate(steps[:2]):
         images, labels = part(step, "forget")
@@ -284,13 +284,13 @@ def test_what_is_kept_of_a_request(original: nn.Module, steps: list[Task]) -> No
     first = accuracy(networks[0], steps[0], "forget") - accuracy(networks[0], steps[0], "validation")
     assert float(memory["gaps"][0]) == pytest.approx(first, abs=1e-6)
     assert len(memory["gaps"]) == 2
-    _, methods = in_sequence(lambda: Ams(epochs=1, recalibrate=False), original, steps[:2])
+    _, methods = in_sequence(lambda: Ams(epochs=1), original, steps[:2])
     assert methods[1].memory.keys() == {"saliency", "touched"}
 
 
 def with_past(original: nn.Module, first: Task, gap: float, **settings: Any) -> Ams:
     """A method that has fulfilled the first request, with A - A_val as given."""
-    method = Ams(**settings)
+    method = Ams(**{"recalibrate": True, **settings})
     images, labels = part(first, "forget")
     saliency = own_saliency(original, first).float()
     method.memory = {"saliency": saliency, "touched": saliency < 0, "images 0": images, "labels 0": labels}
@@ -389,7 +389,7 @@ def test_in_a_sequence_nothing_returns(requests: int, tmp_path: Path) -> None:
     between requests, or mixed up between runs, and a check of other images than those that were forgotten.
     """
     settings = {"epochs": 2, "learning_rate": 0.004}
-    ours = graded("ams", requests, tmp_path, stop=False, **settings)
+    ours = graded("ams", requests, tmp_path, stop=False, recalibrate=True, **settings)
     theirs = graded("salun", requests, tmp_path, threshold=0.3, batch_size=64, **settings)
     for step, report in enumerate(ours["steps"]):
         paths = tmp_path.glob(f"*-{report['grading']['task_fingerprint']}/ams-*/runs/original-000-run-*.json")

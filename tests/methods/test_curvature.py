@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from data import Task
+from data.loaders import run_loaders
 from methods.Fisher import Fisher
 from methods.Influence import Influence
 from methods.RandomLabel import RandomLabel
@@ -98,6 +99,24 @@ def test_fisher_information(chunk_numbers: int) -> None:
     loader = DataLoader(Examples(images, labels), batch_size=8)
     found = Fisher(chunk_numbers=chunk_numbers)._information(network, loader)
     torch.testing.assert_close(flat(list(found.values())), expected)
+
+
+def test_fisher_squares_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Unlearn-Sparse has it: p_k and the derivative are averaged over 8 images before the square; the last are 4.
+
+    Catches squares that are averaged, groups that cross chunks, and a sum that is divided by the number of images.
+    """
+    network, images, labels = softmax_regression(20)
+    expected = torch.zeros(21, dtype=torch.float64)
+    for some in images.split(8):
+        probabilities = F.softmax(network(some), dim=1).detach().mean(dim=0)
+        for k in range(3):
+            rows = gradient_rows(network, some, torch.full((len(some),), k))
+            expected += probabilities[k] * rows.mean(dim=0) ** 2 / 3
+    loader = DataLoader(Examples(images, labels), batch_size=5)
+    for chunk_numbers in (1, 3 * 21 * 17, 30_000_000):
+        found = Fisher(images_squared=8, chunk_numbers=chunk_numbers)._information(network, loader)
+        torch.testing.assert_close(flat(list(found.values())), expected)
 
 
 def test_fisher_examples_limits_the_mean() -> None:
@@ -188,6 +207,25 @@ def test_influence_is_the_exact_solution() -> None:
     found = flat([weight.detach() for weight in network.parameters()]) - before
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert float((expected - 3 * target).norm() / expected.norm()) > 0.1, "the curvature matters here"
+
+
+def test_influence_by_the_published_recursion() -> None:
+    """v <- v - (v . b) / (N + t) o, o <- o - t / (N + t) o with t = o . b, over batches of 32; the step is alpha v.
+
+    Catches o that is updated before v, sums for means, and a v with a retain part.
+    """
+    network, images, labels = softmax_regression(110)
+    before = flat([weight.detach().clone() for weight in network.parameters()])
+    rows = gradient_rows(network, images, labels)
+    v, batches = rows[:10].mean(dim=0), [part.mean(dim=0) for part in rows[10:].split(32)]
+    o = batches[0]
+    for b in batches[1:]:
+        t = float(o @ b)
+        v, o = v - float(v @ b) / (4 + t) * o, o - t / (4 + t) * o
+    in_order = [DataLoader(Examples(images[part], labels[part]), batch_size=7) for part in (slice(10, None), slice(10))]
+    Influence(alpha=5, recursion=True).run(network, in_order[0], in_order[1], in_order[0])
+    found = flat([weight.detach() for weight in network.parameters()]) - before
+    torch.testing.assert_close(found, 5 * v, rtol=1e-6, atol=1e-9)
 
 
 def test_influence_limits_the_examples() -> None:
@@ -386,6 +424,49 @@ def test_salun_soft_share_falls(original: nn.Module, task: Task, monkeypatch: py
     assert shares == sorted(shares, reverse=True)
 
 
+@pytest.mark.parametrize(("objective", "which", "sign"), [("gradient_ascent", "forget", 1), ("finetune", "retain", -1)])
+def test_salun_masks_other_objectives(original: nn.Module, task: Task, objective: str, which: str, sign: int) -> None:
+    """One step up the forget loss, or down the retain loss, of salient weights. Catches a set too many, and no mask."""
+    images, labels = part(task, which)
+    network = copy.deepcopy(original)
+    masks = Salun()._masks(copy.deepcopy(original), DataLoader(Examples(*part(task, "forget")), batch_size=64))
+    down = gradients(network.train(), F.cross_entropy(network(images), labels))
+    method = Salun(objective=objective, epochs=1, learning_rate=0.01, weight_decay=0)
+    left = unlearn(method, original, task)
+    expected = [sign * 0.01 * step * mask for step, mask in zip(down, masks, strict=True)]
+    torch.testing.assert_close(flat(moves(original, left)), flat(expected), rtol=1e-3, atol=1e-5)
+
+
+def test_salun_mixes(original: nn.Module, task: Task) -> None:
+    """An epoch is one pass over both: as many batches as all images fill. Catches a set that comes twice, or alone."""
+    retain, forget, _ = run_loaders(task, 1, 64)
+    batches = list(Salun(mixed=True, batch_size=60)._batches(retain, forget))
+    assert [len(labels) for _, labels, _ in batches] == [60, 60, 60, 20]
+    assert all(0 < int(forgotten.sum()) < len(forgotten) for _, _, forgotten in batches[:3])
+    found = {one.numpy().tobytes() for images, _, own in batches for one in images[own]}
+    assert found == {one.numpy().tobytes() for one in part(task, "forget")[0]}
+    assert sum(int(own.sum()) for *_, own in batches) == 30
+    left = [unlearn(Salun(mixed=mixed, epochs=3, batch_size=60), original, task) for mixed in (True, False)]
+    assert not same(*left)
+
+
+def test_salun_soft_from_the_epoch(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With `from_epoch` what counts as unchanged is the start of the epoch; else the original, in all epochs."""
+    seen: list[torch.Tensor] = []
+    monkeypatch.setattr(Salun, "_shrink", staticmethod(lambda net, start, share: seen.append(flat(start))))
+    for from_epoch, others in ((True, 3), (False, 1)):
+        seen.clear()
+        unlearn(Salun(mode="soft", epochs=3, from_epoch=from_epoch), original, task)
+        assert len(torch.stack(seen).unique(dim=0)) == others
+        assert torch.equal(seen[0], flat([weight.detach() for weight in original.parameters()]))
+
+
+def test_salun_unknown_objective(original: nn.Module, task: Task) -> None:
+    """A typing error must not be taken for the default."""
+    with pytest.raises(ValueError, match="objective is random_label, gradient_ascent, finetune, not 'relabel'"):
+        unlearn(Salun(objective="relabel"), original, task)
+
+
 def test_salun_unknown_mode(original: nn.Module, task: Task) -> None:
     """A typing error must not be taken for one of the two."""
     with pytest.raises(ValueError, match="mode is hard or soft, not 'gentle'"):
@@ -452,6 +533,56 @@ def test_sfr_on_alternates(original: nn.Module, task: Task, monkeypatch: pytest.
     monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda weights, norm: norms.append(norm))
     unlearn(SfrOn(epochs=2), original, task, batch_size=34)
     assert len(norms) == 2
+
+
+def test_sfr_on_steps(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two steps written out: an ascent by its strength in the first, a descent on the retain set in both.
+
+    Catches a retain step that is left out, goes up, or is on the forget set; a strength that stays, rises, or is that
+    of the step before; and momentum that is not shared.
+    """
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda weights, norm: None)
+    options: dict[str, Any] = {"learning_rate": 0.05, "weight_decay": 0.0, "forget_every": 1, "threshold": 0.0}
+    for schedule, shares in (("cosine", (1.0, 0.5)), ("linear", (1.0, 0.5)), ("exponential", (1.0, 0.25))):
+        left = unlearn(SfrOn(epochs=2, schedule=schedule, **options, ascent=0.5), original, task, batch_size=200)
+        network = copy.deepcopy(original).train()
+        sgd = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
+        for step, share in enumerate(shares):
+            for which in ("forget", "retain"):
+                images, labels = part(task, which)
+                losses = F.cross_entropy(network(images), labels, reduction="none")
+                weights = losses.detach() ** -0.5
+                value = -0.5 * share * (weights / weights.sum() * losses).sum() if which == "forget" else losses.mean()
+                sgd.zero_grad()
+                value.backward()
+                sgd.step()
+            sgd.param_groups[0]["lr"] = 0.05 * (1 + math.cos(math.pi * (step + 1) / 2)) / 2
+        found, expected = flat(moves(original, left)), flat(moves(original, network))
+        assert float((found - expected).norm()) < 0.02 * float(expected.norm()), schedule
+
+
+def test_sfr_on_optimizer_and_batches(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """AdamW with the decay, and batches of its own size. Catches options that are ignored."""
+    made: list[dict[str, Any]] = []
+    adamw = torch.optim.AdamW
+
+    def make(weights: Any, **options: Any) -> torch.optim.AdamW:
+        made.append(options)
+        return adamw(weights, **options)
+
+    monkeypatch.setattr(torch.optim, "AdamW", make)
+    norms: list[float] = []
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", lambda weights, norm: norms.append(norm))
+    method = SfrOn(optimizer="adamw", learning_rate=1e-3, weight_decay=0.05, batch_size=17, epochs=1, forget_every=2)
+    unlearn(method, original, task, batch_size=170)
+    assert made == [{"lr": 1e-3, "weight_decay": 0.05}]
+    assert len(norms) == 5  # 170 to retain are 10 batches of 17
+    for settings, complaint in (
+        ({"optimizer": "lion"}, "optimizer is sgd or adamw, not 'lion'"),
+        ({"schedule": "step"}, "schedule is cosine, linear, exponential, not 'step'"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            unlearn(SfrOn(**settings), original, task)
 
 
 def test_sfr_on_slow_weights(original: nn.Module, task: Task) -> None:

@@ -21,6 +21,7 @@ from methods.BaseMethod import BaseMethod
 from methods.CfK import CfK
 from methods.EuK import EuK
 from methods.Finetune import Finetune
+from methods.FtPrune import FtPrune
 from methods.GradientAscent import GradientAscent
 from methods.L1Sparse import L1Sparse
 from methods.MyMethod import MyMethod
@@ -240,10 +241,11 @@ def test_mixed_epochs_end_together(
 @pytest.mark.parametrize("freeze_bn", [False, True])
 def test_neg_grad_plus_without_forget_loss_is_finetune(original: nn.Module, task: Task, freeze_bn: bool) -> None:
     """At alpha = 1, bit for bit. Catches forget batches that leak in by normalisation or by random numbers."""
-    options = {"epochs": 3, "batch_size": 50, "freeze_bn": freeze_bn}
-    left = unlearn(NegGradPlus(alpha=1.0, **options), original, task)
+    options = {"epochs": 3, "batch_size": 50, "freeze_bn": freeze_bn, "momentum": 0.9, "weight_decay": 0.1}
+    left = unlearn(NegGradPlus(alpha=1.0, pull=0.0, **options), original, task)
     assert same(left, unlearn(Finetune(**options), original, task))
-    assert not same(left, unlearn(NegGradPlus(alpha=0.95, **options), original, task))
+    assert not same(left, unlearn(NegGradPlus(alpha=0.95, pull=0.0, **options), original, task))
+    assert not same(left, unlearn(NegGradPlus(alpha=1.0, **options), original, task))
 
 
 def test_neg_grad_plus_step(original: nn.Module, task: Task) -> None:
@@ -257,6 +259,21 @@ def test_neg_grad_plus_step(original: nn.Module, task: Task) -> None:
     left = unlearn(method, original, task)
     assert_close(moves(original, left), [-step for step in down])
     assert all(torch.equal(*pair) for pair in zip(original.buffers(), left.buffers(), strict=True))
+
+
+def test_neg_grad_plus_pulls_to_the_original(original: nn.Module, task: Task) -> None:
+    """In the second step there is alpha pull (w - w0), too, and no momentum. Catches half and twice of it, and 0.9."""
+    network = copy.deepcopy(original)
+    (kept, kept_labels), (forgotten, forgotten_labels) = part(task, "retain"), part(task, "forget")
+    for _ in range(2):
+        value = 0.6 * F.cross_entropy(network(kept), kept_labels)
+        value = value - 0.4 * F.cross_entropy(network(forgotten), forgotten_labels)
+        steps = gradients(network, value)
+        with torch.no_grad():
+            for weight, start, step in zip(network.parameters(), original.parameters(), steps, strict=True):
+                weight.sub_(0.1 * (step + 0.6 * 3.0 * (weight - start)))
+    method = NegGradPlus(epochs=2, learning_rate=0.1, alpha=0.6, pull=3.0, batch_size=ALL)
+    assert_close(moves(original, unlearn(method, original, task)), moves(original, network))
 
 
 def test_neg_grad_plus_cycles(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,8 +382,132 @@ def test_more_layers_than_there_are(method: type[BaseMethod], original: nn.Modul
 @pytest.mark.parametrize("method", [CfK, EuK])
 def test_no_layers_are_refused(method: type[BaseMethod], original: nn.Module, task: Task) -> None:
     """Rather than `layers[-0:]`, which is all of them."""
-    with pytest.raises(ValueError, match="k is the number of layers to train, 1 or more, not 0"):
+    with pytest.raises(ValueError, match="k is a number of layers, 1 or more, and stages 0 or more: not 0 and 0"):
         unlearn(method(k=0), original, task)
+    with pytest.raises(ValueError, match="not 3 and -1"):
+        unlearn(method(stages=-1), original, task)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [CfK, EuK])
+@pytest.mark.parametrize(
+    ("settings", "trained"),
+    [
+        ({"stages": 1, "freeze_head": True}, ("layer4.",)),  # SCRUB's
+        ({"stages": 2}, ("layer4.", "fc.")),  # Deep Unlearn's
+        ({"k": 6}, ("layer4.", "fc.")),
+        ({"k": 2, "freeze_head": True}, ("layer4.1.",)),
+        ({"stages": 1}, ("fc.",)),
+    ],
+)
+def test_stages(method: type[BaseMethod], settings: dict[str, Any], trained: tuple[str, ...], task: Task) -> None:
+    """Parts of a ResNet, with and without the head. Catches layers counted for parts, and a head that moves."""
+    resnet = _with_network(task, "resnet18_3x3")
+    original = build_network(resnet, seed=0).eval()
+    before = original.state_dict()
+    left = unlearn(method(epochs=1, **settings), original, resnet).state_dict()
+    assert {name for name in before if not torch.equal(before[name], left[name])} == {
+        name for name in before if name.startswith(trained)
+    }
+
+
+@pytest.mark.parametrize("method", [CfK, EuK])
+def test_stages_of_a_flat_network(method: type[BaseMethod], original: nn.Module, task: Task) -> None:
+    """Each layer is a part, with what follows it. Catches batch normalisation that is left behind."""
+    one, other = (unlearn(method(epochs=2, **settings), original, task) for settings in ({"stages": 2}, {"k": 2}))
+    assert same(one, other)
+    frozen = unlearn(method(epochs=2, k=1, freeze_head=True), original, task).state_dict()
+    changed = {name for name, value in original.state_dict().items() if not torch.equal(value, frozen[name])}
+    assert changed == {name for name in frozen if name.startswith(("6.", "7."))}
+
+
+def test_cf_k_freezes_statistics(original: nn.Module, task: Task) -> None:
+    """`freeze_bn` keeps those of the trained layers, too, and uses them: a step in eval mode, written out."""
+    left = unlearn(
+        CfK(k=99, epochs=1, learning_rate=0.1, weight_decay=0, batch_size=ALL, freeze_bn=True), original, task
+    )
+    assert all(torch.equal(*pair) for pair in zip(original.buffers(), left.buffers(), strict=True))
+    network = copy.deepcopy(original)
+    images, labels = part(task, "retain")
+    down = gradients(network, F.cross_entropy(network(images), labels))
+    assert_close(moves(original, left), [-0.1 * step for step in down])
+
+
+def test_cf_k_pulls_to_the_original(original: nn.Module, task: Task) -> None:
+    """Two steps, written out: the second has pull (w - w0). Catches half and twice of it, and a pull to 0."""
+    network = copy.deepcopy(original)
+    images, labels = part(task, "retain")
+    for _ in range(2):
+        steps = gradients(network, F.cross_entropy(network(images), labels))
+        with torch.no_grad():
+            for weight, start, step in zip(network.parameters(), original.parameters(), steps, strict=True):
+                weight.sub_(0.1 * (step + 3.0 * (weight - start)))
+    options = {"learning_rate": 0.1, "momentum": 0, "weight_decay": 0, "batch_size": ALL, "freeze_bn": True}
+    left = unlearn(CfK(k=99, epochs=2, pull=3.0, **options), original, task)
+    assert_close(moves(original, left), moves(original, network))
+
+
+def test_eu_k_is_pulled_to_where_it_starts(original: nn.Module, task: Task) -> None:
+    """Not to the original's weights, which would undo the re-initialisation."""
+    options = {"k": 1, "learning_rate": 0.05, "momentum": 0, "weight_decay": 0, "batch_size": ALL, "freeze_bn": True}
+    start, free, held = (
+        unlearn(EuK(epochs=epochs, pull=pull, **options), original, task).get_parameter("11.weight").detach()
+        for epochs, pull in ((0, 0.0), (20, 0.0), (20, 10.0))
+    )
+    assert (held - start).norm() < 0.5 * (free - start).norm()
+
+
+def test_random_labels_can_be_drawn_once(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for an image in all epochs, in batches of any order. Catches labels that stay with a place."""
+    taught = lessons(RandomLabel(epochs=4, batch_size=7, draw_once=True), original, task, monkeypatch)
+    forget = true_labels(task, "forget")
+    labels = [lesson.labels for lesson in taught if lesson.labels.keys() <= forget.keys()]
+    assert len(labels) == 4 * 5
+    for image in forget:
+        assert len({lesson[image] for lesson in labels if image in lesson}) == 1
+    assert len({label for lesson in labels for label in lesson.values()}) > 5
+
+
+def test_gradient_ascent_with_a_penalty(original: nn.Module, task: Task) -> None:
+    """Up CE - l1 |w|_1. Catches a penalty that pushes away from 0."""
+    images, labels = part(task, "forget")
+    network = copy.deepcopy(original).train()
+    up = gradients(network, F.cross_entropy(network(images), labels))
+    expected = [0.01 * (step - 0.3 * weight.sign()) for step, weight in zip(up, original.parameters(), strict=True)]
+    method = GradientAscent(epochs=1, learning_rate=0.01, weight_decay=0, l1=0.3)
+    assert_close(moves(original, unlearn(method, original, task)), [step.detach() for step in expected])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# ft_prune
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_ft_prune_without_pruning(original: nn.Module, task: Task) -> None:
+    """It is `l1_sparse` then, and without penalty `finetune`, bit for bit."""
+    options = {"epochs": 3, "batch_size": 50}
+    assert same(
+        unlearn(FtPrune(share=0.0, alpha=0.01, **options), original, task),
+        unlearn(L1Sparse(alpha=0.01, **options), original, task),
+    )
+    assert same(unlearn(FtPrune(share=0.0, **options), original, task), unlearn(Finetune(**options), original, task))
+
+
+def test_ft_prune_prunes_the_smallest(original: nn.Module, task: Task) -> None:
+    """Of all layers together; zeros stay zero through momentum and weight decay, biases and the rest are free.
+
+    Catches the largest, a share of each layer, and zeros that grow.
+    """
+    names = ("0.weight", "3.weight", "6.weight", "11.weight")
+    sizes = torch.cat([original.get_parameter(name).detach().abs().flatten() for name in names])
+    limit = sizes.kthvalue(int(0.7 * len(sizes))).values
+    left = unlearn(FtPrune(share=0.7, epochs=2, batch_size=50, learning_rate=0.05), original, task)
+    for name in names:
+        pruned = original.get_parameter(name).detach().abs() <= limit
+        after = left.get_parameter(name).detach()
+        assert torch.equal(after == 0, pruned), name
+        assert not torch.equal(after[~pruned], original.get_parameter(name).detach()[~pruned])
+    assert not torch.equal(left.get_parameter("11.bias"), original.get_parameter("11.bias"))
 
 
 def test_cf_k_starts_from_the_original(original: nn.Module, task: Task) -> None:
@@ -406,6 +547,7 @@ EFFECTS = [
     (SuccessiveRandomLabel(epochs=10, batch_size=64), 20, 0.9),
     (CfK(epochs=10, learning_rate=0.05, batch_size=64), 1.1, 0.99),
     (EuK(epochs=20, learning_rate=0.1, batch_size=64), 10, 0.95),
+    (FtPrune(epochs=20, learning_rate=0.05, batch_size=64, share=0.5), 1.5, 0.95),
 ]
 """Method, how often its forget loss is the original's at least, and its retain accuracy at least."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +18,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from checkpoints.networks import build_network
 from data import Task
-from methods.BadTeacher import BadTeacher, _fresh
+from data.loaders import run_loaders
+from methods.BadTeacher import BadTeacher
 from methods.Delete import Delete
-from methods.Scrub import Scrub
+from methods.initialisation import freshly_initialised
+from methods.Scrub import Scrub, _reference_error
 from tests.methods.trained_digits import (
     accuracy,
     assert_close,
@@ -43,6 +47,8 @@ def divergence(wanted: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
 # scrub
 # ----------------------------------------------------------------------------------------------------------------------
 
+BATCHES: dict[str, Any] = {"retain_batch_size": 128, "forget_batch_size": 32, "decay_after": ""}
+
 
 def test_scrub_max_step(original: nn.Module, task: Task) -> None:
     """One step up KL_T(teacher || student) T^2, then momentum alone.
@@ -52,7 +58,14 @@ def test_scrub_max_step(original: nn.Module, task: Task) -> None:
     """
     rate, temperature = 0.01, 4.0
     method = Scrub(
-        epochs=1, max_epochs=1, gamma=0, alpha=0, weight_decay=0, learning_rate=rate, temperature=temperature
+        epochs=1,
+        max_epochs=1,
+        gamma=0,
+        alpha=0,
+        weight_decay=0,
+        learning_rate=rate,
+        temperature=temperature,
+        retain_batch_size=128,
     )
     images, _ = part(task, "forget")
     student = copy.deepcopy(original).train()
@@ -91,7 +104,7 @@ def test_scrub_teacher_stays(originals: list[nn.Module], task: Task) -> None:
 
     def distance(alpha: float) -> float:
         images, _ = part(task, "retain")
-        make = partial(Scrub, epochs=6, max_epochs=1, gamma=0, alpha=alpha, learning_rate=0.01)
+        make = partial(Scrub, epochs=6, max_epochs=1, gamma=0, alpha=alpha, learning_rate=0.01, **BATCHES)
         students = unlearn_each(make, originals, task)
         with torch.no_grad():
             return sum(
@@ -100,6 +113,67 @@ def test_scrub_teacher_stays(originals: list[nn.Module], task: Task) -> None:
             )
 
     assert distance(0.5) < 0.5 * distance(0.0)
+
+
+def test_scrub_reference_error(original: nn.Module, task: Task) -> None:
+    """The validation error, each image weighed by the share of its class in the forget set over that in its own.
+
+    Catches the retain set's shares, counts for shares, and classes that count alike.
+    """
+    network = copy.deepcopy(original)
+    with torch.no_grad():
+        network.get_parameter("11.bias")[[1, 2, 3]] -= 3  # so that classes differ in their errors
+    _, forget, validation = run_loaders(task, 1)
+    images, labels = part(task, "validation")
+    forgotten = part(task, "forget")[1]
+    with torch.no_grad():
+        wrong = (network(images).argmax(dim=1) != labels).double()
+    errors = torch.stack([wrong[labels == k].mean() for k in range(10)])
+    shares = torch.bincount(forgotten, minlength=10) / len(forgotten)
+    found = float(_reference_error(network, forget, validation))
+    assert found == pytest.approx(float((shares * errors).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
+def test_scrub_decays(
+    optimizer: type[torch.optim.Optimizer], original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To a tenth after epochs 2 and 3, counted from 1, in batches of their sizes; both optimizers get the decay.
+
+    Catches a decay one epoch off, or for each batch, weight decay that is lost, and batch sizes exchanged.
+    """
+    steps: list[tuple[float, float]] = []
+    step = optimizer.step
+
+    def spy(one: torch.optim.Optimizer, *args: Any) -> Any:
+        steps.append((one.param_groups[0]["lr"], one.param_groups[0]["weight_decay"]))
+        return step(one, *args)
+
+    monkeypatch.setattr(optimizer, "step", spy)
+    method = Scrub(
+        epochs=4,
+        max_epochs=1,
+        optimizer="sgd" if optimizer is torch.optim.SGD else "adam",
+        learning_rate=0.01,
+        weight_decay=0.25,
+        decay_after="2,3",
+        retain_batch_size=60,
+        forget_batch_size=15,
+    )
+    unlearn(method, original, task)
+    rates = [0.01] * (2 + 3 + 3) + [0.001] * 3 + [0.0001] * 3  # 30 images to forget, 170 to retain
+    assert [rate for rate, _ in steps] == pytest.approx(rates)
+    assert {decay for _, decay in steps} == {0.25}
+
+
+def test_scrub_mistakes(original: nn.Module, task: Task) -> None:
+    """A sentence for each."""
+    for settings, complaint in (
+        ({"optimizer": "rmsprop"}, "optimizer is sgd or adam, not 'rmsprop'"),
+        ({"decay_after": "a"}, "decay_after is a list of epochs like 5,8,9, not 'a'"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            unlearn(Scrub(**settings), original, task)
 
 
 def test_scrub_order_of_passes(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +189,7 @@ def test_scrub_rewind(original: nn.Module, one_class: Task) -> None:
 
     Catches the epoch of the largest distance, the last epoch, and a reference over all classes.
     """
-    settings: dict[str, Any] = {"max_epochs": 3, "learning_rate": 0.04, "alpha": 0.5}
+    settings: dict[str, Any] = {"max_epochs": 3, "learning_rate": 0.04, "alpha": 0.5, **BATCHES}
     after = [unlearn(Scrub(epochs=epochs, **settings), original, one_class) for epochs in (1, 2, 3, 4)]
     images, labels = part(one_class, "validation")
     with torch.no_grad():
@@ -141,12 +215,6 @@ def test_scrub_effect(originals: list[nn.Module], task: Task) -> None:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def sgd_for_adam(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the first step show the gradient, which Adam reduces to its sign."""
-    monkeypatch.setattr(torch.optim, "Adam", lambda weights, lr: torch.optim.SGD(weights, lr=lr))
-
-
 @pytest.mark.usefixtures("sgd_for_adam")
 @pytest.mark.parametrize("reduction", ["batchmean", "mean"])
 def test_bad_teacher_step(original: nn.Module, task: Task, reduction: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +223,7 @@ def test_bad_teacher_step(original: nn.Module, task: Task, reduction: str, monke
     Catches exchanged teachers, KL's sides exchanged, and, known bug B9, a mean over classes where none is asked for.
     """
     bad = build_network(task, seed=7).eval()
-    monkeypatch.setattr(sys.modules[BadTeacher.__module__], "_fresh", lambda network: bad)
+    monkeypatch.setattr(sys.modules[BadTeacher.__module__], "freshly_initialised", lambda network: bad)
     images = torch.cat([part(task, "retain")[0], part(task, "forget")[0]])
     student = copy.deepcopy(original).train()
     with torch.no_grad():
@@ -170,10 +238,27 @@ def test_bad_teacher_step(original: nn.Module, task: Task, reduction: str, monke
 def test_bad_teacher_is_ignorant(original: nn.Module, task: Task) -> None:
     """The bad teacher has fresh weights and fresh statistics. Catches a bad teacher that is a copy of the original."""
     torch.manual_seed(0)
-    fresh = _fresh(original).state_dict()
+    fresh = freshly_initialised(original).state_dict()
     for name, value in original.state_dict().items():
         assert not torch.equal(value, fresh[name]), name
-    assert accuracy(_fresh(original), task, "retain") < 0.4
+    assert accuracy(freshly_initialised(original), task, "retain") < 0.4
+
+
+@pytest.mark.slow
+def test_bad_teacher_is_as_its_builder_makes_it(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ResNet's convolutions have He's standard deviation by fan out. Catches PyTorch's default, .0085 here."""
+    resnet = replace(task, network="resnet18_3x3")
+    made = []
+    module = sys.modules[BadTeacher.__module__]
+
+    def make(net: nn.Module) -> nn.Module:
+        made.append(freshly_initialised(net))
+        return made[-1]
+
+    monkeypatch.setattr(module, "freshly_initialised", make)
+    unlearn(BadTeacher(retain_fraction=0.1), build_network(resnet, seed=0).eval(), resnet)
+    deviation = float(made[0].get_parameter("layer4.1.conv2.weight").detach().std())
+    assert deviation == pytest.approx(math.sqrt(2 / (512 * 9)), rel=0.01)
 
 
 def test_bad_teacher_takes_a_part_of_the_retain_set(

@@ -23,8 +23,11 @@ from methods import all_method_handlers
 from methods.Amnesiacs import Amnesiacs
 from methods.BaseMethod import BaseMethod
 from methods.Fanchuan import Fanchuan
+from methods.Finetune import Finetune
 from methods.Forget import Forget
 from methods.Kookmin import Kookmin
+from methods.MyMethod import MyMethod
+from methods.NoisyFinetune import NoisyFinetune
 from methods.Sebastian import Sebastian
 from methods.Seif import Seif
 from methods.Sun import Sun
@@ -85,6 +88,12 @@ def keys(images: torch.Tensor) -> set[bytes]:
 COSINE = [0.5 * (1 + math.cos(math.pi * epoch / 3)) for epoch in range(3)]
 SCHEDULES = [
     (Kookmin(), [1e-3 / 3, 2e-3 / 3, 1e-3, 2e-3 / 3, 1e-3 / 3]),
+    (Kookmin(epochs=1), [1e-3]),
+    (Kookmin(epochs=2), [1e-3, 5e-4]),
+    (Kookmin(epochs=4), [5e-4, 1e-3, 2e-3 / 3, 1e-3 / 3]),
+    (MyMethod(epochs=3), [1e-3 * factor for factor in COSINE]),
+    (NoisyFinetune(epochs=3), [NoisyFinetune.learning_rate * factor for factor in COSINE]),
+    (Finetune(epochs=3, cosine=True), [1e-2 * factor for factor in COSINE]),
     (Seif(), [3.5e-4 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]),
     (Sebastian(), [5e-4] * 4),
     (Amnesiacs(), [9e-4] * 3 + [1e-3 * factor for factor in COSINE]),
@@ -116,6 +125,33 @@ def test_published_schedule(
     monkeypatch.setattr(torch.optim.SGD, "step", spy)
     unlearn(method, original, task)
     assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("method", "expected"), SCHEDULES[:-1], ids=lambda value: type(value).__name__)
+def test_a_schedule_is_by_epoch(
+    method: BaseMethod, expected: list[float], original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With three batches an epoch, step sizes follow each other as with one. Catches one that is stepped by batch.
+
+    (Not of fanchuan, which decides by itself how many images a batch has.)
+    """
+    rates: list[float] = []
+    step = torch.optim.SGD.step
+
+    def spy(optimizer: torch.optim.SGD, *args: Any) -> Any:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    network = copy.deepcopy(original)
+    seed_everything(1)
+    if hasattr(method, "batch_size"):
+        method = type(method)(**{**method.settings(), "batch_size": 60})
+    method.run(network, *run_loaders(task, 1, 60))
+    one_of_each = [rate for rate, before in zip(rates, [None, *rates], strict=False) if rate != before]
+    published = [rate for rate, before in zip(expected, [None, *expected], strict=False) if rate != before]
+    assert one_of_each == pytest.approx(published)
+    assert len(rates) > 1.5 * len(expected), "there are several batches"
 
 
 class Unreadable:
@@ -295,6 +331,34 @@ def test_kookmin_slows_what_is_kept(original: nn.Module, little_retained: Task) 
     assert_close(moves(renewed, left), expected)
 
 
+def test_kookmin_subset_is_as_large_as_the_forget_set(
+    original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """30 retained images of 170, then the 30 forgotten ones. Catches all of the retain set, and the sets exchanged."""
+    seen: list[torch.Tensor] = []
+    network = copy.deepcopy(original)
+    network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    layers = [part.weight for part in network.modules() if isinstance(part, (nn.Conv2d, nn.Linear))]
+    Kookmin._gradients(network, layers, *run_loaders(task, 1)[:2])
+    assert [len(images) for images in seen] == [30, 30]
+    assert keys(seen[0]) < keys(part(task, "retain")[0])
+    assert keys(seen[1]) == keys(part(task, "forget")[0])
+
+
+def test_noisy_finetune_adds_noise(original: nn.Module, task: Task) -> None:
+    """Of the same size on each weight of the first layer, and on no other. Catches noise in proportion to a weight."""
+    quiet = {"epochs": 1, "learning_rate": 0.0}
+    left = [unlearn(NoisyFinetune(noise=0.3, **quiet), original, task, seed) for seed in range(30)]
+    name = "0.weight"
+    noise = torch.stack([one.get_parameter(name).detach() - original.get_parameter(name).detach() for one in left])
+    deviations = noise.flatten(1).std(dim=0)
+    assert float(noise.std()) == pytest.approx(0.3, rel=0.1)
+    assert float(deviations.min()) > 0.15
+    assert float(deviations.max()) < 0.5
+    others = [key for key, _ in original.named_parameters() if key != name]
+    assert all(torch.equal(original.get_parameter(key), left[0].get_parameter(key)) for key in others)
+
+
 def test_kookmin_subset_is_random(original: nn.Module, task: Task) -> None:
     """Two seeds renew different weights, though not all are different. Catches the first images, or all of them."""
     masks = []
@@ -438,6 +502,11 @@ def test_sebastian_rounds_to_half_precision(original: nn.Module, task: Task, hal
     left = unlearn(Sebastian(half_precision=half), original, task)
     assert all(weight.dtype == torch.float32 for weight in left.parameters())
     assert all(torch.equal(weight, weight.half().float()) for weight in left.parameters()) == half
+    statistics = [buffer for buffer in left.buffers() if buffer.is_floating_point()]
+    assert not all(torch.equal(one, one.half().float()) for one in statistics)
+    rounded = unlearn(Sebastian(half_precision=half, half_statistics=True), original, task)
+    statistics = [buffer for buffer in rounded.buffers() if buffer.is_floating_point()]
+    assert all(torch.equal(one, one.half().float()) for one in statistics) == half
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -630,6 +699,25 @@ def test_forget_loss(original: nn.Module, task: Task, kind: str) -> None:
         "ce": F.cross_entropy(logits, labels),
     }
     assert_close(moves(reset, left), [-0.01 * step for step in gradients(network, losses[kind])])
+
+
+def test_forget_teacher_sees_what_the_student_sees(
+    original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same noisy images. Catches a teacher on clean images."""
+    shown: list[tuple[nn.Module, torch.Tensor]] = []
+    forward = nn.Sequential.forward
+
+    def look(net: nn.Sequential, images: torch.Tensor) -> torch.Tensor:
+        shown.append((net, images.clone()))
+        return forward(net, images)
+
+    monkeypatch.setattr(nn.Sequential, "forward", look)
+    unlearn(Forget(cycles="1", noise=0.5), original, task)
+    (student, learned), (teacher, taught) = shown[:2]
+    assert student is not teacher
+    assert torch.equal(learned, taught)
+    assert keys(learned).isdisjoint(keys(part(task, "retain")[0]))
 
 
 def test_forget_adds_noise_to_images(original: nn.Module, task: Task) -> None:
