@@ -222,3 +222,9 @@ def test_values_in_force_are_those_before_the_constructor() -> None:
     assert values["rate"] == 3
     assert Doubling(**values).settings()["rate"] == 6
     assert Doubling.values_in_force({})["rate"] == 1
+
+
+def test_advice_names_the_type_of_a_class_without_the_future_import() -> None:
+    """Whose annotations are types, not texts. Catches `<class 'float'>`."""
+    odd: type[BaseMethod] = type("Odd", (BaseMethod,), {"__annotations__": {"rate": float}})
+    assert odd.almost_hyper_parameters() == {"rate": "needs a default, like rate: float = ..."}
