@@ -14,8 +14,9 @@ from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 
 
 class GradientAscent(BaseMethod):
-    """Climb the cross-entropy of the forget set, less l1 * |weights|_1, and look at nothing else.
+    """Climb the cross-entropy of the forget set, and look at nothing else.
 
+    What is climbed is CE(forget batch) - l1 * |weights|_1.
     The objective has no upper bound, and nothing protects the retain set: with more or larger steps the network
     is destroyed. `stop_at_chance` ends the run when a batch is as bad as guessing, at a loss of ln(classes).
 

@@ -13,13 +13,14 @@ from methods.BaseMethod import BaseMethod, Between, Loader
 
 
 class NegGradPlus(BaseMethod):
-    """Minimise alpha (CE(retain batch) + pull/2 |w - w0|^2) - (1 - alpha) CE(forget batch), forget batches in a cycle.
+    """Descend on the retain set and climb, more gently, on the forget set, in the same step.
 
-    An epoch is a pass over the retain set; its batches meet those of the forget set, over and over; w0 are the
-    original's weights. The published code keeps the network in eval mode, so that batch normalisation uses the
-    original's statistics and forget batches do not leak into them; `freeze_bn` false is the other reading. At alpha = 1
-    and pull = 0 it is `finetune` with the same `freeze_bn`, momentum and weight decay, bit for bit (where batch
-    normalisation, if it is not frozen, sees no forget batch).
+    Minimise alpha (CE(retain batch) + pull/2 |w - w0|^2) - (1 - alpha) CE(forget batch), forget batches in a cycle, w0
+    being the original's weights. An epoch is a pass over the retain set; its batches meet those of the forget set, over
+    and over. The published code keeps the network in eval mode, so that batch normalisation uses the original's
+    statistics and forget batches do not leak into them; `freeze_bn` false is the other reading. At alpha = 1 and pull =
+    0 it is `finetune` with the same `freeze_bn`, momentum and weight decay, bit for bit (where batch normalisation, if
+    it is not frozen, sees no forget batch).
 
     Source: Kurmanji et al., "Towards Unbounded Machine Unlearning" (SCRUB, NeurIPS 2023, arXiv 2302.09880), whose code
     at small scale has the values below but for the batches (32 retained, 64 forgotten images), and neither momentum nor
@@ -42,8 +43,9 @@ class NegGradPlus(BaseMethod):
     """L2 regularisation of SGD."""
     pull: float = 0.1
     """Strength of the L2 pull to the original; published 5e-4 at large scale, what weight decay was in training."""
-    batch_size: int = 64
-    """Images of the retain set in a step; published 32. Those of the forget set come in the loader's batches."""
+    batch_size: int = 256
+    """Images of the retain set in a step; published 32, which is over the budget on small data. Those of the forget set
+    come in the loader's batches."""
     alpha: float = 0.95
     """Weight of the retain loss; that of the forget loss is alpha - 1."""
     freeze_bn: bool = True

@@ -26,8 +26,8 @@ class PerturbedSign(BaseMethod):
     z_t being noise, within `limit` of x and the range of pixels, until p_y(x') < kappa. The label y' is then the best
     class but y of f(x'). Outer problem: minimise CE(forget, y') + phi * CE(retain), a batch of each in a step.
 
-    Source: Nahass et al., "Targeted Unlearning Using Perturbed Sign Gradient Methods" (2025, arXiv 2505.21872). Gamma,
-    in other units, and the batch are those of the authors' scripts for CIFAR-10, lambda has their number, and all other
+    Source: Nahass et al., "Targeted Unlearning Using Perturbed Sign Gradient Methods" (2025, arXiv 2505.21872). The
+    batch is that of the authors' scripts for CIFAR-10, gamma and lambda have their numbers in our units, and all other
     defaults are those of a re-implementation for Deep Unlearn (which has gamma=0.1 lambda_=0.5). The authors' code
     takes one step: steps=1 kappa=0 limit=0.1 search_every_epoch=true other_class=false (where that is too short, y' =
     y) cosine=false weight_decay=0 learning_rate=1e-5, phi from 0 to 0.1; with lambda_=0 gamma=0 retain_weight=0 too, it
@@ -47,7 +47,7 @@ class PerturbedSign(BaseMethod):
     search_space: ClassVar = {
         "epochs": Between(1, 20),
         "learning_rate": Between(1e-6, 0.1, log=True),
-        "gamma": Between(1e-3, 10.0, log=True),
+        "gamma": Between(1e-4, 10.0, log=True),
         "batch_size": OneOf((16, 32, 64)),
         "retain_weight": OneOf((0.0, 0.1, 1.0)),
     }
@@ -77,7 +77,7 @@ class PerturbedSign(BaseMethod):
     """How far a pixel may move from its value, likewise."""
     kappa: float = 0.2
     """The search for an image ends when the probability of its class is less; 0: never."""
-    gamma: float = 2.6
+    gamma: float = 0.01
     """Size of the noise, compared with the gradient of an image's own loss in pixels of [0, 1]."""
     noise: str = "gaussian"
     """Kind of noise, of scale 1: "gaussian", "cauchy", "laplacian" or "uniform" (from -1 to 1)."""
