@@ -40,7 +40,11 @@ from evaluation.runs.settings import run_path
 from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
 
-LITTER = re.compile(r"(.*/)?(__MACOSX/.*|\.[^/\\]*|Thumbs\.db|desktop\.ini)", re.DOTALL)
+LITTER = re.compile(
+    r"(.*/)?(__MACOSX(/.*)?|@eaDir/.*|\.(ipynb_checkpoints|Trashes|Spotlight-V100|fseventsd)/.*|\.[^/\\]*"
+    r"|(eh)?thumbs\.db|desktop\.ini|Icon\r)",
+    re.DOTALL | re.IGNORECASE,
+)
 """What systems put into a zip by themselves: it is passed over, and never read."""
 
 CHECKPOINT = re.compile(r"(?:(?!\.+/)[^/\\:]+/)*unlearned_checkpoint_(0|[1-9][0-9]{0,5})\.pth")
@@ -88,7 +92,7 @@ def look_over(path: Path, models: int, task: Task) -> SubmittedZip:
         for member in archive.infolist():
             if _is_litter(member):
                 continue
-            match = CHECKPOINT.fullmatch(member.filename)
+            match = CHECKPOINT.fullmatch(_as_linux_has_it(member.filename))
             if match is None:
                 name = printable(member.filename, 60)
                 raise UserError(f"{path} holds '{name}': only unlearned_checkpoint_0.pth, ..._1.pth, ... may be in it.")
@@ -108,10 +112,21 @@ def look_over(path: Path, models: int, task: Task) -> SubmittedZip:
 
 def _is_litter(member: zipfile.ZipInfo) -> bool:
     """Whether it is a folder without content, or what a file manager leaves behind."""
-    parts = member.filename.split("/")
-    if ".." in parts or parts[0] == "":  # nobody's file manager writes such names
+    name = _as_linux_has_it(member.filename)
+    parts = name.split("/")
+    if ".." in parts or name.startswith("/"):  # nobody's file manager writes such names
         return False
-    return (member.is_dir() and member.file_size == 0) or LITTER.fullmatch(member.filename) is not None
+    is_folder = name.endswith("/") or name == ""
+    return (is_folder and member.file_size == 0) or LITTER.fullmatch(name) is not None
+
+
+def _as_linux_has_it(name: str) -> str:
+    r"""The name of a member, whoever wrote it: older programs of Windows have backslashes in it, bsdtar a `./` before.
+
+    >>> _as_linux_has_it("kaggle\\tmp\\x.pth"), _as_linux_has_it("./kaggle/x.pth"), _as_linux_has_it("../x.pth")
+    ('kaggle/tmp/x.pth', 'kaggle/x.pth', '../x.pth')
+    """
+    return name.replace("\\", "/").removeprefix("./")
 
 
 def largest_checkpoint(network: nn.Module) -> int:

@@ -237,7 +237,8 @@ def test_an_interrupted_grading_goes_on(task: Task, results: Path, tmp_path: Pat
 LITTER = (
     *("kaggle/", "kaggle/tmp/", ".DS_Store", "kaggle/.DS_Store", "__MACOSX/", "__MACOSX/._unlearned_checkpoint_0.pth"),
     *("__MACOSX/kaggle/tmp/._unlearned_checkpoint_3.pth", "kaggle/tmp/._unlearned_checkpoint_3.pth", "a/Thumbs.db"),
-    *("desktop.ini", ".ipynb_checkpoints/"),
+    *("desktop.ini", ".ipynb_checkpoints/", ".ipynb_checkpoints/unlearned_checkpoint_0-checkpoint.pth", "Desktop.ini"),
+    *("a/thumbs.db", "Icon\r", "@eaDir/x", "__MACOSX", ".Trashes/x", "kaggle\\", "./", "./.DS_Store", "b\\Thumbs.db"),
 )
 
 
@@ -254,6 +255,13 @@ def test_what_systems_put_into_a_zip_is_passed_over(task: Task, tmp_path: Path) 
         (tmp_path / "tree" / "kaggle" / "tmp" / name).write_bytes(data)
     shutil.make_archive(str(tmp_path / "tree"), "zip", tmp_path / "tree")
     assert refusal(tmp_path / "tree.zip", tmp_path / "folder", task) == ""
+
+
+@pytest.mark.parametrize("before", ["./", "./kaggle/tmp/", "kaggle\\tmp\\"])
+def test_zips_of_other_programs(before: str, task: Task, tmp_path: Path) -> None:
+    """bsdtar begins names with ./, and older programs of Windows have backslashes in them. Catches a refusal."""
+    members = {f"{before}{name}": data for name, data in good_members(task).items()}
+    assert refusal(write_zip(tmp_path / "other.zip", members), tmp_path / "folder", task) == ""
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -345,6 +353,11 @@ HOSTILE: dict[str, tuple[Members, str]] = {
         "only unlearned_checkpoint_0.pth",
     ),
     "checkpoint at an absolute path": (with_extra("/unlearned_checkpoint_6.pth"), "only unlearned_checkpoint_0.pth"),
+    "checkpoint of a windows path that climbs": (
+        with_extra("a\\..\\unlearned_checkpoint_6.pth"),
+        "only unlearned_checkpoint_0.pth",
+    ),
+    "one twice, with a backslash": (with_extra("deep\\unlearned_checkpoint_3.pth"), "is in it twice"),
     "checkpoint on a drive": (with_extra("C:/unlearned_checkpoint_6.pth"), "only unlearned_checkpoint_0.pth"),
     "one too many, in a folder": (with_extra("deep/unlearned_checkpoint_6.pth"), "holds 7 checkpoints"),
     "one twice, in a folder": (with_extra("deep/unlearned_checkpoint_3.pth"), "is in it twice"),
