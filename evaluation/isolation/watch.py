@@ -208,8 +208,9 @@ def follow(watch: Watch, pipe: int, master: socket.socket, most: int) -> Verdict
         elif wanted is not None and len(got) >= 16 + wanted:
             break
         elif ended or watch.status is not None:
-            # Linux kills whoever takes the last memory, and anybody may: another attempt may go well.
-            complaint = _how_it_ended(watch), watch.status == signal.SIGKILL
+            # Linux kills whoever takes the last memory, earlyoom asks it to end, and anybody may do either: another
+            # attempt may go well.
+            complaint = _how_it_ended(watch), watch.status in (signal.SIGKILL, signal.SIGTERM)
         elif time.monotonic() > next_look:
             complaint = watch.complaint()
             next_look = time.monotonic() + SECONDS_BETWEEN_LOOKS
@@ -248,7 +249,7 @@ def _how_it_ended(watch: Watch) -> str:
     code = os.waitstatus_to_exitcode(watch.status)
     if code == 0:
         return "its process ended (os._exit(0)?) before run() returned"
-    return f"its process died with exit code {code} (-9 often means: out of memory)"
+    return f"its process died with exit code {code} (-9 and -15 often mean: out of memory)"
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -108,6 +109,29 @@ print(watch.seconds())
 """
     answer = subprocess.run([sys.executable, "-c", watcher], capture_output=True, text=True, check=True)
     assert 1.1 < float(answer.stdout.split()[-1]) < 4  # three times 0.4, and four starts of Python
+
+
+@LINUX
+@pytest.mark.parametrize(("name", "again"), [("SIGKILL", True), ("SIGTERM", True), ("SIGSEGV", False)])
+def test_who_is_killed_is_tried_again(name: str, again: bool) -> None:
+    """Where memory is short, Linux kills, and earlyoom asks to end. Catches a grading that SIGTERM ends."""
+    watcher = f"""
+import os, signal, socket, tempfile
+from evaluation.isolation.limits import Limits
+from evaluation.isolation.watch import Watch, adopt_orphans, follow
+adopt_orphans()
+mine, its = os.pipe()
+master, _ = socket.socketpair()
+process = os.fork()
+if process == 0:
+    os.kill(os.getpid(), signal.{name})
+os.close(its)
+log = tempfile.TemporaryFile()
+verdict = follow(Watch(process, Limits(), None, log.fileno()), mine, master, 100)
+print(verdict.retry, verdict.complaint)
+"""
+    answer = subprocess.run([sys.executable, "-c", watcher], capture_output=True, text=True, check=True)
+    assert answer.stdout.startswith(f"{again} its process died with exit code -{int(getattr(signal, name))} ")
 
 
 @LINUX
