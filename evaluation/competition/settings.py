@@ -16,6 +16,7 @@ from data.files import write_atomically, writing_to
 from evaluation.competition.folder import Folder
 from evaluation.metrics import DEFAULT_METRIC
 from evaluation.spec import GradingSpec
+from evaluation.texts import with_numbers
 
 HIDDEN_KINDS = ("random", "class", "where", "file")
 """Kinds of requests that can be hidden: `group` always takes the first groups, `confuse` changes what is trained on."""
@@ -69,6 +70,8 @@ disqualified: []
 Count = Annotated[int, Meta(ge=1, le=10**6)]
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{12,64}$")]
 Megabytes = Annotated[float, Meta(gt=0, le=1e7)]
+NUMBERS = ("budget", "budget_seconds", "largest_method", "largest_zip")
+"""Entries that may be written like 1e-1, which YAML takes for a text."""
 Texts = Annotated[list[Annotated[str, Meta(min_length=1, max_length=10_000)]], Meta(max_length=100)]
 
 
@@ -117,6 +120,7 @@ def read_settings(folder: Folder) -> Settings:
     try:
         values = read_yaml(path)
         _check_entries(values)
+        values |= {name: with_numbers(values[name]) for name in NUMBERS if name in values}
         settings = msgspec.convert(_as_fields(values), Settings)
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there: python main.py competition init {folder.root} makes it.") from error

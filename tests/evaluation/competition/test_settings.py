@@ -25,7 +25,10 @@ def test_what_init_writes(tmp_path: object) -> None:
         text.replace("  # train_size", "  train_size")
         .replace("# budget_s", "budget_s")
         .replace("  # recipe", "  recipe")
+        .replace("budget: 0.2", "budget: 2e-1")  # which YAML takes for a text
+        .replace("largest_zip: 4096", "largest_zip: 4e3")
     )
+    assert (read_settings(folder).budget, read_settings(folder).largest_zip) == (0.2, 4000)
     assert read_settings(folder).task.recipe == (("epochs", 60),)
     assert read_settings(folder).budget_seconds == 3
     assert read_seed(folder) != read_seed(other)
