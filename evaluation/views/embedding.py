@@ -24,6 +24,8 @@ from evaluation.console import Console
 from evaluation.grading import load_with_one_request, tell_remarks
 from evaluation.isolation.handle import CallFailedError
 from evaluation.metrics.accuracies import accuracy_by_class
+from evaluation.runs.foresight import tell_seconds
+from evaluation.runs.many import budget_seconds
 from evaluation.runs.one import single_run
 from evaluation.runs.resolve import Grading, resolve
 from evaluation.spec import GradingSpec
@@ -79,8 +81,12 @@ def embed(
     task = load_with_one_request(spec.task, workers.device)
     grading = resolve(spec, task, workers.device)
     tell_remarks([grading], console)
+
+    def foresee(training: float, retraining: float) -> None:
+        tell_seconds(training, 1, min(budget_seconds(grading, retraining) or retraining, retraining), console)
+
     with console.progress("bank", "models") as on_progress:
-        ensure(task, original + 1, retrained + 1, workers, console.tell, on_progress)
+        ensure(task, original + 1, retrained + 1, workers, console.tell, on_progress, foresee)
     networks = {
         f"original {original}": from_bank(task, "original", original),
         f"retrained {retrained}": from_bank(task, "retrained", retrained),

@@ -25,6 +25,8 @@ from evaluation.report import Report
 from evaluation.runs.resolve import resolve
 from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
+from evaluation.views import debug as debugging
+from evaluation.views import embedding
 from evaluation.views.embedding import (
     MOST_FORGOTTEN,
     MOST_RETAINED,
@@ -239,3 +241,16 @@ def test_mistakes_are_said(
     """In a sentence: a number that can't be, a setting that is not there, and a method that fails."""
     with pytest.raises(UserError, match=said):
         embed(replace(SPEC, **changes), workers, QUIET, **numbers)
+
+
+@pytest.mark.parametrize("what", ["embed", "debug"])
+def test_hours_are_asked_for(what: str, workers: Workers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As before a grading. Catches models that are trained for hours without a question."""
+
+    def ensure(*arguments: Any) -> None:
+        arguments[-1](7200.0, 3600.0)
+
+    module, call = {"embed": (embedding, embed), "debug": (debugging, debugging.ready_to_debug)}[what]
+    monkeypatch.setattr(module, "ensure", ensure)
+    with pytest.raises(UserError, match=r"about 2.0 hours to train models.*With --yes it begins without a question"):
+        call(SPEC, workers, Console(asks=True))  # type: ignore[operator]
