@@ -23,6 +23,7 @@ class FtPrune(BaseMethod):
     arXiv 2304.04934), with one-shot magnitude pruning (95 %), which has its own fine-tuning there before it unlearns.
     """
 
+    tried_with: ClassVar = {"share": 0.3}  # of a network that is half pruned already, most of the rest is to stay
     search_space: ClassVar = {
         "epochs": Between(1, 10),
         "learning_rate": Between(1e-4, 0.3, log=True),

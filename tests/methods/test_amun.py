@@ -34,7 +34,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 def test_amun_defaults() -> None:
     """Those of the authors' code for CIFAR-10, but for epochs and radius. Catches one that has slipped."""
     assert Amun().settings() == {
-        "epochs": 5,
+        "epochs": 3,
         "learning_rate": 0.01,
         "learning_rate_steps": 1,
         "momentum": 0.9,
@@ -217,7 +217,7 @@ def test_amun_rate_falls_by_epochs(original: nn.Module, task: Task, monkeypatch:
 
 def test_amun_effect(originals: list[nn.Module], task: Task) -> None:
     """Less sure of the forget set, more by far without its true labels; retain accuracy held."""
-    settings: dict[str, Any] = {"learning_rate": 0.05, "learning_rate_steps": 5}
+    settings: dict[str, Any] = {"epochs": 5, "learning_rate": 0.05, "learning_rate_steps": 5}
     losses = []
     for with_forget in (True, False):
         left = unlearn_each(lambda: Amun(with_forget=with_forget, **settings), originals, task)  # noqa: B023
