@@ -283,6 +283,8 @@ def _run_tests(mutation: Mutation) -> int:
         os.dup2(nowhere, descriptor)
     place = all_method_handlers().where(mutation.method)
     sys.meta_path.insert(0, _Changed(place.module, ROOT / place.file, mutation.source))
+    for name in [name for name in sys.modules if name == place.module or name.startswith("tests.")]:
+        del sys.modules[name]  # they may have been imported with the text as it is
     options = ["-n", "0", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
     chosen = ["-m", "not slow", "-k", f"[{mutation.method}] or [{mutation.method}- or -{mutation.method}]"]
     of_all = (["tests/methods/test_defaults.py", *chosen], ["tests/methods/test_contract.py", *chosen])
