@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 
 import pytest
 
-from benchmarks.checks.mutations import Mutation, files_with_tests, mutations, survivors_of
+from benchmarks.checks.mutations import ROOT, files_with_tests, mutations
 
 
 def test_mistakes_that_people_make() -> None:
@@ -46,11 +48,20 @@ def test_files_with_tests_a_method() -> None:
     assert [path.rpartition("/")[2] for path in files_with_tests("scrub")] == ["test_teachers.py"]
 
 
+SAMPLE = """
+from benchmarks.checks.mutations import Mutation, mutations, survivors_of
+
+found = {one.what: one for one in mutations("gradient_ascent")}
+doubled = found["default of epochs: 5 -> 10"]
+same = Mutation("gradient_ascent", 1, "nothing", doubled.source.replace("epochs: int = 10", "epochs: int = 5"))
+others = [doubled, found["run: forget_loader -> retain_loader"], found["run: without the sign of -loss"]]
+print([one.what for one in survivors_of([same, *others], workers=2)])
+"""
+
+
 @pytest.mark.slow
 def test_what_survives() -> None:
-    """A sample: what changes nothing survives, and a sign, a set, a default and a loop without end don't."""
-    found = {one.what: one for one in mutations("gradient_ascent")}
-    original = found["default of epochs: 5 -> 10"]
-    same = Mutation("gradient_ascent", 1, "nothing", original.source.replace("epochs: int = 10", "epochs: int = 5"))
-    noticed = ["default of epochs: 5 -> 10", "run: forget_loader -> retain_loader", "run: without the sign of -loss"]
-    assert list(survivors_of([same, *(found[what] for what in noticed)], workers=2)) == [same]
+    """A sample, in a program of its own: what changes nothing survives; a default, a set and a sign don't."""
+    program = [sys.executable, "-c", SAMPLE]
+    answer = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=1200, check=False)
+    assert answer.stdout.strip().splitlines()[-1:] == ["['nothing']"], answer.stderr[-2000:]
