@@ -146,7 +146,7 @@ def test_lotus_temperature_follows_the_forget_accuracy(
     target = accuracy(original, task, "validation")
     expected = [math.exp(8 * (accuracy(network, task, "forget") - target)) for network in after for _ in range(4)]
     assert [step["temperature"] for step in seen] == pytest.approx(expected)
-    assert len(set(expected)) > 2
+    assert len(set(expected)) > 1
     assert [len(step["images"]) for step in seen] == [50] * 16
 
 
