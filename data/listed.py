@@ -17,6 +17,7 @@ import numpy as np
 from data.arrays import ArrayError, read_array, read_arrays
 from data.documents import DocumentError, parse_json, read_text
 from data.errors import shortened
+from data.texts import lines_of_file
 from data.weights import WeightsError, load_tensors
 
 NAMES = ("image_id", "image_ids", "id", "ids", "path", "paths", "index", "indices", "forget_indices", "forget")
@@ -75,7 +76,7 @@ def _from_tensors(path: Path, most_bytes: int) -> np.ndarray:
 
 def _from_text(path: Path, most_bytes: int) -> np.ndarray:
     """One a line, or whole numbers between spaces or commas. What follows a # at the beginning of a line is no line."""
-    lines = [line.strip() for line in re.split(r"\r\n|\n|\r", _text(path, most_bytes))]  # a name may have others
+    lines = [line.strip() for line in lines_of_file(_text(path, most_bytes))]
     lines = [line for line in lines if line and not line.startswith("#")]
     parts = [part for line in lines for part in re.split(r"[\s,;]+", line.strip("[]()")) if part]
     return _array(parts if all(_is_number(part) for part in parts) else lines)

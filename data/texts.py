@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from data.errors import shortened
@@ -16,6 +17,15 @@ def nfc(text: str) -> str:
     True
     """
     return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def lines_of_file(text: str) -> list[str]:
+    r"""The lines as files and Python have them; `str.splitlines` ends some at letters that a name may have.
+
+    >>> lines_of_file("a\r\nb\u2028c\rd") == ["a", "b\u2028c", "d"]
+    True
+    """
+    return re.split(r"\r\n|\n|\r", text)
 
 
 def as_attribute(name: str) -> str:

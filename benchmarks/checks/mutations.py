@@ -5,8 +5,8 @@
     python -m benchmarks.checks.mutations --list scrub            what would be changed
 
 The mutations are mistakes that happen to people who write methods: a sign, the wrong set, train for eval mode, a mask
-upside down, a schedule that is stepped by batch, teacher and student exchanged, a hyper-parameter that is ignored, a
-default that is not the published one. (Tools like mutmut and cosmic-ray know operators of the language, and none of
+upside down, a schedule that is stepped by batch, teacher and student exchanged, a step left out, a default that is not
+the published one. (Tools like mutmut and cosmic-ray know operators of the language, and none of
 these; both start a new program for each mutation, which imports PyTorch.) Nothing is written to the sources: a process
 is forked for each mutation, in which the method's module has the changed text.
 
@@ -51,14 +51,9 @@ class Mutation:
     method: str
     line: int
     what: str
-    """In words."""
+    """In words, by which `REASONS` knows it, whatever its line."""
     source: str
     """The whole file, changed."""
-
-    @property
-    def key(self) -> str:
-        """What it is known by in `REASONS`, whatever its line."""
-        return self.what
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -79,12 +74,11 @@ def mutations(method: str) -> list[Mutation]:
     """All mutations of a method's file, in its order."""
     path = ROOT / all_method_handlers().where(method).file
     text = path.read_text()
-    found = []
-    for number, (node, _, _) in enumerate(_changes(ast.parse(text))):
-        tree = ast.parse(text)
-        target, new, what = list(_changes(tree))[number]
-        _replace(tree, target, new)
+    tree, found = ast.parse(text), []
+    for node, new, what in list(_changes(tree)):
+        _replace(tree, node, new)
         found.append(Mutation(method, getattr(node, "lineno", 0), what, ast.unparse(ast.fix_missing_locations(tree))))
+        _replace(tree, new, node)
     return found
 
 
@@ -143,8 +137,6 @@ def _of_node(node: ast.AST, where: str) -> Iterator[Change]:
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.Not, ast.Invert)):
         if not isinstance(node.operand, ast.Constant):
             yield change(node.operand, f"without the sign of {_short(node)}")
-    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
-        pass
     elif isinstance(node, ast.Call):
         yield from _of_call(node, change)
 
@@ -155,14 +147,13 @@ def _of_call(node: ast.Call, change: Callable[[ast.AST, str], Change]) -> Iterat
         other = "eval" if name == "train" else "train"
         func = ast.Attribute(node.func.value, other, ast.Load())
         yield change(ast.Call(func, [], []), f"{_short(node)} -> {other}()")
-    if name in ("where", "kl_div", "zip") and len(node.args) >= 2 and name != "zip":
+    if name in ("where", "kl_div") and len(node.args) >= 2:
         args = [*node.args[:-2], node.args[-1], node.args[-2]]
         yield change(_with(node, args=args), f"arguments exchanged in {_short(node)}")
     for keyword in node.keywords:
-        if keyword.arg in ("largest", "descending", "lr", "momentum", "weight_decay", "weight", "T_max", "shuffle"):
+        if keyword.arg in ("largest", "descending", "momentum", "weight_decay", "weight", "T_max", "shuffle"):
             rest = [other for other in node.keywords if other is not keyword]
-            if keyword.arg != "lr":
-                yield change(_with(node, keywords=rest), f"without {keyword.arg} in {_short(node)}")
+            yield change(_with(node, keywords=rest), f"without {keyword.arg} in {_short(node)}")
 
 
 def _of_loops(function: ast.FunctionDef) -> Iterator[Change]:
@@ -304,6 +295,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes at a time (default: 2)")
     parser.add_argument("--list", action="store_true", help="print what would be changed, and run nothing")
     options = parser.parse_args(arguments)
+    unknown = [method for method in options.methods if method not in all_method_handlers()]
+    if unknown:
+        parser.error(f"there is no method {unknown[0]}: python main.py list has their names")
     chosen = []
     for method in options.methods or all_method_handlers():
         found = mutations(method)
@@ -318,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     reasons = json.loads(REASONS.read_text()) if REASONS.exists() else {}
     survivors = unexplained = 0
     for one in survivors_of(chosen, options.workers):
-        why = reasons.get(one.method, {}).get(one.key)
+        why = reasons.get(one.method, {}).get(one.what)
         survivors, unexplained = survivors + 1, unexplained + (why is None)
         print(f"{one.method:24} line {one.line:4}  {one.what}\n{'':24}   {why or 'NO REASON KNOWN'}", flush=True)
     share = 100 * unexplained / max(1, len(chosen))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import json
-import re
 import resource
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from data.documents import DocumentError, parse_json
+from data.texts import lines_of_file
 
 ROOT = Path(__file__).parents[2]
 FUNCTION = "unlearning"
@@ -82,7 +82,7 @@ def _code_cells(text: str) -> list[str]:
 
 def _parse(cell: str, number: int) -> list[ast.stmt]:
     """The statements of a cell; if it is not Python, lines for IPython or a shell are left out."""
-    lines = re.split(r"\r\n|\n|\r", cell)  # as Python has them, unlike `str.splitlines`
+    lines = lines_of_file(cell)
     with contextlib.suppress(SyntaxError, ValueError):
         return ast.parse("\n".join(lines)).body
     lines = ["pass" if line.startswith(("%", "!", "?")) else line for line in lines]

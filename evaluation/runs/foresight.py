@@ -25,7 +25,7 @@ def foreseer(
 
     def runs(count: Callable[[Grading], int], retraining: float) -> tuple[int, float]:
         """How many runs, and the seconds that they may take."""
-        longest = [min(budget_seconds(grading, retraining) or retraining, retraining) for grading in gradings]
+        longest = [longest_run(grading, retraining) for grading in gradings]
         found = [(times * count(grading), most) for grading, most in zip(gradings, longest, strict=True)]
         return sum(number for number, _ in found), sum(number * most for number, most in found) / workers.count
 
@@ -36,6 +36,11 @@ def foreseer(
             tell_seconds(training * banks, number, seconds, console)
 
     return foresee
+
+
+def longest_run(grading: Grading, retraining: float) -> float:
+    """The seconds that a run is expected to take at most: its budget, or those of retraining."""
+    return min(budget_seconds(grading, retraining) or retraining, retraining)
 
 
 def tell_seconds(training: float, runs: int, seconds: float, console: Console) -> None:

@@ -24,8 +24,7 @@ from evaluation.console import Console
 from evaluation.grading import load_with_one_request, tell_remarks
 from evaluation.isolation.handle import CallFailedError
 from evaluation.metrics.accuracies import accuracy_by_class
-from evaluation.runs.foresight import tell_seconds
-from evaluation.runs.many import budget_seconds
+from evaluation.runs.foresight import longest_run, tell_seconds
 from evaluation.runs.one import single_run
 from evaluation.runs.resolve import Grading, resolve
 from evaluation.spec import GradingSpec
@@ -83,7 +82,7 @@ def embed(
     tell_remarks([grading], console)
 
     def foresee(training: float, retraining: float) -> None:
-        tell_seconds(training, 1, min(budget_seconds(grading, retraining) or retraining, retraining), console)
+        tell_seconds(training, 1, longest_run(grading, retraining), console)
 
     with console.progress("bank", "models") as on_progress:
         ensure(task, original + 1, retrained + 1, workers, console.tell, on_progress, foresee)
