@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from py_compile import PycInvalidationMode
 from typing import Any
@@ -63,10 +64,13 @@ WARM = WarmPython()
 class Kit:
     """A copy of the kit, without anything generated, to which a test adds methods the way a user does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, compiled: Path | None = None) -> None:
         self.folder = folder
         self.limits: Limits | None = None
         """In place of those of every grading."""
+        if compiled is not None:
+            shutil.copytree(compiled, folder, dirs_exist_ok=True)
+            return
         for file in ("main.py", "notebook_utils.py"):
             shutil.copy(REPOSITORY / file, folder)
         for part in PACKAGES:
@@ -161,8 +165,9 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def make_kit(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Kit]:
-    """Makes a copy of the kit for tests that edit it."""
-    return lambda: Kit(tmp_path_factory.mktemp("kit"))
+    """Makes a copy of the kit for tests that edit it; compiled once for all of them."""
+    compiled = cache(lambda: Kit(tmp_path_factory.mktemp("compiled_kit")).folder)
+    return lambda: Kit(tmp_path_factory.mktemp("kit"), compiled())
 
 
 @pytest.fixture(scope="session")

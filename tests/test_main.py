@@ -20,10 +20,11 @@ import torch
 import yaml
 
 from checkpoints.networks import NETWORKS
-from data import all_tasks
+from data import TaskSpec, all_tasks
 from evaluation.audits import AUDITS
 from evaluation.report import Report, read_report
 from evaluation.spec import GradingSpec
+from evaluation.tuned import tuned_path, write_tuned
 from evaluation.views.leaderboard import WHY_NO_RANK
 from methods import all_method_handlers
 from tests.command_line import command
@@ -139,6 +140,9 @@ def test_a_config_repeats_the_grading(graded: tuple[Answer, Path]) -> None:
 @pytest.mark.slow
 def test_all_methods_and_no_ranks_for_few_models(graded: tuple[Answer, Path]) -> None:
     """`-m all` grades every registered method; below 32 models there is no rank, and the reason is said."""
+    tiny = TaskSpec("digits", forget=("random:12",), train_size=60, recipe=(("epochs", "3"),))
+    few_steps = {"settings": {"pretrain_steps": 10}, "trials": 1}
+    write_tuned(tuned_path(tiny), "adversarial", few_steps)  # its 1,000 take half a minute
     answer = command("-m", "all", *TINY, *FEW)
     assert answer.code == 0, answer.stderr
     for name in all_method_handlers():

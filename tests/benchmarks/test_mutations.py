@@ -51,10 +51,10 @@ def test_files_with_tests_a_method() -> None:
 SAMPLE = """
 from benchmarks.checks.mutations import Mutation, mutations, survivors_of
 
-found = {one.what: one for one in mutations("gradient_ascent")}
-doubled = found["default of epochs: 5 -> 10"]
-same = Mutation("gradient_ascent", 1, "nothing", doubled.source.replace("epochs: int = 10", "epochs: int = 5"))
-others = [doubled, found["run: forget_loader -> retain_loader"], found["run: without the sign of -loss"]]
+found = {one.what: one for one in mutations("hirs")}
+doubled = found["default of epochs: 2 -> 4"]
+same = Mutation("hirs", 1, "nothing", doubled.source.replace("epochs: int = 4", "epochs: int = 2"))
+others = [doubled, found["_filtration: forget_loader -> retain_loader"], found["_wanted: without the sign of ~removed"]]
 print([one.what for one in survivors_of([same, *others], workers=2)])
 """
 

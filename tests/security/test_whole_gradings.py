@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from data import UserError
+from evaluation.isolation.limits import Limits
 from evaluation.isolation.sandbox import check_sandbox
 from evaluation.metrics import METRICS
 from tests.security.expected import MODES, SANDBOX
@@ -112,8 +113,9 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def kit(make_kit: Callable[[], Kit]) -> Kit:
-    """A kit with methods that cheat."""
+    """A kit with methods that cheat, which waits for less long until it kills one."""
     kit = make_kit()
+    kit.limits = Limits(patience=1.0, more_patience=0.5, attempts=2)
     kit.add_method("at_import", AT_IMPORT)
     kit.add_method("exempt", EXEMPT)
     kit.add_method("touches", TOUCHES)
