@@ -5,10 +5,10 @@
     python -m benchmarks.checks.mutations --list scrub            what would be changed
 
 The mutations are mistakes that happen to people who write methods: a sign, the wrong set, train for eval mode, a mask
-upside down, a schedule that is stepped by batch, teacher and student exchanged, a step left out, a default that is not
-the published one. (Tools like mutmut and cosmic-ray know operators of the language, and none of
-these; both start a new program for each mutation, which imports PyTorch.) Nothing is written to the sources: a process
-is forked for each mutation, in which the method's module has the changed text.
+upside down, a schedule that is stepped by batch, teacher and student exchanged, a step left out, a hyper-parameter that
+is ignored, a default that is not the published one. (Tools like mutmut and cosmic-ray know operators of the language,
+and none of these; both start a new program for each mutation, which imports PyTorch.) Nothing is written to the
+sources: a process is forked for each mutation, in which the method's module has the changed text.
 
 What survives is listed with the reason of `REASONS`, if it changes nothing that can be observed.
 """
@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import copy
 import importlib.abc
 import importlib.util
 import json
@@ -26,7 +27,8 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -95,11 +97,24 @@ def _changes(tree: ast.Module) -> Iterator[Change]:
             changed = _other_default(value)
             if changed is not None:
                 yield value, changed, f"default of {name}: {ast.unparse(value)} -> {ast.unparse(changed)}"
+        yield from _of_reads(cls, defaults)
     for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
         yield from _of_loops(function)
         for node in ast.walk(function):
             if id(node) not in annotations and not isinstance(node, (ast.FunctionDef, ast.Raise)):
                 yield from _of_node(node, function.name)
+
+
+def _of_reads(cls: ast.ClassDef, defaults: Mapping[str, ast.expr]) -> Iterator[Change]:
+    """A hyper-parameter's default written in a place where it is read."""
+    seen: Counter[str] = Counter()
+    for node in ast.walk(cls):
+        if not (isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load) and node.attr in defaults):
+            continue
+        if isinstance(node.value, ast.Name) and node.value.id == "self":
+            seen[node.attr] += 1
+            where = f" in place {seen[node.attr]}" if seen[node.attr] > 1 else ""
+            yield node, ast.copy_location(copy.deepcopy(defaults[node.attr]), node), f"{node.attr} ignored{where}"
 
 
 def _annotation_parts(node: ast.AST) -> Iterator[ast.AST]:
@@ -278,8 +293,10 @@ def _run_tests(mutation: Mutation) -> int:
         del sys.modules[name]  # they may have been imported with the text as it is
     options = ["-n", "0", "-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly"]
     chosen = ["-m", "not slow", "-k", f"[{mutation.method}] or [{mutation.method}- or -{mutation.method}]"]
-    of_all = (["tests/methods/test_defaults.py", *chosen], ["tests/methods/test_contract.py", *chosen])
-    for arguments in (of_all[0], files_with_tests(mutation.method), of_all[1]):
+    parameters = ["tests/methods/test_every_hyper_parameter.py", "-k", f"[{mutation.method}-"]
+    contract = ["tests/methods/test_contract.py", *chosen]
+    first = ["tests/methods/test_defaults.py", *chosen]
+    for arguments in (first, files_with_tests(mutation.method), contract, parameters):
         code = pytest.main([*arguments, *options])
         if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
             return 1
