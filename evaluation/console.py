@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.text import Text
 
 from data.errors import UserError
+from evaluation.texts import counted
 
 LONG, VERY_LONG = 60.0, 3600.0
 """Seconds of work from which on it is told beforehand, and from which on it is asked for."""
@@ -123,7 +124,7 @@ def in_words(seconds: float) -> str:
     """
     minutes, hours, days = seconds / 60, seconds / 3600, seconds / 86400
     if seconds < 90:
-        return f"{seconds:.0f} seconds"
+        return counted(round(seconds), "second")
     if minutes < 90:
         return f"{minutes:.0f} minutes"
     if hours < 48:

@@ -21,6 +21,16 @@ def counted(number: int, one: str, many: str | None = None) -> str:
     return f"{number} {one if number == 1 else many or f'{one}s'}"
 
 
+def in_seconds(seconds: float) -> str:
+    """A limit of time as users give it.
+
+    >>> in_seconds(1.0), in_seconds(0.25)
+    ('1 second', '0.25 seconds')
+    """
+    number = f"{seconds:.3g}"
+    return f"{number} second" if number == "1" else f"{number} seconds"
+
+
 def in_markdown(text: str, most: int = 1000) -> str:
     r"""A text that Markdown shows as it is: without markup, links, HTML, formulas or columns.
 

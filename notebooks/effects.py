@@ -65,6 +65,8 @@ class _Reader:
             return any(map(self._target_is_elsewhere, targets)) or self._values_act([value])
         if isinstance(node, ast.If) and is_type_checking(node):
             return any(self.acts(part, inside) for part in node.orelse)
+        if any(map(self._target_is_elsewhere, _targets(node))):
+            return True
         return self._values_act(_expressions(node)) or any(self.acts(part, inside) for part in _statements(node))
 
     def _values_act(self, values: Iterable[ast.expr | None]) -> bool:
@@ -81,9 +83,16 @@ class _Reader:
         if own:
             return any(self._body_acts(piece) for piece in own)
         name = function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+        if any(map(self._changes_elsewhere, (*call.args, *(keyword.value for keyword in call.keywords)))):
+            return True  # whoever is given it may call it: `list(map(os.environ.pop, names))`
         if kept and not CHANGING.fullmatch(name):
             return False
         return self._is_elsewhere(function)
+
+    def _changes_elsewhere(self, value: ast.expr) -> bool:
+        """Whether a value is a function of another module whose name says that it changes something."""
+        is_named_so = isinstance(value, ast.Attribute) and CHANGING.fullmatch(value.attr) is not None
+        return is_named_so and self._is_elsewhere(value)
 
     def _own_definitions(self, function: ast.expr) -> list[Piece]:
         """The functions and classes of the file that a call `name(...)` or `name(...).method()` is of."""
@@ -162,6 +171,14 @@ def _expressions(node: ast.stmt) -> Iterator[ast.expr]:
             yield child
         elif isinstance(child, ast.withitem):
             yield child.context_expr
+
+
+def _targets(node: ast.stmt) -> list[ast.expr]:
+    """What a compound statement assigns to: `for os.environ["A"] in ...`, `with ... as torch.setting`."""
+    if isinstance(node, (ast.For, ast.AsyncFor)):
+        return [node.target]
+    items = node.items if isinstance(node, (ast.With, ast.AsyncWith)) else []
+    return [item.optional_vars for item in items if item.optional_vars is not None]
 
 
 def _statements(node: ast.AST) -> Iterator[ast.stmt]:

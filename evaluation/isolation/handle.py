@@ -32,6 +32,7 @@ from evaluation.isolation.limits import Limits
 from evaluation.isolation.room import Call, can_fork, serve
 from evaluation.isolation.wire import LENGTH, Message, WireError, read_exactly
 from evaluation.isolation.workplace import to_message
+from evaluation.texts import in_seconds
 
 LONGEST = 500
 """Letters of a complaint that are shown."""
@@ -133,13 +134,14 @@ class Room:
             answer = read_exactly(self._answers, int.from_bytes(read_exactly(self._answers, LENGTH), "big"))
         except TimeoutError as error:
             self.close()
-            said = f"it exceeded the budget of {call.budget:.3g} seconds and was killed after {wall:.3g}; {watch.MORE}"
+            assert call.budget is not None, "without a budget nobody waits for a certain time"
+            said = f"it exceeded the budget of {in_seconds(call.budget)} and was killed after {wall:.3g}; {watch.MORE}"
             raise CallFailedError(said, retry=True) from error
         except (OSError, WireError) as error:
             self.close()
             raise CallFailedError("the process that watches it was killed (out of memory?)", retry=True) from error
         if call.budget is not None and not about["complaint"] and about["seconds"] > call.budget and not self._forks:
-            raise CallFailedError(f"it exceeded the budget of {call.budget:.3g} seconds; {watch.MORE}", retry=True)
+            raise CallFailedError(f"it exceeded the budget of {in_seconds(call.budget)}; {watch.MORE}", retry=True)
         if not about["clean"]:
             self.close()
         if about["complaint"]:

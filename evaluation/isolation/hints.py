@@ -1,4 +1,4 @@
-"""What to say of a method's error beyond the error: that a batch is a dict, if it may have been taken for a tuple.
+"""What to say of a method's error beyond the error: that a batch is a dict, and that nobody is there to type.
 
 `for x, y in loader` fails with "too many values to unpack", which tells nothing of dicts. Which expression failed is
 not looked into: the hint is given wherever a batch can be meant, and says "if".
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from data.loaders import ExampleDataset, TensorLoader
 
 HINT = 'if that was a batch: it is a dict, with batch["image"] and batch["age_group"] (the class labels)'
+NO_INPUT = "a run has no standard input: input() works with --debug"
 LONGEST = 200
 """Letters of an error that are shown before a hint, so that the hint is seen."""
 KEYS = ("image", "age_group", "image_id")
@@ -31,7 +32,12 @@ def complaint_of(error: BaseException) -> str:
 
 
 def hint_for(error: BaseException) -> str | None:
-    """`HINT` if a method may have taken a batch for a tuple, a tensor, or a dict with other keys; None if not."""
+    """`HINT` if a method may have taken a batch for a tuple, a tensor, or a dict with other keys; None if not.
+
+    `NO_INPUT` if it waited for somebody to type.
+    """
+    if isinstance(error, EOFError) and "reading a line" in str(error):  # of a file, it is said otherwise
+        return NO_INPUT
     with contextlib.suppress(Exception):  # a method's objects may be anything, and its error comes first
         if _may_be_about_batch(error):
             return HINT

@@ -253,6 +253,7 @@ def _keep_to(limits: Limits, log: int, pipe: int) -> int:
         if getattr(sys, name) is None:  # the command was started without it
             setattr(sys, name, open(descriptor, "w", closefd=False))  # noqa: SIM115
         getattr(sys, name).reconfigure(line_buffering=True)  # the process may be killed
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115  # that of the worker it was forked from is closed
     return 3
 
 

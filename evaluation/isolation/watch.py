@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from evaluation.isolation.account import Account
 from evaluation.isolation.limits import Limits
+from evaluation.texts import in_seconds
 
 MORE = "--budget or --budget-seconds allow more"
 """What to do about a budget that is too small."""
@@ -100,7 +101,7 @@ class Watch:
     def __post_init__(self) -> None:
         self._before = _resident(os.getpid())
         self._wall = self.limits.wall_seconds(self.budget, "cpu")
-        self._deadline = None if self._wall is None else time.monotonic() + self._wall
+        self._started = time.monotonic()
 
     def seconds(self) -> float:
         """Processor seconds so far, of `process` since `began` and of all its descendants since ever."""
@@ -109,11 +110,13 @@ class Watch:
     def complaint(self) -> tuple[str, bool] | None:
         """What the run takes too much of, in words, and whether that is time; None if there is nothing to say."""
         limits, family = self.limits, self._family()
-        if self.budget is not None and (used := self._seconds(family)) > self.budget:
-            return f"it exceeded the budget of {self.budget:.3g} seconds and was killed after {used:.3g}; {MORE}", True
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            waited = f"it exceeded the budget of {self.budget:.3g} seconds, most of which it only waited"
-            return f"{waited}, and was killed after {self._wall:.3g} seconds; {MORE}", True
+        if self.budget is not None:
+            exceeded = f"it exceeded the budget of {in_seconds(self.budget)}"
+            if (used := self._seconds(family)) > self.budget:
+                return f"{exceeded} and was killed after {used:.3g}; {MORE}", True
+            if self._wall is not None and time.monotonic() > self._started + self._wall:
+                waited = f"{exceeded}, most of which it only waited"
+                return f"{waited}, and was killed after {in_seconds(self._wall)}; {MORE}", True
         if os.fstat(self.log).st_size > limits.log_bytes:
             return f"it printed more than {limits.log_bytes / 2**20:.3g} MB and was killed", False
         if len(family) > limits.processes + 1:
@@ -219,7 +222,7 @@ def follow(watch: Watch, pipe: int, master: socket.socket, most: int) -> Verdict
     if complaint is None and os.fstat(watch.log).st_size > watch.limits.log_bytes:
         complaint = f"it printed more than {watch.limits.log_bytes / 2**20:.3g} MB", False
     if complaint is None and watch.budget is not None and seconds > watch.budget:
-        complaint = f"it exceeded the budget of {watch.budget:.3g} seconds: it took {seconds:.3g}; {MORE}", True
+        complaint = f"it exceeded the budget of {in_seconds(watch.budget)}: it took {seconds:.3g}; {MORE}", True
     answer = bytes(memoryview(got)[16 : 16 + wanted]) if complaint is None and wanted is not None else None
     text, retry = complaint or ("", False)
     return Verdict(answer, seconds, watch.largest, text, retry)

@@ -11,7 +11,7 @@ from typing import Any
 from evaluation import texts
 from evaluation.sweeps.plan import Curve, Settings, Sweep
 from evaluation.sweeps.running import Result, Results
-from evaluation.texts import in_markdown
+from evaluation.texts import counted, in_markdown
 
 SPLITS = ("validation", "test", "retain", "forget")
 """Accuracies that a table has. The first chooses settings, and is what figures of the literature show."""
@@ -220,7 +220,7 @@ def as_markdown(outcome: SweepResult) -> str:
             published = (curve.published.get(x) for x in places)
             rows.append(["published", *("" if value is None else f"{value:.3f}" for value in published)])
     lines = [f"**{in_markdown(outcome.title)}**", "", *("| " + " | ".join(row) + " |" for row in rows), ""]
-    lines += [f"Mean ± standard error of {outcome.sweep.seeds} seeds. {_what_x_is(outcome)}"]
+    lines += [f"Mean ± standard error of {counted(outcome.sweep.seeds, 'seed')}. {_what_x_is(outcome)}"]
     for curve in outcome.sweep.curves:
         lines += _best_lines(curve.name, outcome)
     lines += [f"- {in_markdown(failure)}" for failure in outcome.failures]

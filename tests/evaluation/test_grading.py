@@ -140,6 +140,7 @@ FAILING = {
     "crashes": ("ctypes.string_at(0)", "its process died with exit code -11"),
     "is_killed": ("os.kill(os.getpid(), signal.SIGKILL)", r"its process died with exit code -9 \(.* out of memory\)"),
     "unpacks_batches": ("for x, y in retain_loader: pass", "ValueError: .*; if that was a batch: it is a dict, with "),
+    "asks": ("input('what? ')", "EOFError: .*; a run has no standard input: input.. works with --debug"),
     "leaves_odd_notes": ("self.notes = {'net': net}", "TypeError: .* not JSON serializable"),
     "poisons": (
         "torch.set_default_dtype(torch.float64); torch.set_grad_enabled(False); torch.set_default_device('meta')\n"
