@@ -116,8 +116,8 @@ class TaskOptions(DataOptions):
     """The whole problem: data, network, training recipe, and what is to be forgotten."""
 
     forget: Annotated[tuple[str, ...], TASK] = ()
-    """What to forget: random:0.1, class:3, class:cat:0.5, group:COLUMN:15,
-    where:EXPRESSION, file:forget.csv, confuse:0.1 (wrong labels). Repeatable."""
+    """What to forget: random:0.1, random:0.1@SEED, class:cat, class:cat:0.5, group:COLUMN:9,
+    where:EXPRESSION, file:forget.csv, confuse:0.1. Repeatable."""
     at_once: Annotated[bool, TASK] = False
     """Make one request of several --forget; else one comes after another."""
     size: Annotated[str | None, DATA] = None

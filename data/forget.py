@@ -9,8 +9,9 @@
 | `where:camera == "A" and year <= 2016` | the images for which an expression over the metadata is true |
 | `file:indices.npy` | the images whose indices or ids are in a file: `.npy`, `.npz`, `.csv`, `.txt`, `.json`, `.pt` |
 | `confuse:0.1`, `confuse:20` | a share, or a number, of the images of each class, mislabelled as the next class |
+| `random:0.1@7`, ... | the same with seed 7, wherever images are drawn: others than without a seed |
 
-docs/requests.md tells users more; `data/where.py` has the language of `where:`. Random requests depend on a fixed seed
+docs/requests.md tells users more; `data/where.py` has the language of `where:`. Random requests depend on their seed
 alone. They draw among what earlier requests have left, so that the same request can arrive twice.
 
 `confuse` is about mistakes in the data, after the interclass confusion of Goel et al., "Towards Adversarial Evaluation
@@ -39,7 +40,10 @@ from data.texts import nfc
 from data.where import rows_where
 
 FORGET_SEED = 43
-"""Seed of the random requests. A constant, like that of the splits."""
+"""Seed of the random requests that name none. A constant, like that of the splits."""
+
+MOST_SEED = 2**32 - 1
+"""Of NumPy's generator."""
 
 MOST_ENTRY, MARGIN = 1024, 1 << 16
 """Bytes of an index or id in a file, at most, and of all else in it: a larger file has some twice."""
@@ -154,18 +158,25 @@ def _label(name: str, classes: Sequence[str]) -> int:
 
 
 def _draw(candidates: np.ndarray, how_many: str, scene: Scene, seed: int = FORGET_SEED) -> np.ndarray:
-    """Some of the candidates that are not forgotten yet, uniformly at random.
+    """Some of the candidates that are not forgotten yet, uniformly at random: `0.1`, `60`, or `0.1@7` with a seed.
 
     Where requests may overlap and too few are left, all of these: the others that it could name are named already.
     """
-    count = _count(how_many, len(candidates))
+    number, at, chosen = how_many.partition("@")
+    count = _count(number, len(candidates))
     # RandomState rather than default_rng: NumPy promises that its streams never change.
-    order = np.random.RandomState(seed).permutation(candidates)
+    order = np.random.RandomState([seed, _seed(chosen)] if at else seed).permutation(candidates)
     free = order[~np.isin(order, scene.forgotten)]
     most = len(candidates) if scene.may_overlap else len(free)
     if count > most:
         raise UserError(f"{count} images are asked for and {most} are there; ask for fewer.")
     return free[:count]
+
+
+def _seed(text: str) -> int:
+    if not _is_whole(text) or int(text) > MOST_SEED:
+        raise UserError(f"a seed is a whole number from 0 to {MOST_SEED}, such as 7 in random:0.1@7, not {text!r}.")
+    return int(text)
 
 
 def _count(how_many: str, total: int) -> int:

@@ -61,6 +61,28 @@ def test_random_images_are_uniform_and_fixed() -> None:
     assert per_class.max() - per_class.min() > 2
 
 
+@pytest.mark.parametrize("text", ["random:0.1", "random:20", "class:cat:0.5", "class:2:1:10", "confuse:0.2"])
+def test_a_seed_draws_others(text: str) -> None:
+    """As many, the same whenever it is named, and hardly more alike than chance with any other seed or with none."""
+    drawn = {seed: set(indices(f"{text}{seed}").tolist()) for seed in ("", "@0", "@1", "@7", "@43", "@4294967295")}
+    assert {len(one) for one in drawn.values()} == {len(drawn[""])}
+    assert len({frozenset(one) for one in drawn.values()}) == len(drawn)
+    assert set(indices(f"{text}@7").tolist()) == drawn["@7"]
+    classes = {frozenset(SPLIT.labels[list(one)].tolist()) for one in drawn.values()}
+    assert len(classes) == 1 or text.startswith("random")
+
+
+def test_a_seed_is_fixed() -> None:
+    """The stream of RandomState is frozen."""
+    assert indices("random:8@7").tolist() == [31, 37, 70, 89, 106, 111, 148, 174]
+
+
+def test_seeds_of_confused_classes_are_their_own() -> None:
+    """Catches one seed for all classes, of which each would lose its images at the same places."""
+    drawn = indices("confuse:0.2@7")
+    assert len({tuple(drawn[SPLIT.labels[drawn] == label] // 4) for label in range(4)}) == 4
+
+
 def test_random_requests_that_arrive_in_order_draw_from_what_is_left() -> None:
     """The same request twice forgets other images the second time, a tenth of the training set each."""
     first, second = parse_requests(["random:0.1", "random:0.1"], SPLIT, CLASSES)
@@ -270,6 +292,15 @@ def test_indices_of_any_width(dtype: Any, tmp_path: Path) -> None:
         ("random:-3", "neither a number"),
         ("random:nan", "neither a number"),
         ("random:some", "neither a number"),
+        ("random:0.1@", "a seed is a whole number from 0 to 4294967295"),
+        ("random:0.1@x", "a seed is a whole number"),
+        ("random:0.1@-1", "a seed is a whole number"),
+        ("random:0.1@1.5", "a seed is a whole number"),
+        ("random:0.1@7@8", "a seed is a whole number"),
+        ("random:0.1@4294967296", "a seed is a whole number"),
+        ("random:@7", "neither a number"),
+        ("class:cat:0.5@x", "a seed is a whole number"),
+        ("class:cat@7", "no class 'cat@7'"),
         ("random:1.0", "nothing would be left"),
         ("random:200", "nothing would be left"),
         ("random:201", "201 images are asked for and 200 are there"),
