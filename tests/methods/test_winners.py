@@ -762,6 +762,21 @@ def test_forget_crops_and_blanks(original: nn.Module, task: Task) -> None:
     assert (first == 0).sum() > (images == 0).sum()
 
 
+def test_forget_crops_are_shifted_images() -> None:
+    """By up to 4 pixels each way, whatever the size: what is not blank comes from the image. Catches swapped sides."""
+    images = torch.rand(2, 1, 12, 20) + 1
+    padded = F.pad(images, (4, 4, 4, 4))
+    for _ in range(40):
+        seen = Forget(augment="crop")._augmented(images)
+        assert seen.shape == images.shape
+        places = [(down, right) for down in range(9) for right in range(9)]
+        windows = [padded[:, :, down : down + 12, right : right + 20] for down, right in places]
+        (window,) = [window for window in windows if torch.equal(window[seen != 0], seen[seen != 0])]
+        blanked = (window != 0) & (seen == 0)
+        assert int(blanked[0].sum()) <= 12 // 4 * (20 // 4)
+        assert torch.equal(blanked[0], blanked[1])
+
+
 def test_forget_refuses(original: nn.Module, task: Task) -> None:
     """Options that cannot be meant, by name."""
     with pytest.raises(ValueError, match="loss is one of mse, l1, ce, not 'kl'"):
