@@ -36,7 +36,8 @@ WIDE = 300
 NO_DOCSTRING = "(it has no docstring)"
 
 
-def _screen(width: int = 140) -> Screen:
+def make_screen(width: int = 140) -> Screen:
+    """Standard output, for tables."""
     # Without a terminal, rich would fold tables at 80 columns.
     plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}  # texts are shown as they are
     screen = Screen(**plain)
@@ -45,7 +46,7 @@ def _screen(width: int = 140) -> Screen:
 
 def show_report(report: Report) -> None:
     """The score of a method between its floor and its ceiling, its place, and where to look next."""
-    screen = _screen()
+    screen = make_screen()
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     for name in ("score", "F", "retain ratio", "test ratio"):
@@ -84,7 +85,7 @@ def show_result(result: Report | SequenceReport) -> None:
 
 def show_summary(results: Mapping[str, Result]) -> None:
     """A line for each method of a batch, the best score first; those that failed say why, last."""
-    screen = _screen()
+    screen = make_screen()
     names = ("method", "score", "F", "of ceiling", "seconds a run")
     table = Table(*names, "", box=None, pad_edge=False)
     graded = {name: _last(result) for name, result in results.items() if not isinstance(result, UserError)}
@@ -121,7 +122,7 @@ def _why(error: UserError) -> str:
 
 def show_sequence(sequence: SequenceReport) -> None:
     """A row for each request, and one for all at once; F of each request so far tells whether one comes back."""
-    screen = _screen()
+    screen = make_screen()
     names = ("score", "of ceiling", "F of each request", "retain", "test", "forget", "seconds", "drift")
     table = Table("", *names, box=None, pad_edge=False)
     for report in [*sequence.steps, sequence.at_once]:
@@ -214,7 +215,7 @@ def _in_words(settings: Mapping[str, Any]) -> str:
 
 def show_outcomes(outcomes: Sequence[TuningResult]) -> None:
     """What searches for hyper-parameters came to."""
-    screen = _screen()
+    screen = make_screen()
     names = ("method", "default", "best", "trials", "stopped early", "failed", "values")
     table = Table(*names, box=None, pad_edge=False)
     for outcome in outcomes:
@@ -261,7 +262,7 @@ def _ordinal(number: int) -> str:
 
 def print_table(rows: Sequence[Row], wide: bool = False) -> None:
     """One table of the leaderboard; `wide` with all columns."""
-    screen = _screen(WIDE)
+    screen = make_screen(WIDE)
     screen.print(as_rich_table(rows, wide))
     for remark in remarks(rows):
         screen.print(remark)
@@ -270,7 +271,7 @@ def print_table(rows: Sequence[Row], wide: bool = False) -> None:
 
 def print_registries() -> None:
     """Methods, tasks, networks and audits, one line each."""
-    screen = _screen()
+    screen = make_screen()
     for title, rows in (
         ("methods", {name: _summary(found) for name, found in look_up(registry()).items()}),
         ("tasks", {name: info.summary for name, info in all_tasks().items()}),
@@ -302,7 +303,7 @@ def print_method(name: str) -> None:
         UserError: its file can't be used.
     """
     facts = facts_of(name)
-    screen = _screen()
+    screen = make_screen()
     screen.print(Text(f"{name}: {facts.docstring or NO_DOCSTRING}\n"))
     table = Table("hyper-parameter", "type", "default", "meaning", box=None)
     for parameter in facts.hyper_parameters.values():

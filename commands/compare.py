@@ -1,0 +1,54 @@
+"""`python main.py compare -m my_method,finetune`: a verdict, with as many originals as it takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Annotated
+
+from commands.options import (
+    GRADING,
+    NUMBER,
+    JsonOptions,
+    RunOptions,
+    SearchOptions,
+    TaskOptions,
+    ValuesOptions,
+    changed,
+    usual_grading,
+)
+
+
+def command(
+    *,
+    values: ValuesOptions = ValuesOptions(),
+    task: TaskOptions = TaskOptions(),
+    grading: SearchOptions = SearchOptions(),
+    minutes: Annotated[float, GRADING, NUMBER] = 10.0,
+    run: RunOptions = RunOptions(),
+    output: JsonOptions = JsonOptions(),
+) -> None:
+    """Say which of several methods is better: originals are added, 4 to 32, until each pair is decided.
+
+    Args:
+        minutes: Begin no step that would end later than this.
+    """
+    from checkpoints.server import start_server
+
+    start_server()
+    from data import TaskSpec
+    from evaluation.comparison.conduct import check_comparison, compare
+    from evaluation.views.verdicts import show_comparison
+
+    run.enter_sandbox()
+    names = list(dict.fromkeys(values.names()))
+    places = run.places()
+    spec = changed(usual_grading(task.changed(TaskSpec())), task, grading, values)
+    specs = [replace(spec, method=name, tuned=values.tuned(spec.task, name)) for name in names]
+    check_comparison(specs, minutes)
+    with run.pool(places) as pool:
+        comparison = compare(specs, minutes, pool, run.console())
+    if output.json:
+        print(json.dumps(comparison.to_dict(), indent=1))
+    else:
+        show_comparison(comparison)
