@@ -1,8 +1,8 @@
 """The command line: a file for each command; `options.py` has the options that they share, `app.py` starts them.
 
-To add a command `compare`:
+To add a command `count`:
 
-1. Write `commands/compare.py` with a function `command`. Its docstring is what `python main.py compare --help` shows.
+1. Write `commands/count.py` with a function `command`. Its docstring is what `python main.py count --help` shows.
    Its keyword-only parameters are groups of options, as in `commands/tune.py`; an argument without a flag stands before
    the `/`, as in `commands/score.py`. It returns None, or an exit code. Import what is heavy (PyTorch, evaluation)
    inside the function.

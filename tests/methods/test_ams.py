@@ -403,3 +403,9 @@ def test_in_a_sequence_nothing_returns(requests: int, tmp_path: Path) -> None:
     for request in range(requests - 1):
         assert growth(ours, request) < 0.05
         assert growth(theirs, request) < 0.05  # SalUn's don't come back either, on so little data
+
+
+def test_an_unknown_loss_is_named(original: nn.Module, steps: list[Task]) -> None:
+    """With those there are."""
+    with pytest.raises(ValueError, match="loss is random or uniform, not 'kl'"):
+        unlearn(Ams(loss="kl"), original, steps[0])

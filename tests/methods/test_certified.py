@@ -357,6 +357,23 @@ def test_other_settings_are_certified_too(method: type[BaseMethod], two_layers: 
     assert verify(certificate).epsilon == pytest.approx(0.3, rel=1e-5)
 
 
+@every_noisy
+def test_a_certificate_has_the_constants_that_were_used(
+    method: type[BaseMethod], two_layers: tuple[Task, nn.Module]
+) -> None:
+    """Not the defaults. Catches a certificate about other noisy steps than those that were made."""
+    parameters = method.hyper_parameters()
+    changed = {"initial_clip": 2.0, "gradient_clip": 0.5, "model_clip": 0.02, "initial_noise": 0.1, "steps": 3}
+    changed |= {"noisy_learning_rate": 0.03, "noisy_weight_decay": 0.2, "clip": 3.0}
+    unlearner = method(epochs=0, **{name: value for name, value in changed.items() if name in parameters})
+    unlearn(unlearner, two_layers[1], two_layers[0])
+    constants = unlearner.notes["certificate"]["constants"]
+    named = {f"noisy_{name}" if f"noisy_{name}" in parameters else name: value for name, value in constants.items()}
+    found = {name: value for name, value in named.items() if name in parameters}
+    assert found
+    assert found.items() <= changed.items()
+
+
 def test_accounting_of_the_code_does_not_hold(two_layers: tuple[Task, nn.Module]) -> None:
     """It can be used to repeat figures, and its certificate tells on it."""
     unlearner = CertifiedGradientClipping(accounting="code_compat", epochs=0)
@@ -626,6 +643,13 @@ def test_of_other_originals_there_is_no_certificate(optimizer: str, two_layers: 
     assert not same(unlearn(method, original, task), original)
     assert method.notes["certificate"] is None
     assert optimizer in method.notes["no certificate"]
+
+
+def test_other_originals_are_trained_on_in_train_mode(original: nn.Module) -> None:
+    """Those with batch normalisation, of which there is no certificate: its statistics follow the retain set."""
+    left = unlearn(CertifiedDpSgd(finetune_epochs=1), original, digits())
+    moved = {name for name, value in left.state_dict().items() if not torch.equal(value, original.state_dict()[name])}
+    assert any("running_mean" in name for name in moved)
 
 
 def test_dp_sgd_covers_all_requests_so_far(two_layers: tuple[Task, nn.Module]) -> None:

@@ -337,7 +337,7 @@ def test_layers_are_negated(network: str, layers: str, negated: list[str], task:
 @pytest.mark.parametrize("layers", ["4", "-5", "first", "0;1"])
 def test_layers_that_are_not_there(layers: str, original: nn.Module, task: Task) -> None:
     """Are refused, rather than passed over."""
-    with pytest.raises(ValueError, match="layers are numbers from 0 to 3, with commas, or all; not"):
+    with pytest.raises(ValueError, match=f"layers are numbers from 0 to 3, with commas, or all; not '{layers}'"):
         unlearn(NotNegation(layers=layers), original, task)
 
 
