@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy import stats
 
+from benchmarks.checks.verdicts import SCORES, false_verdicts, true_verdicts
 from evaluation.comparison.sequential import (
     ERROR,
     LOOKS,
@@ -19,25 +17,6 @@ from evaluation.comparison.sequential import (
     verdict_on,
 )
 
-Floats = NDArray[np.float64]
-Draw = Callable[[np.random.Generator, int], Floats]
-SCORES: dict[str, Draw] = {
-    "normal": lambda random, count: random.normal(0.05, 0.01, count),
-    "skewed": lambda random, count: random.lognormal(-3.0, 1.0, count),
-    "heavy tails": lambda random, count: random.standard_t(2, count),
-    "mostly zero": lambda random, count: random.exponential(0.01, count) * (random.random(count) < 0.2),
-}
-"""How the scores of a method may lie over originals."""
-
-
-def verdict_of(differences: Floats, pairs: int = 1) -> tuple[str, int]:
-    """The verdict and after how many originals, as a comparison looks."""
-    for originals in LOOKS:
-        verdict = verdict_on(mean_difference(differences[:originals], share_of_error(pairs)))
-        if verdict != "undecided":
-            break
-    return verdict, originals
-
 
 @pytest.mark.parametrize("shape", SCORES)
 def test_equal_methods_seldom_get_a_verdict(shape: str) -> None:
@@ -45,20 +24,16 @@ def test_equal_methods_seldom_get_a_verdict(shape: str) -> None:
 
     Catches looks that each take the whole error: with normal scores, some 12 % would get a verdict then.
     """
-    random = np.random.default_rng(0)
-    draw = SCORES[shape]
-    verdicts = [verdict_of(draw(random, LOOKS[-1]) - draw(random, LOOKS[-1]))[0] for _ in range(1000)]
-    assert np.mean([verdict != "undecided" for verdict in verdicts]) <= ERROR
+    assert false_verdicts(shape, 1000) <= ERROR
 
 
 def test_a_difference_is_found() -> None:
     """Of one standard deviation nearly always, and sooner if it is larger; never the wrong way round."""
-    random = np.random.default_rng(0)
     for size, share, most in ((1.0, 0.95, 32), (4.0, 1.0, 8)):
-        found = [verdict_of(random.normal(size, 1.0, LOOKS[-1])) for _ in range(300)]
-        assert np.mean([verdict == "better" for verdict, _ in found]) >= share
-        assert np.mean([originals for _, originals in found]) <= most
-        assert not any(verdict == "worse" for verdict, _ in found)
+        right, originals = true_verdicts(size, 300)
+        assert right >= share
+        assert originals <= most
+        assert true_verdicts(-size, 300)[0] == 0
 
 
 @pytest.mark.parametrize("originals", LOOKS)
