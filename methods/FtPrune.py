@@ -21,6 +21,7 @@ class FtPrune(BaseMethod):
 
     Source: "prune first, then unlearn" of Jia et al., "Model Sparsity Can Simplify Machine Unlearning" (NeurIPS 2023,
     arXiv 2304.04934), with one-shot magnitude pruning (95 %), which has its own fine-tuning there before it unlearns.
+    The function of this name in their code has the penalty; the paper's "prune, then fine-tune" is without (alpha 0).
     """
 
     tried_with: ClassVar = {"share": 0.3}  # of a network that is half pruned already, most of the rest is to stay

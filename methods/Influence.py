@@ -23,9 +23,8 @@ class Influence(BaseMethod):
     w <- w + alpha H^-1 v, where v = (sum of g over forgotten - n/m * sum of g over retained) / (n + m), and
     H = I + (sum of g g^T over at most `examples` retained images) / `examples`, the empirical Fisher matrix of
     WoodFisher. H^-1 v is found by conjugate gradients; neither a matrix nor the gradient of a single image is stored.
-    With `recursion`, v is the mean of g over forgotten images, and what is done to it is the published recursion: with
-    N batches of 32 retained images and b_i the gradient of the i-th, o = b_1, and for each other one t = o . b_i, then
-    v <- v - (v . b_i) / (N + t) o and o <- o - t / (N + t) o.
+    With `recursion`, what is done to v is the published recursion over single retained images: o = g_1, and for each
+    other one t = o . g_i, then v <- v - (v . g_i) / (N + t) o and o <- o - t / (N + t) o, with N = `examples`.
 
     Source: Izzo et al. (AISTATS 2021) with WoodFisher, as in Jia et al., "Model Sparsity Can Simplify Machine
     Unlearning" (NeurIPS 2023, arXiv 2304.04934). Their recursion stands for this H^-1 v, but takes the product with
@@ -42,21 +41,23 @@ class Influence(BaseMethod):
     recursion: bool = False
     """Whether to do as published."""
     examples: int = 1000
-    """Most retained images in H, and what their sum is divided by."""
+    """Most retained images in H, and what their sum is divided by; N of the recursion."""
     iterations: int = 50
     """Most steps of the conjugate gradients; they stop earlier at a residual of 1e-5 of the beginning."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`."""
+        """See `BaseMethod.run`. Raises `ValueError` without `examples`."""
+        if self.examples < 1:
+            raise ValueError(f"examples must be at least 1, not {self.examples}.")
         net.eval()
         retained, forgotten = _images_and_labels(retain_loader), _images_and_labels(forget_loader)
         n, m = len(forgotten[1]), len(retained[1])
         weights = parameters_to_vector(net.parameters()).detach()  # (weights,)
-        if self.recursion:
-            self._move(net, _recursion(net, retained, _gradient(_losses(net, *forgotten), weights) / n, weights))
-            return
         of_forgotten, of_retained = (_gradient(_losses(net, *data), weights) for data in (forgotten, retained))
         target = (of_forgotten - n / m * of_retained) / (n + m)
+        if self.recursion:
+            self._move(net, self._recursion(net, retained, target, weights))
+            return
         some = _losses(net, retained[0][: self.examples], retained[1][: self.examples])
 
         def multiply(vector: torch.Tensor) -> torch.Tensor:
@@ -84,6 +85,19 @@ class Influence(BaseMethod):
             direction = residual + size / before * direction
         return solution
 
+    def _recursion(
+        self, net: nn.Module, retained: tuple[torch.Tensor, torch.Tensor], target: torch.Tensor, weights: torch.Tensor
+    ) -> torch.Tensor:
+        """What the published recursion makes of the vector `target`, `(weights,)`."""
+        images = zip(*(part[: self.examples].split(1) for part in retained), strict=True)
+        gradients = (_gradient(_losses(net, *image), weights) for image in images)
+        first = next(gradients)
+        for gradient in gradients:
+            product = first.dot(gradient)
+            target = target - target.dot(gradient) / (self.examples + product) * first
+            first = first - product / (self.examples + product) * first
+        return target
+
 
 def _images_and_labels(loader: Loader) -> tuple[torch.Tensor, torch.Tensor]:
     batches = [(sample["image"], sample["age_group"]) for sample in loader]
@@ -110,20 +124,6 @@ def _losses(net: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Losse
 def _gradient(losses: Losses, weights: torch.Tensor) -> torch.Tensor:
     """The sum over all images of the gradients: `(weights,)`."""
     return torch.stack([grad(lambda weights, loss=loss: loss(weights).sum())(weights) for loss in losses]).sum(dim=0)
-
-
-def _recursion(
-    net: nn.Module, retained: tuple[torch.Tensor, torch.Tensor], target: torch.Tensor, weights: torch.Tensor
-) -> torch.Tensor:
-    """What the published recursion makes of the vector `target`, `(weights,)`."""
-    batches = list(zip(*(part.split(32) for part in retained), strict=True))
-    gradients = (_gradient(_losses(net, *batch), weights) / len(batch[1]) for batch in batches)
-    first = next(gradients)
-    for gradient in gradients:
-        product = first.dot(gradient)
-        target = target - target.dot(gradient) / (len(batches) + product) * first
-        first = first - product / (len(batches) + product) * first
-    return target
 
 
 def _fisher_product(losses: Losses, weights: torch.Tensor, vector: torch.Tensor) -> torch.Tensor:

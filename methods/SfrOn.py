@@ -27,7 +27,8 @@ class SfrOn(BaseMethod):
     arXiv 2409.19732), CIFAR-10. Its code has slow_rate 1, so the slow weights of the paper are the plain ones. Its
     1500 steps of 128 images are about 4 passes over CIFAR-10's retain set; here their number follows the data, and so
     do batches with batch_size 0. For TinyImageNet it has optimizer=adamw weight_decay=0.05 learning_rate=2e-5
-    forget_every=1 ascent=500. Its plain ascent is adaptivity=0.
+    forget_every=1 ascent=500, 500 steps, and a gamma of 0.6, which we take for adaptivity=0.6. Its plain ascent is
+    adaptivity=0.
     """
 
     search_space: ClassVar = {

@@ -209,21 +209,22 @@ def test_influence_is_the_exact_solution() -> None:
     assert float((expected - 3 * target).norm() / expected.norm()) > 0.1, "the curvature matters here"
 
 
-def test_influence_by_the_published_recursion() -> None:
-    """v <- v - (v . b) / (N + t) o, o <- o - t / (N + t) o with t = o . b, over batches of 32; the step is alpha v.
+@pytest.mark.parametrize("examples", [1000, 30])
+def test_influence_by_the_published_recursion(examples: int) -> None:
+    """v <- v - (v . g) / (N + t) o, o <- o - t / (N + t) o with t = o . g, over single images; the step is alpha v.
 
-    Catches o that is updated before v, sums for means, and a v with a retain part.
+    Catches o that is updated before v, batches for images, an N that is their number, and a v without its retain part.
     """
     network, images, labels = softmax_regression(110)
     before = flat([weight.detach().clone() for weight in network.parameters()])
     rows = gradient_rows(network, images, labels)
-    v, batches = rows[:10].mean(dim=0), [part.mean(dim=0) for part in rows[10:].split(32)]
-    o = batches[0]
-    for b in batches[1:]:
-        t = float(o @ b)
-        v, o = v - float(v @ b) / (4 + t) * o, o - t / (4 + t) * o
+    v = (rows[:10].sum(dim=0) - 10 / 100 * rows[10:].sum(dim=0)) / 110
+    o, *others = rows[10 : 10 + examples]
+    for g in others:
+        t = float(o @ g)
+        v, o = v - float(v @ g) / (examples + t) * o, o - t / (examples + t) * o
     in_order = [DataLoader(Examples(images[part], labels[part]), batch_size=7) for part in (slice(10, None), slice(10))]
-    Influence(alpha=5, recursion=True).run(network, in_order[0], in_order[1], in_order[0])
+    Influence(alpha=5, recursion=True, examples=examples).run(network, in_order[0], in_order[1], in_order[0])
     found = flat([weight.detach() for weight in network.parameters()]) - before
     torch.testing.assert_close(found, 5 * v, rtol=1e-6, atol=1e-9)
 
