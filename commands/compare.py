@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from typing import Annotated
 
@@ -27,11 +28,11 @@ def command(
     minutes: Annotated[float, GRADING, NUMBER] = 10.0,
     run: RunOptions = RunOptions(),
     output: JsonOptions = JsonOptions(),
-) -> None:
+) -> int:
     """Say which of several methods is better: originals are added, 4 to 32, until each pair is decided.
 
     Args:
-        minutes: Begin no step that would end later than this.
+        minutes: After the first 4, add no originals that would take longer.
     """
     from checkpoints.server import start_server
 
@@ -52,3 +53,6 @@ def command(
         print(json.dumps(comparison.to_dict(), indent=1))
     else:
         show_comparison(comparison)
+    for error in comparison.failures:
+        print(f"error: {error}", file=sys.stderr)
+    return 2 if comparison.failures else 0

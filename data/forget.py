@@ -153,6 +153,9 @@ def _is_whole(text: str) -> bool:
 def _label(name: str, classes: Sequence[str]) -> int:
     """The label of a class that is given by name or, if there is no such name, by index."""
     if not _is_class(name, classes):
+        whole, at, seed = name.rpartition("@")
+        if at and _is_class(whole, classes):
+            raise UserError(f"class:{whole} is a whole class: a seed needs a share of it, as class:{whole}:0.5@{seed}.")
         raise unknown_name("class", name, classes)
     return list(classes).index(name) if name in classes else int(name)
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.checks.verdicts --pairs 10000
 
-Two tables: pairs of equal methods whose scores lie over originals in several ways, with the share that gets a verdict
-all the same (at most 5 % is promised); and pairs that differ, by the size of the difference in standard deviations of
-the difference over originals. A few seconds.
+Three tables: pairs of methods whose scores have one distribution, in several shapes, with the share that gets a verdict
+all the same (at most 5 % is promised); pairs with equal means and unequal shapes, for which nothing is promised; and
+pairs that differ, by the size of the difference in standard deviations of the difference over originals. A minute.
 """
 
 from __future__ import annotations
@@ -25,6 +25,17 @@ SCORES: dict[str, Callable[[np.random.Generator, int], Floats]] = {
     "mostly zero": lambda random, count: random.exponential(0.01, count) * (random.random(count) < 0.2),
 }
 """How the scores of a method may lie over originals."""
+UNLIKE: dict[str, Callable[[np.random.Generator, int], Floats]] = {
+    "normal, one with three times the spread": lambda random, count: (
+        random.normal(0.05, 0.01, count) - random.normal(0.05, 0.03, count)
+    ),
+    "one constant, one uniform": lambda random, count: random.uniform(-1.0, 1.0, count),
+    "one constant, one exponential": lambda random, count: 1.0 - random.exponential(1.0, count),
+    "one constant, one mostly zero": lambda random, count: (
+        0.002 - random.exponential(0.01, count) * (random.random(count) < 0.2) + random.normal(0.0, 1e-5, count)
+    ),
+}
+"""How differences of scores may lie over originals where the means are equal, and nothing else."""
 SIZES = (0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)
 
 
@@ -44,6 +55,13 @@ def false_verdicts(shape: str, pairs: int, seed: int = 0) -> float:
     return float(np.mean([verdict != "undecided" for verdict in found]))
 
 
+def verdicts_on_unlike(shape: str, pairs: int, seed: int = 0) -> float:
+    """The same of pairs with equal means and unequal shapes."""
+    random, draw = np.random.default_rng(seed), UNLIKE[shape]
+    found = [verdict_of(draw(random, LOOKS[-1]))[0] for _ in range(pairs)]
+    return float(np.mean([verdict != "undecided" for verdict in found]))
+
+
 def true_verdicts(size: float, pairs: int, seed: int = 0) -> tuple[float, float]:
     """The share of pairs with such a difference that get the right verdict, and the mean number of originals."""
     random = np.random.default_rng(seed)
@@ -56,9 +74,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=10000, help="simulated in each row (default: 10000)")
     pairs = parser.parse_args().pairs
-    print(f"equal methods, {pairs:,} pairs each, at {', '.join(map(str, LOOKS))} originals   verdicts")
+    print(f"scores of one distribution, {pairs:,} pairs each, at {', '.join(map(str, LOOKS))} originals   verdicts")
     for shape in SCORES:
         print(f"  {shape:<60}{false_verdicts(shape, pairs):8.1%}")
+    print("\nmethods with equal means and unequal shapes                      verdicts")
+    for shape in UNLIKE:
+        print(f"  {shape:<60}{verdicts_on_unlike(shape, pairs):8.1%}")
     print("\nmethods that differ, by standard deviations of the difference    right   originals")
     for size in SIZES:
         share, originals = true_verdicts(size, pairs)

@@ -23,11 +23,15 @@ from evaluation.comparison.sequential import (
     verdict_on,
 )
 from evaluation.console import Console, in_words
-from evaluation.grading import grade_methods
+from evaluation.grading import grade_methods, load_with_one_request
 from evaluation.report import Report
-from evaluation.runs.many import GradingFailedError
+from evaluation.runs.many import GradingFailedError, finished_runs
+from evaluation.runs.resolve import resolve
 from evaluation.spec import GradingSpec
 from evaluation.texts import counted
+
+SECONDS_AROUND_A_RUN = 0.05
+"""What a run takes beside the method's own time: its process, and recording what it left."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,16 @@ class Pair:
     originals: int
     """That both were graded with."""
     difference: Difference
-    """Of the first one's score less that of the second. The interval counts all looks and all pairs."""
+    """Of the first one's score less that of the second. All such intervals, at all looks, hold together."""
     verdict: Verdict
     """On the first."""
     originals_to_decide: int | None
-    """How many it would take if the differences stay as they are; None if that is beyond measure."""
+    """How many it would take if the differences stay as they are; None if it is decided, or that is beyond measure."""
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether both have the very same score with each original."""
+        return self.difference == Difference(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -51,58 +60,91 @@ class Comparison:
     """What became of a comparison."""
 
     pairs: tuple[Pair, ...]
+    """Of the methods that did not fail."""
     reports: tuple[Report, ...]
     """Of each method, the last one: with the most originals."""
+    failures: tuple[UserError, ...]
     seconds: float
-    stopped: bool
-    """Whether the time was over before the last look."""
+    why_stopped: str
+    """Why the last look was not made though a pair is undecided; empty if it was, or none is."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        pairs = [asdict(pair) for pair in self.pairs]
-        scores = {report.method.name: report.scores.score_by_original for report in self.reports}
-        about = {"error": ERROR, "looks": list(LOOKS), "seconds": self.seconds, "stopped": self.stopped}
-        return {**about, "pairs": pairs, "score_by_original": scores}
+        about = {"error": ERROR, "looks": list(LOOKS), "seconds": self.seconds, "why_stopped": self.why_stopped}
+        failures = [str(error) for error in self.failures]
+        reports = [report.to_dict() for report in self.reports]
+        return {**about, "pairs": [asdict(pair) for pair in self.pairs], "failures": failures, "reports": reports}
 
 
 def compare(specs: Sequence[GradingSpec], minutes: float, workers: Workers, console: Console) -> Comparison:
     """Grade the methods of `specs`, which differ in nothing else, with more and more originals.
 
-    What earlier gradings, or an interrupted comparison, have left is not done again.
+    Runs that earlier gradings, or an interrupted comparison, have left are not done again. The first look is made
+    however long it takes.
 
     Raises:
-        UserError: there are less than two methods, or no time; or a method failed.
+        UserError: there are less than two methods, or no time.
+        GradingFailedError: less than two methods are left, as the others failed.
     """
     check_comparison(specs, minutes)
     began = time.monotonic()
-    pairs = list(combinations([spec.method for spec in specs], 2))
     found: dict[tuple[str, str], Pair] = {}
     reports: dict[str, Report] = {}
-    rate = 0.0  # seconds for an original of a method, in the look before
+    failures: dict[str, UserError] = {}
+    all_pairs = list(combinations([spec.method for spec in specs], 2))
+    why_stopped = ""
     for before, originals in zip((0, *LOOKS), LOOKS, strict=False):
-        waiting = [pair for pair in pairs if pair not in found or found[pair].verdict == "undecided"]
+        pairs = [pair for pair in all_pairs if not failures.keys() & {*pair}]
+        waiting = [pair for pair in pairs if pair not in found or _is_open(found[pair])]
         chosen = [replace(spec, originals=originals) for spec in specs if spec.method in {*chain(*waiting)}]
         if not chosen:
             break
-        expected, spent = rate * (originals - before) * len(chosen), time.monotonic() - began
-        if before and spent + expected > 60 * minutes:
-            console.tell(
-                f"{originals} originals would take about {in_words(expected)} more, and {in_words(spent)} of "
-                f"{in_words(60 * minutes)} are over: --minutes allows more, and nothing is done twice"
+        spent = time.monotonic() - began
+        expected = _expected_seconds(chosen, before, reports, workers) if before else 0.0
+        if spent + expected > 60 * minutes and before:
+            why_stopped = (
+                f"{originals} originals would take about {in_words(expected)} more: --minutes allows more than "
+                f"{minutes:g}, and no run is done twice"
             )
             break
-        began_look = time.monotonic()
-        for report in grade_methods(chosen, workers, console):
-            if isinstance(report, GradingFailedError):
-                raise report
-            reports[report.method.name] = report
-        rate = (time.monotonic() - began_look) / ((originals - before) * len(chosen))
-        found |= {pair: judge(pair, reports, share_of_error(len(pairs))) for pair in waiting}
+        try:
+            for spec, report in zip(chosen, grade_methods(chosen, workers, console), strict=True):
+                if isinstance(report, GradingFailedError):
+                    failures[spec.method] = report
+                else:
+                    reports[spec.method] = report
+        except UserError as error:  # so much work that it is asked about, and nobody is there to answer
+            if not before:
+                raise
+            why_stopped = str(error)
+            break
+        judged = [pair for pair in waiting if not failures.keys() & {*pair}]
+        found |= {pair: judge(pair, reports, share_of_error(len(all_pairs))) for pair in judged}
         decided = sum(pair.verdict != "undecided" for pair in found.values())
-        console.tell(f"{originals} originals: {decided} of {counted(len(pairs), 'pair')} decided")
-    stopped = any(pair.verdict == "undecided" and pair.originals < LOOKS[-1] for pair in found.values())
-    last = tuple(reports[spec.method] for spec in specs)
-    return Comparison(tuple(found[pair] for pair in pairs), last, time.monotonic() - began, stopped)
+        console.tell(f"{originals} originals: {decided} of {counted(len(all_pairs), 'pair')} decided")
+    if len(specs) - len(failures) < 2:
+        raise next(iter(failures.values()))
+    last = tuple(reports[spec.method] for spec in specs if spec.method in reports)
+    verdicts = tuple(found[pair] for pair in all_pairs if pair in found)
+    return Comparison(verdicts, last, tuple(failures.values()), time.monotonic() - began, why_stopped)
+
+
+def _is_open(pair: Pair) -> bool:
+    """Whether more originals may decide: not if two methods leave the very same with each so far."""
+    return pair.verdict == "undecided" and not pair.is_equal
+
+
+def _expected_seconds(
+    specs: Sequence[GradingSpec], before: int, reports: Mapping[str, Report], workers: Workers
+) -> float:
+    """What the runs from originals beyond the first `before` may take, by how long those of the look before took."""
+    task = load_with_one_request(specs[0].task)
+    seconds = 0.0
+    for spec in specs:
+        if finished_runs(resolve(spec, task, workers.device)) is None:
+            a_run = (reports[spec.method].cost.runs_seconds_mean or 0.0) + SECONDS_AROUND_A_RUN
+            seconds += (spec.originals - before) * spec.models * a_run / workers.count
+    return seconds
 
 
 def check_comparison(specs: Sequence[GradingSpec], minutes: float) -> None:

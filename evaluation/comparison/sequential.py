@@ -5,8 +5,11 @@ difference varies by is the originals and the runs. After each of `LOOKS` origin
 mean difference is looked at, and a pair is decided as soon as it leaves out 0. The chance to be wrong is shared equally
 among all looks at all pairs (Bonferroni's inequality, which holds however they depend on each other): a group
 sequential test with repeated confidence intervals, see Jennison and Turnbull, "Group Sequential Methods with
-Applications to Clinical Trials" (1999), chapter 9. The differences of equal methods are symmetric around 0, for which
-the t test errs on the safe side.
+Applications to Clinical Trials" (1999), chapter 9.
+
+The t test assumes normal differences. Of methods whose scores have one distribution, whatever its shape, the
+differences are symmetric, which is nearly as good; of methods with equal means and very different shapes (one constant,
+one mostly 0) more verdicts are wrong. `benchmarks/checks/verdicts.py` measures both.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from evaluation.metrics.metric import Floats
 LOOKS = (4, 8, 16, 32)
 """Originals after which the differences are looked at."""
 ERROR = 0.05
-"""The chance of a wrong verdict, on any pair at any look, if all methods are equal."""
+"""The chance of a wrong verdict, on any pair at any look, if the scores of all methods have one distribution."""
 MOST_ORIGINALS = 10_000
 """More are not worth a number: the difference is next to nothing."""
 
@@ -48,7 +51,9 @@ def share_of_error(pairs: int) -> float:
 
 
 def mean_difference(differences: Floats, error: float) -> Difference:
-    """The mean of differences `(originals,)`, at least two, with an interval that misses the truth with chance `error`.
+    """The mean of differences `(originals,)`, at least two, with an interval.
+
+    Of normal differences it misses the true mean with chance `error`.
 
     The interval is mean +- t s / sqrt(K), with s the standard deviation over K originals and t the quantile at
     1 - error / 2 of Student's distribution with K - 1 degrees of freedom.

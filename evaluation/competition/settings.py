@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from datetime import datetime
 from pathlib import Path
@@ -132,6 +133,10 @@ def read_settings(folder: Folder) -> Settings:
     for text in settings.hidden:
         if text.partition(":")[0] not in HIDDEN_KINDS:
             raise UserError(f"{path}: {text!r} can't be hidden; use {', '.join(f'{kind}:' for kind in HIDDEN_KINDS)}.")
+        if re.search(r"^(random|class):.*@\w*$", text):
+            raise UserError(
+                f"{path}: {text!r} is hidden, and drawn by the secret seed: leave out the @ and what follows."
+            )
     return settings
 
 

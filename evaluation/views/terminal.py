@@ -71,7 +71,7 @@ def show_report(report: Report) -> None:
         screen.print(_top5_line(report.unlearned.top5, report.retrained.top5))
     screen.print(_budget_line(report))
     screen.print(_rank_line(report))
-    for line in (*_remarks(report), *_suspicions(report)):
+    for line in (*remarks_of(report), *suspicions_of(report)):
         screen.print(line)
 
 
@@ -144,18 +144,18 @@ def show_sequence(sequence: SequenceReport) -> None:
     )
     screen.print(table)
     for report in [*sequence.steps, sequence.at_once]:
-        for line in _suspicions(report):
+        for line in suspicions_of(report):
             screen.print(line)
-    for line in dict.fromkeys(line for report in [*sequence.steps, sequence.at_once] for line in _remarks(report)):
+    for line in dict.fromkeys(line for report in [*sequence.steps, sequence.at_once] for line in remarks_of(report)):
         screen.print(line)
 
 
-def _remarks(report: Report) -> Iterator[str]:
+def remarks_of(report: Report) -> Iterator[str]:
     """What is odd about its runs."""
     yield from (f"remark       {printable(remark, most=1000)}" for remark in report.remarks)
 
 
-def _suspicions(report: Report) -> Iterator[str]:
+def suspicions_of(report: Report) -> Iterator[str]:
     """What an honest method can hardly have done, and what to look at; nothing if all is well, or not known."""
     found = report.plausibility
     if found is None:

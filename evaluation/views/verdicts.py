@@ -2,48 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.table import Table
 
 from data.texts import printable
 from evaluation.comparison.conduct import Comparison, Pair
 from evaluation.comparison.sequential import LOOKS, MOST_ORIGINALS
 from evaluation.texts import counted
-from evaluation.views.terminal import make_screen
+from evaluation.views.leaderboard import MIN_MODELS_FOR_RANK, WHY_NO_RANK
+from evaluation.views.terminal import make_screen, remarks_of, suspicions_of
 
 
 def show_comparison(comparison: Comparison) -> None:
-    """The scores, best first, and a line for each pair with its verdict."""
-    scores = Table(box=None, pad_edge=False)
-    for name in ("", "score", ""):
-        scores.add_column(name)
+    """The scores, best first, a line for each pair with its verdict, and what to beware of."""
+    scores, verdicts = Table(box=None, pad_edge=False), Table(box=None, pad_edge=False)
+    for table, names in ((scores, ("", "score", "")), (verdicts, ("", "difference of scores", "verdict", ""))):
+        table.add_column(names[0], overflow="fold")
+        for name in names[1:]:
+            table.add_column(name, no_wrap=True)
     for report in sorted(comparison.reports, key=lambda report: -report.scores.score.value):
         estimate = report.scores.score
         cell = f"{estimate.value:.4f}  [{estimate.low:.4f}, {estimate.high:.4f}]"
-        scores.add_row(printable(report.label), cell, counted(report.grading.originals, "original"))
-    verdicts = Table(box=None, pad_edge=False)
-    for name in ("", "difference of scores", "verdict", ""):
-        verdicts.add_column(name)
+        exempt = " (exempt)" if report.method.exempt_from_budget else ""
+        scores.add_row(printable(report.label) + exempt, cell, counted(report.grading.originals, "original"))
     for pair in comparison.pairs:
         verdicts.add_row(*_cells(pair))
     screen = make_screen()
-    screen.print()
-    screen.print(scores)
-    screen.print()
-    screen.print(verdicts)
-    screen.print()
-    looks = ", ".join(map(str, LOOKS))
-    screen.print(f"The chance of a wrong verdict on equal methods: 5 % for all pairs and looks ({looks}) together.")
-    screen.print("All are compared with the same retrained models: what others would change is not in it.")
+    for part in ("", scores, "", verdicts, ""):
+        screen.print(part)
+    for line in _lines(comparison):
+        screen.print(line)
 
 
 def _cells(pair: Pair) -> tuple[str, str, str, str]:
     difference = pair.difference
-    names = f"{printable(pair.first)} - {printable(pair.second)}"
     numbers = f"{difference.value:+.4f}  [{difference.low:+.4f}, {difference.high:+.4f}]"
-    after = f"after {counted(pair.originals, 'original')}"
+    verdict = "equal on every original" if pair.is_equal else "undecided"
     if pair.verdict != "undecided":
-        better = pair.first if pair.verdict == "better" else pair.second
-        return names, numbers, f"{printable(better)} is better", after
+        verdict = f"{printable(pair.first if pair.verdict == 'better' else pair.second)} is better"
+    return f"{printable(pair.first)} - {printable(pair.second)}", numbers, verdict, f"{pair.originals} originals"
+
+
+def _lines(comparison: Comparison) -> Iterator[str]:
+    for pair in comparison.pairs:
+        if pair.verdict == "undecided" and not pair.is_equal:
+            yield f"{printable(pair.first)} - {printable(pair.second)}: {_what_it_takes(pair)}"
+    if comparison.why_stopped:
+        yield comparison.why_stopped
+    for report in comparison.reports:
+        yield from (f"{report.method.name}: {line}" for line in (*remarks_of(report), *suspicions_of(report)))
+    if any(report.grading.models < MIN_MODELS_FOR_RANK for report in comparison.reports):
+        yield f"with fewer than {MIN_MODELS_FOR_RANK} models {WHY_NO_RANK}"
+    looks = ", ".join(map(str, LOOKS))
+    yield f"Of methods with one distribution of scores, at most 5 % get a verdict, for all looks ({looks}) and pairs."
+    yield "All are compared with the same retrained models: what others would change is not in it."
+
+
+def _what_it_takes(pair: Pair) -> str:
     if pair.originals_to_decide is None:
-        return names, numbers, "undecided", f"{after}; more than {MOST_ORIGINALS:,} would be needed"
-    return names, numbers, "undecided", f"{after}; about {pair.originals_to_decide:,} would decide it"
+        return f"more than {MOST_ORIGINALS:,} originals would decide it, if the difference stays as it is"
+    more = f"about {pair.originals_to_decide:,} originals would decide it, if the difference stays as it is"
+    return more if pair.originals_to_decide <= LOOKS[-1] else f"{more}, and compare takes {LOOKS[-1]} at most"

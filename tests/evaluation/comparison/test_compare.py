@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,11 @@ import numpy as np
 import pytest
 
 from data.arrays import read_sealed
+from evaluation.comparison.conduct import Comparison, judge
 from evaluation.comparison.sequential import LOOKS
 from evaluation.metrics import METRICS
-from evaluation.report import read_report
+from evaluation.report import Report, read_report
+from evaluation.views.verdicts import show_comparison
 from tests.command_line import command
 
 N = METRICS["official"].fewest_models
@@ -39,14 +43,14 @@ def test_a_comparison(results: Path) -> None:
     assert (pair["first"], pair["second"], pair["verdict"]) == ("retrain", "do_nothing", "better")
     assert pair["difference"]["low"] > 0
     assert pair["originals"] in LOOKS
-    scores = {name: np.array(values) for name, values in first["score_by_original"].items()}
+    scores = {one["method"]["name"]: np.array(one["scores"]["score_by_original"]) for one in first["reports"]}
     assert pair["difference"]["value"] == pytest.approx((scores["retrain"] - scores["do_nothing"]).mean())
     for name, values in scores.items():
         kept = [read_report(path) for path in results.glob(f"*/{name}-*/report.json")]
         assert any(report is not None and report.scores.score_by_original == values.tolist() for report in kept)
     before = seconds_of_runs(results)
     again = compared("retrain,do_nothing", "--minutes", "60")
-    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+    assert again["pairs"] == first["pairs"]
     assert seconds_of_runs(results) == before
 
 
@@ -56,13 +60,50 @@ def test_the_time_is_over(results: Path) -> None:
     answer = command("compare", "-m", "do_nothing,my_method", *TINY, "--minutes", "1e-6", "--set", "learning_rate=1e-9")
     assert answer.code == 2
     assert "DoNothing has no hyper-parameter" in answer.stderr
-    answer = command("compare", "-m", "noisy_finetune,my_method", *TINY, "--minutes", "1e-6")
-    assert answer.code == 0, answer.stderr
-    if "is better" not in answer.stdout:
-        assert "8 originals would take about" in answer.stderr
-        assert "undecided" in answer.stdout
-    assert "after 4 originals" in answer.stdout
-    assert "The chance of a wrong verdict" in answer.stdout
+    for _ in range(2):  # typed again, it does not begin what there was no time for
+        answer = command("compare", "-m", "fisher,seif", *TINY, "--minutes", "1e-6", "-q")
+        assert answer.code == 0, answer.stderr
+        assert re.search(r"fisher - seif .* undecided +4 originals", answer.stdout)
+        assert "8 originals would take about" in answer.stdout
+        assert "with fewer than 32 models" in answer.stdout
+        assert "Of methods with one distribution of scores, at most 5 % get a verdict" in answer.stdout
+
+
+@pytest.mark.slow
+def test_a_method_that_fails_leaves_the_others_their_verdict(results: Path) -> None:
+    """It is named in the end, and the exit code is 2. With one that is left there is nothing to compare."""
+    tight = [*TINY[:-4], "--budget-seconds", "1e-9", "--workers", "1"]
+    answer = command("compare", "-m", "my_method,do_nothing,retrain", *tight, "-q")
+    assert answer.code == 2
+    assert re.search(r"do_nothing - retrain .* retrain is better", answer.stdout)
+    assert "my_method -" not in answer.stdout
+    assert "retrain (exempt)" in answer.stdout
+    (line,) = answer.stderr.splitlines()
+    assert line.startswith("error: my_method failed in run 0 from original 0: it exceeded the budget")
+    answer = command("compare", "-m", "my_method,do_nothing", *tight, "-q")
+    assert (answer.code, answer.stdout) == (2, "")
+    assert answer.stderr.startswith("error: my_method failed")
+
+
+def test_what_is_said_of_a_pair(make_report: Callable[..., Report], capsys: pytest.CaptureFixture[str]) -> None:
+    """Equal with every original; undecided within reach, beyond it, and beyond measure."""
+    scores = {
+        "a": [0.05, 0.06, 0.05, 0.06],
+        "same": [0.05, 0.06, 0.05, 0.06],
+        "near": [0.06, 0.06, 0.06, 0.06],
+        "nearer": [0.051, 0.07, 0.041, 0.06],
+        "beside": [0.06, 0.05, 0.06, 0.05],
+    }
+    reports = {name: make_report(name, score_by_original=values) for name, values in scores.items()}
+    pairs = tuple(judge(("a", other), reports, 0.0125) for other in list(scores)[1:])
+    assert [pair.is_equal for pair in pairs] == [True, False, False, False]
+    show_comparison(Comparison(pairs, tuple(reports.values()), (), 1.0, ""))
+    said = capsys.readouterr().out
+    assert re.search(r"a - same +\+0.0000 .* equal on every original", said)
+    assert re.search(r"a - near: about \d+ originals would decide it, if the difference stays as it is\n", said)
+    assert re.search(r"a - nearer: about [\d,]+ originals would decide it, .*, and compare takes 32 at most", said)
+    assert "a - beside: more than 10,000 originals would decide it" in said
+    assert "a - same:" not in said
 
 
 @pytest.mark.parametrize(
