@@ -114,12 +114,13 @@ class Adversarial(BaseMethod):
         return self._pretrained(net, train, unseen, self.pretrain_steps).state_dict()
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`. Raises `ValueError` for an unknown `scenario` or `align`, and no `attacker_steps`."""
+        """See `BaseMethod.run`. Raises `ValueError` for an unknown `scenario` or `align`, and where nothing is left."""
         for value, known in ((self.scenario, SCENARIOS), (self.align, ALIGN)):
             if value not in known:
                 raise ValueError(f"{value!r} is not one of {', '.join(known)}.")
-        if self.attacker_steps < 1:
-            raise ValueError(f"attacker_steps must be at least 1, not {self.attacker_steps}.")
+        for name in ("attacker_steps", "noisy_copies"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}.")
         duel = self._make_duel(net, retain_loader, forget_loader, val_loader) if self.beta else None
         before = duel.accuracy(net) if duel else None
         device = next(net.parameters()).device

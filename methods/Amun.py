@@ -65,7 +65,9 @@ class Amun(BaseMethod):
     """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`."""
+        """See `BaseMethod.run`. Raises `ValueError` without `learning_rate_steps`."""
+        if self.learning_rate_steps < 1:
+            raise ValueError(f"learning_rate_steps must be at least 1, not {self.learning_rate_steps}.")
         device = next(net.parameters()).device
         forget = _everything(forget_loader)
         parts = [self._examples(net.eval(), *forget)]

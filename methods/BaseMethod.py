@@ -231,7 +231,8 @@ def values_in_force(
     """See `BaseMethod.values_in_force`; of a class that is described by its name and its (almost) hyper-parameters.
 
     Raises:
-        ValueError: a name in `overrides` that is no hyper-parameter, or a value that is not of its type.
+        ValueError: a name in `overrides` that is no hyper-parameter, or a value that is not of its type; a batch of
+            no images, unless 0 has a meaning, and is the default.
     """
     values = {name: parameter.default for name, parameter in known.items()}
     for name, value in overrides.items():
@@ -241,6 +242,8 @@ def values_in_force(
             close = difflib.get_close_matches(name, known, n=3) or list(known) or ["none at all"]
             raise ValueError(f"{class_name} has no hyper-parameter {name!r}; it has {', '.join(close)}.")
         values[name] = _convert(name, value, known[name].type)
+        if name.endswith("batch_size") and known[name].default > 0 > values[name] - 1:
+            raise ValueError(f"{name} must be at least 1, not {values[name]}.")
     return values
 
 

@@ -82,7 +82,7 @@ class Kookmin(BaseMethod):
     def rate_factor(self, epoch: int) -> float:
         """The share of the learning rate in an epoch, counted from 0: up in even steps, and down again in others."""
         peak = max(1, (self.epochs + 1) // 2)
-        return min((epoch + 1) / peak, max(self.epochs - epoch, 0) / (self.epochs + 1 - peak))
+        return min((epoch + 1) / peak, max(self.epochs - epoch, 0) / max(1, self.epochs + 1 - peak))
 
     def smallest(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
         """True where a gradient is among the smallest of its layer (or of all); for each layer, in its shape."""

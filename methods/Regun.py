@@ -61,7 +61,9 @@ class Regun(BaseMethod):
     """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`."""
+        """See `BaseMethod.run`. Raises `ValueError` without `samples`."""
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, not {self.samples}.")
         device = next(net.parameters()).device
         unseen = self._predictions(copy.deepcopy(net).eval(), val_loader)
         retain, forget = (

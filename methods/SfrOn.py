@@ -69,7 +69,9 @@ class SfrOn(BaseMethod):
     """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`. Raises `ValueError` for an unknown optimizer or schedule."""
+        """See `BaseMethod.run`. Raises `ValueError` for an unknown optimizer or schedule, or no `forget_every`."""
+        if self.forget_every < 1:
+            raise ValueError(f"forget_every must be at least 1, not {self.forget_every}.")
         strength_at(self.schedule, 0.0)
         if self.batch_size:
             loaders = (retain_loader, forget_loader)

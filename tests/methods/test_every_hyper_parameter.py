@@ -169,3 +169,27 @@ PARAMETERS = [
 def test_it_counts(name: str, parameter: HyperParameter) -> None:
     """Catches one that nobody reads, and one whose default is written where it should be read."""
     assert counts(name, parameter), f"{name}: {parameter.name}"
+
+
+COUNTS = [
+    (name, parameter)
+    for name in METHODS
+    for parameter in METHODS[name].hyper_parameters().values()
+    if parameter.type is int and parameter.default > 0
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "parameter"), COUNTS, ids=[f"{name}-{one.name}" for name, one in COUNTS])
+def test_none_is_a_result_or_a_sentence(name: str, parameter: HyperParameter) -> None:
+    """0 of whatever is counted: finite weights, or a `ValueError`. Catches a division by zero."""
+    epochs = {"epochs": 2} if "epochs" in METHODS[name].hyper_parameters() else {}
+    settings = {**epochs, **METHODS[name].tried_with, parameter.name: 0}
+    complaint = ""
+    try:
+        weights = left(name, "some", tuple(settings.items()))
+    except ValueError as error:
+        complaint, weights = str(error), {}
+    assert "\n" not in complaint
+    assert complaint[-1:] in ("", "."), "a sentence of ours: PyTorch's have no full stop"
+    assert all(bool(value.isfinite().all()) for value in weights.values())
