@@ -192,6 +192,7 @@ class Ams(BaseMethod):
         logits, labels = _answers(net, samples)
         unseen_logits, unseen_labels = _answers(net, validation)
         known = torch.isin(unseen_labels, retained)
+        known = known if known.any() else torch.ones_like(known)
         accuracy, losses = _judged(logits, labels)
         unseen_accuracy, unseen_losses = _judged(unseen_logits[known], unseen_labels[known])
         attack = _chance_above(unseen_losses, losses)
