@@ -19,7 +19,7 @@ class Scar(BaseMethod):
     twice, then scaled to a correlation matrix. A step minimises lambda_1 * d + lambda_2 * KL(original || network): d
     is the mean over forgotten images of the squared Mahalanobis distance to the nearest class but their own, features
     and means having norm 1; KL is over surrogate images. Each forget batch has several steps. The nearest class of an
-    image is that of the first epoch. From the third epoch on, a step that leaves the forget accuracy under 0.01, if
+    image is that of its first step. From the third epoch on, a step that leaves the forget accuracy under 0.01, if
     whole classes are forgotten, else under the original's validation accuracy less 0.015, is the last. For whole
     classes, surrogates taken for one are left out, and the original's logits of these classes are lowered to its
     lowest. Otherwise, images of a class whose forget accuracy is under 0.8 already count less in d.
@@ -60,7 +60,7 @@ class Scar(BaseMethod):
     self_forget: bool = False
     """Whether to move, in place of the forget set, surrogates that are taken for a forgotten class ("self-forget")."""
     fix_nearest: bool = True
-    """Whether the nearest class of an image is that of the first epoch; else it is looked for in each step."""
+    """Whether the nearest class of an image is that of its first step; else it is looked for in each step."""
     epochs_before_stop: int = 2
     """Epochs after which it may end, as soon as enough is forgotten."""
     weight_under_80: float = 0.5
@@ -96,11 +96,11 @@ class Scar(BaseMethod):
                 weights[_accuracies(net, forget_loader, len(classes)) < 0.8] = self.weight_under_80
             for rows in torch.randperm(len(nearest)).to(device).split(self.batch_size):
                 images, own = forgotten.images[rows], forgotten.labels[rows]
-                for _ in range(self.steps_per_batch):
+                for step in range(self.steps_per_batch):
                     chosen = torch.randperm(len(surrogates))[: self.surrogate_batch_size].to(device)
                     net.train(min(len(images), len(chosen)) > 1 and not self.freeze_bn)  # normalising needs two images
                     distances = _distances(_forward(net, images)[1], own, *clusters)  # (B, classes)
-                    if epoch == 0 or not self.fix_nearest:
+                    if epoch == step == 0 or not self.fix_nearest:
                         nearest[rows] = distances.argmin(dim=1)
                     reached = distances.gather(1, nearest[rows][:, None])[:, 0]
                     known = reached.isfinite()  # else there is no other class

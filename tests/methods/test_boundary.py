@@ -518,7 +518,7 @@ def test_scar_steps(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyP
 
 
 def test_scar_fixes_the_nearest_class(original: nn.Module, one_class: Task, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After the first epoch an image keeps its target, though another class gets nearer; else it does not."""
+    """After the first step an image keeps its target, though another class gets nearer; else it does not."""
     chosen: list[torch.Tensor] = []
     gather = torch.Tensor.gather
     generator = torch.Generator().manual_seed(0)
@@ -538,8 +538,8 @@ def test_scar_fixes_the_nearest_class(original: nn.Module, one_class: Task, monk
         chosen.clear()
         unlearn(Scar(fix_nearest=fixed, epochs=3, epochs_before_stop=9), original, one_class)
         assert len(chosen) == 18
-        later = torch.stack(chosen[6:])  # (steps, images)
-        assert bool((later == chosen[5]).all()) == fixed
+        later = torch.stack(chosen[1:])  # (steps, images)
+        assert bool((later == chosen[0]).all()) == fixed
 
 
 def test_scar_counts_classes_that_are_forgotten_less(original: nn.Module, task: Task) -> None:
@@ -623,11 +623,12 @@ def test_scar_stops(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("freeze_bn", "most"), [(False, 0.3), (True, 0.05)])
+@pytest.mark.parametrize(("freeze_bn", "most"), [(False, 0.2), (True, 0.05)])
 def test_scar_forgets_a_class_with_published_values(freeze_bn: bool, most: float) -> None:
     """Of the digits as they are graded: few fours are told, and of others' test images 5 in 100 less at most.
 
-    As published, some originals keep a third of the fours. Catches a twelfth of the steps, which leaves them all.
+    As published, some originals keep a sixth of the fours (0.07 over 8 of them). Catches a twelfth of the steps, which
+    leaves them all.
     """
     task = load(TaskSpec("digits", forget=("class:4",)))
     originals = [trained_on(task, seed) for seed in range(3)]
