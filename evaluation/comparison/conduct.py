@@ -25,7 +25,7 @@ from evaluation.comparison.sequential import (
 from evaluation.console import Console, in_words
 from evaluation.grading import grade_methods, load_with_one_request
 from evaluation.report import Report
-from evaluation.runs.many import GradingFailedError, finished_runs
+from evaluation.runs.many import finished_runs
 from evaluation.runs.resolve import resolve
 from evaluation.spec import GradingSpec
 from evaluation.texts import counted
@@ -60,7 +60,7 @@ class Comparison:
     """What became of a comparison."""
 
     pairs: tuple[Pair, ...]
-    """Of the methods that did not fail."""
+    """All that were looked at: of a method that failed later, as they were before."""
     reports: tuple[Report, ...]
     """Of each method, the last one: with the most originals."""
     failures: tuple[UserError, ...]
@@ -84,7 +84,7 @@ def compare(specs: Sequence[GradingSpec], minutes: float, workers: Workers, cons
 
     Raises:
         UserError: there are less than two methods, or no time.
-        GradingFailedError: less than two methods are left, as the others failed.
+        GradingFailedError: so many methods failed that no pair is left.
     """
     check_comparison(specs, minutes)
     began = time.monotonic()
@@ -99,20 +99,19 @@ def compare(specs: Sequence[GradingSpec], minutes: float, workers: Workers, cons
         chosen = [replace(spec, originals=originals) for spec in specs if spec.method in {*chain(*waiting)}]
         if not chosen:
             break
-        spent = time.monotonic() - began
-        expected = _expected_seconds(chosen, before, reports, workers) if before else 0.0
-        if spent + expected > 60 * minutes and before:
+        left = 60 * minutes - (time.monotonic() - began)
+        if before and (expected := _expected_seconds(chosen, before, reports, workers)) > left:
             why_stopped = (
                 f"{originals} originals would take about {in_words(expected)} more: --minutes allows more than "
                 f"{minutes:g}, and no run is done twice"
             )
             break
         try:
-            for spec, report in zip(chosen, grade_methods(chosen, workers, console), strict=True):
-                if isinstance(report, GradingFailedError):
-                    failures[spec.method] = report
+            for spec, result in zip(chosen, grade_methods(chosen, workers, console), strict=True):
+                if isinstance(result, Report):
+                    reports[spec.method] = result
                 else:
-                    reports[spec.method] = report
+                    failures[spec.method] = result
         except UserError as error:  # so much work that it is asked about, and nobody is there to answer
             if not before:
                 raise
@@ -122,7 +121,7 @@ def compare(specs: Sequence[GradingSpec], minutes: float, workers: Workers, cons
         found |= {pair: judge(pair, reports, share_of_error(len(all_pairs))) for pair in judged}
         decided = sum(pair.verdict != "undecided" for pair in found.values())
         console.tell(f"{originals} originals: {decided} of {counted(len(all_pairs), 'pair')} decided")
-    if len(specs) - len(failures) < 2:
+    if not found:
         raise next(iter(failures.values()))
     last = tuple(reports[spec.method] for spec in specs if spec.method in reports)
     verdicts = tuple(found[pair] for pair in all_pairs if pair in found)
