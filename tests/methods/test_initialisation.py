@@ -124,13 +124,19 @@ def test_retrain_sees_the_retain_set_alone(task: Task, original: nn.Module) -> N
     assert not torch.equal(still.get_parameter("0.weight"), original.get_parameter("0.weight"))
 
 
-def test_retrain_by_sharpness(task: Task, original: nn.Module) -> None:
-    """The gradient is that at w + rho w^2 g / |w g|, taken from w. Catches a step from there, and rho g / |g|."""
+@pytest.mark.parametrize("weighted", [False, True])
+def test_retrain_by_sharpness(weighted: bool, task: Task, original: nn.Module) -> None:
+    """The gradient is that at w + rho w^2 g / |w g|, taken from w, both of the loss that is minimised.
+
+    Catches a step from there, rho g / |g|, and classes that weigh alike in the second gradient.
+    """
     method = Retrain(epochs=1, batch_size=1000, weight_decay=0.0, momentum=0.0, learning_rate=0.1, sharpness=0.5)
+    method.class_weights = weighted
+    weight = torch.arange(1.0, 11.0) if weighted else None  # digits have as many images in each class
     torch.manual_seed(3)
     start = freshly_initialised(original).train()
     images, labels = part(task, "retain")
-    torch.nn.functional.cross_entropy(start(images), labels).backward()
+    torch.nn.functional.cross_entropy(start(images), labels, weight=weight).backward()
     weights = list(start.parameters())
     grads = [weight.grad.clone() for weight in weights if weight.grad is not None]
     norm = math.sqrt(sum(float((w.detach() * g).square().sum()) for w, g in zip(weights, grads, strict=True)))
@@ -138,13 +144,14 @@ def test_retrain_by_sharpness(task: Task, original: nn.Module) -> None:
     with torch.no_grad():
         for w, g in zip(ahead.parameters(), grads, strict=True):
             w.add_(0.5 * w**2 * g / norm)
-    value = torch.nn.functional.cross_entropy(ahead(images), labels)
+    value = torch.nn.functional.cross_entropy(ahead(images), labels, weight=weight)
     steps = torch.autograd.grad(value, list(ahead.parameters()))
     expected = [weight.detach() - 0.1 * step for weight, step in zip(weights, steps, strict=True)]
     method_net = copy.deepcopy(original)
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
         patch.setattr("methods.Retrain.reinitialise", lambda net: net.load_state_dict(start.state_dict()))
+        patch.setattr(Retrain, "_class_weights", staticmethod(lambda net, *loaders: weight))
         left = unlearn(method, method_net, task)
     for found, wanted in zip(left.parameters(), expected, strict=True):
         torch.testing.assert_close(found.detach(), wanted, rtol=1e-3, atol=1e-5)
