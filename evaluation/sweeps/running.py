@@ -7,6 +7,7 @@ fails stops no other; its log says why.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -116,24 +117,31 @@ def _do_missing(
     results: Results,
     on_progress: OnProgress,
 ) -> None:
-    """Give each run to the device that is free first; one that fails is noted, and stops no other."""
+    """Give each run to the device that is free first; one that fails is noted, and stops no other.
+
+    One whose process was killed from outside is tried again, as often as in a grading.
+    """
     known = len(results.finished)
     total = known + len(runs)
+    failed = Counter[Run]()
 
     def submit(run: Run, pool: Workers) -> Future[Failure | None]:
         settings = replace(gradings[run].run_settings, device=pool.device, folder=paths[run].parent)
         return pool.submit(perform_one, settings, run.seed, paths[run])
 
     def settle(run: Run, future: Future[Failure | None]) -> bool:
-        _note(run, future, paths[run], results)
+        failure = failure_of(future)
+        failed[run] += failure is not None
+        if failure is not None and failure.retry and failed[run] < gradings[run].run_settings.limits.attempts:
+            return True
+        _note(run, failure, paths[run], results)
         return False
 
     work_off(runs, pools, submit, settle, lambda done: on_progress(known + done, total))
 
 
-def _note(run: Run, future: Future[Failure | None], path: Path, results: Results) -> None:
+def _note(run: Run, failure: Failure | None, path: Path, results: Results) -> None:
     """Take over what a run has left."""
-    failure = failure_of(future)
     result = _read(path) if failure is None else None
     if result is not None:
         results.finished[run] = result

@@ -598,6 +598,43 @@ def test_goes_on_after_a_kill(done: tuple[Path, Path], kit: Kit, tmp_path: Path)
     assert runs_of(tmp_path / "out") == runs_of(done[1])
 
 
+KILLED_ONCE = """
+import os, pathlib, signal
+from methods.BaseMethod import BaseMethod
+
+
+class KilledOnce(BaseMethod):
+    \"\"\"Is killed the first time: the run itself, or the process that watches it.\"\"\"
+
+    who: str = "run"
+    \"\"\"Which.\"\"\"
+    epochs: int = 1
+    \"\"\"Of nothing.\"\"\"
+    ledger: str = ""
+    \"\"\"A folder in which it notes that it was.\"\"\"
+
+    def run(self, net, retain_loader, forget_loader, val_loader):
+        mark = pathlib.Path(self.ledger, self.who)
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid() if self.who == "run" else os.getppid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_is_tried_again(kit: Kit, write: Write, tmp_path: Path) -> None:
+    """From outside, as by Linux when memory is short. Catches a point of the figure that is lost for it."""
+    kit.add_method("killed_once", KILLED_ONCE)
+    settings = {"ledger": str(tmp_path)}
+    curves = [{"name": who, "method": "killed_once", "settings": {**settings, "who": who}} for who in ("run", "parent")]
+    task = {"name": "digits", "train_size": 60, "test_size": 60, "recipe": {"epochs": 1}}
+    path = write(task=task, seeds=1, values=[1], curves=curves)
+    answer = kit.run("sweep", str(path), "--out", str(tmp_path / "out"), "--devices", "cpu", "--jobs", "1", "--quiet")
+    assert answer.code == 0, answer.stderr
+    assert (tmp_path / "run").exists()
+    assert (tmp_path / "parent").exists()
+
+
 def test_a_failed_run_stops_no_other(write: Write, tmp_path: Path) -> None:
     """Too little noise for epsilon: a sentence, exit code 2, a traceback in the log, and all other curves are there."""
     little = {**TINY["curves"][2], "settings": {"epsilon": 0.01}}
