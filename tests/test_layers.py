@@ -23,7 +23,10 @@ MAY_IMPORT = {
 LEVELS = (
     {"evaluation.competition"},
     {"evaluation.views"},
-    {"evaluation.submission", "evaluation.sweeps", "evaluation.sequence", "evaluation.tuning", "evaluation.audits"},
+    {
+        *("evaluation.submission", "evaluation.sweeps", "evaluation.sequence", "evaluation.tuning"),
+        *("evaluation.audits", "evaluation.comparison"),
+    },
     {"evaluation.grading"},
     {"evaluation.runs", "evaluation.certification"},
     {"evaluation.spec"},
