@@ -65,7 +65,9 @@ class Amun(BaseMethod):
     """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`. Raises `ValueError` without `learning_rate_steps`."""
+        """See `BaseMethod.run`. Raises `ValueError` without `learning_rate_steps` or `radius`."""
+        if not self.radius > 0:  # it grows by multiples
+            raise ValueError(f"radius must be greater than 0, not {self.radius}.")
         if self.learning_rate_steps < 1:
             raise ValueError(f"learning_rate_steps must be at least 1, not {self.learning_rate_steps}.")
         device = next(net.parameters()).device

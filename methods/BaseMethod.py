@@ -232,7 +232,7 @@ def values_in_force(
 
     Raises:
         ValueError: a name in `overrides` that is no hyper-parameter, or a value that is not of its type; a batch of
-            no images, unless 0 has a meaning, and is the default.
+            no images, unless 0 has a meaning, and is the default; less than no epochs.
     """
     values = {name: parameter.default for name, parameter in known.items()}
     for name, value in overrides.items():
@@ -244,6 +244,8 @@ def values_in_force(
         values[name] = _convert(name, value, known[name].type)
         if name.endswith("batch_size") and known[name].default > 0 > values[name] - 1:
             raise ValueError(f"{name} must be at least 1, not {values[name]}.")
+        if name == "epochs" and known[name].default >= 0 > values[name]:
+            raise ValueError(f"epochs must be at least 0, not {values[name]}.")
     return values
 
 

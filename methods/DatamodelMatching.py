@@ -56,7 +56,9 @@ class DatamodelMatching(BaseMethod):
     """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`."""
+        """See `BaseMethod.run`. Raises `ValueError` without `surrogate_images`."""
+        if self.surrogate_images < 1:
+            raise ValueError(f"surrogate_images must be at least 1, not {self.surrogate_images}.")
         device = next(net.parameters()).device
         retain, forget, unseen = (_everything(loader) for loader in (retain_loader, forget_loader, val_loader))
         predicted = self._predictions(net, retain, forget, unseen)

@@ -65,7 +65,10 @@ class Duck(BaseMethod):
     """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`."""
+        """See `BaseMethod.run`. Raises `ValueError` without `retain_batches` or `temperature`."""
+        for name, value in (("retain_batches", self.retain_batches), ("temperature", self.temperature)):
+            if not value > 0:
+                raise ValueError(f"{name} must be greater than 0, not {value}.")
         device = next(net.parameters()).device
         original = copy.deepcopy(net).eval()
         centroids = _centroids(original, retain_loader)

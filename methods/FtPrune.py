@@ -47,7 +47,9 @@ class FtPrune(BaseMethod):
     """Weight of an L1 penalty in the first epoch."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`."""
+        """See `BaseMethod.run`. Raises `ValueError` for a share that is none."""
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share is from 0 to 1, not {self.share}.")
         device = next(net.parameters()).device
         layers = [module.weight for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
         masks = self._masks(layers)

@@ -60,7 +60,9 @@ class Lotus(BaseMethod):
     """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`."""
+        """See `BaseMethod.run`. Raises `ValueError` for a fraction that is none."""
+        if not 0 <= self.retain_fraction <= 1:
+            raise ValueError(f"retain_fraction is from 0 to 1, not {self.retain_fraction}.")
         device = next(net.parameters()).device
         original = copy.deepcopy(net).eval()
         (retained, known), (forgotten, labels) = _everything(retain_loader), _everything(forget_loader)

@@ -65,9 +65,11 @@ class Salun(BaseMethod):
     """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`. Raises `ValueError` for an unknown mode or objective."""
+        """See `BaseMethod.run`. Raises `ValueError` for an unknown mode or objective, or a threshold of no share."""
         if self.mode not in ("hard", "soft"):
             raise ValueError(f"mode is hard or soft, not {self.mode!r}.")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is from 0 to 1, not {self.threshold}.")
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective is {', '.join(OBJECTIVES)}, not {self.objective!r}.")
         device = next(net.parameters()).device

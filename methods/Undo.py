@@ -68,12 +68,14 @@ class Undo(BaseMethod):
     """Whether batch normalisation keeps and uses the original's statistics."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
-        """See `BaseMethod.run`. Raises `ValueError` if `teacher` is unknown, or a weight can't be drawn anew.
+        """See `BaseMethod.run`. Raises `ValueError` for another `teacher` or `alpha`, or weights that stay.
 
         The notes have the student's accuracy on the validation set less the teacher's, epoch by epoch.
         """
         if self.teacher not in ("finetune", "max_entropy", "original"):
             raise ValueError(f"teacher is finetune, max_entropy or original, not {self.teacher!r}.")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha is from 0 to 1, not {self.alpha}.")
         device = next(net.parameters()).device
         if self.teacher != "original":
             self._unlearn(net, retain_loader, forget_loader)

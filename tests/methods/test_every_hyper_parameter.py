@@ -61,6 +61,7 @@ TOGETHER: dict[str, dict[str, dict[str, Any]]] = {
         "filter_validation": WHOLE,
     },
     "linear_filtration": {"mode": WHOLE},
+    "duck": {"retain_batches": {"batch_size": 8}},
     "certified_model_clipping": {"initial_clip": {"fresh_start": False, "model_clip": 10.0}},
     "progressive_saliency": {
         **dict.fromkeys(("last_share", "once"), LONG),
@@ -195,3 +196,25 @@ def test_none_is_a_result_or_a_sentence(name: str, parameter: HyperParameter) ->
     assert "\n" not in complaint
     assert complaint[-1:] in ("", "."), "a sentence of ours: PyTorch's have no full stop"
     assert all(bool(value.isfinite().all()) for value in weights.values())
+
+
+NO_VALUES: dict[str, dict[str, tuple[float, ...]]] = {
+    "amun": {"radius": (0.0, -1.0)},
+    "duck": {"temperature": (0.0, -2.0), "retain_batches": (-1,)},
+    "undo": {"alpha": (-0.1, 1.1)},
+    "ft_prune": {"share": (-0.1, 1.1)},
+    "salun": {"threshold": (-0.1, 1.1)},
+    "lotus": {"retain_fraction": (-0.1, 1.1)},
+    "datamodel_matching": {"surrogate_images": (-1,)},
+    "finetune": {"epochs": (-1,)},
+}
+"""By method and hyper-parameter: numbers of its type that mean nothing."""
+
+
+@pytest.mark.parametrize("name", NO_VALUES)
+def test_what_means_nothing_is_refused(name: str) -> None:
+    """With a sentence that names it. Catches a search that never ends, a slice from the end, and PyTorch's words."""
+    for key, values in NO_VALUES[name].items():
+        for value in values:
+            with pytest.raises(ValueError, match=rf"^{key} (is from|must be) .*, not {value}\.$"):
+                left(name, "some", ((key, value),))
