@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from typing import Annotated
 
 from commands.options import (
@@ -15,8 +14,7 @@ from commands.options import (
     SearchOptions,
     TaskOptions,
     ValuesOptions,
-    changed,
-    usual_grading,
+    grading_specs,
 )
 
 
@@ -37,15 +35,13 @@ def command(
     from checkpoints.server import start_server
 
     start_server()
-    from data import TaskSpec
     from evaluation.comparison.conduct import check_comparison, compare
     from evaluation.views.verdicts import show_comparison
 
     run.enter_sandbox()
     names = list(dict.fromkeys(values.names()))
     places = run.places()
-    spec = changed(usual_grading(task.changed(TaskSpec())), task, grading, values)
-    specs = [replace(spec, method=name, tuned=values.tuned(spec.task, name)) for name in names]
+    specs = grading_specs(names, values, task, grading)
     check_comparison(specs, minutes)
     with run.pool(places) as pool:
         comparison = compare(specs, minutes, pool, run.console())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,8 +15,7 @@ from commands.options import (
     PhaseOptions,
     TaskOptions,
     ValuesOptions,
-    changed,
-    usual_grading,
+    grading_specs,
 )
 from commands.output import print_json, usable
 from data.errors import UserError
@@ -153,21 +151,3 @@ def debug(
     with run.pool(run.places()) as pool:
         grading_of_it, bank = view.ready_to_debug(spec, pool, run.console())
     view.debug(grading_of_it, bank)  # the workers have ended: standard input and output are the method's
-
-
-def grading_specs(
-    names: Sequence[str],
-    values: ValuesOptions,
-    task: TaskOptions,
-    grading: GradingOptions,
-    config: GradingSpec | None,
-) -> list[GradingSpec]:
-    """The grading of each method: that of `config`, else the usual one of the task, with what was given changed."""
-    if config is None:
-        from data import TaskSpec
-
-        start = usual_grading(task.changed(TaskSpec()))
-    else:
-        start = config
-    spec = changed(start, task, grading, values)
-    return [replace(spec, method=name, tuned=values.tuned(spec.task, name, config)) for name in names]

@@ -290,13 +290,28 @@ def changed(
     return grading.changed(replace(spec, task=task.changed(spec.task), settings=settings))
 
 
+def grading_specs(
+    names: Sequence[str],
+    values: ValuesOptions,
+    task: TaskOptions,
+    grading: _GradingGroup,
+    config: GradingSpec | None = None,
+) -> list[GradingSpec]:
+    """The grading of each method: that of `config`, else the usual one of the task, with what was given changed."""
+    if config is None:
+        from data import TaskSpec
+
+        start = usual_grading(task.changed(TaskSpec()))
+    else:
+        start = config
+    spec = changed(start, task, grading, values)
+    return [replace(spec, method=name, tuned=values.tuned(spec.task, name, config)) for name in names]
+
+
 def attacked(values: ValuesOptions, task: TaskOptions, grading: AttackOptions) -> GradingSpec:
     """The grading of one method whose stored outputs are looked at. Raises `UserError` if several are named."""
-    from data import TaskSpec
-
-    name = values.name()
-    spec = changed(usual_grading(task.changed(TaskSpec())), task, grading, values)
-    return replace(spec, method=name, tuned=values.tuned(spec.task, name))
+    (spec,) = grading_specs([values.name()], values, task, grading)
+    return spec
 
 
 # ----------------------------------------------------------------------------------------------------------------------

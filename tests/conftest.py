@@ -61,22 +61,25 @@ limits.LIMITS = {}
 WARM = WarmPython()
 
 
+def copy_of_the_kit(folder: Path) -> Path:
+    """The folder, with a copy of the kit that is compiled: what every `Kit` begins with."""
+    for file in ("main.py", "notebook_utils.py"):
+        shutil.copy(REPOSITORY / file, folder)
+    for part in PACKAGES:
+        shutil.copytree(REPOSITORY / part, folder / part, ignore=GENERATED)
+    # Compiled once for all commands, and compared by content: a test may edit a file twice within a second.
+    compileall.compile_dir(folder, quiet=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
+    return folder
+
+
 class Kit:
     """A copy of the kit, without anything generated, to which a test adds methods the way a user does."""
 
-    def __init__(self, folder: Path, compiled: Path | None = None) -> None:
+    def __init__(self, folder: Path, compiled: Path) -> None:
         self.folder = folder
         self.limits: Limits | None = None
         """In place of those of every grading."""
-        if compiled is not None:
-            shutil.copytree(compiled, folder, dirs_exist_ok=True)
-            return
-        for file in ("main.py", "notebook_utils.py"):
-            shutil.copy(REPOSITORY / file, folder)
-        for part in PACKAGES:
-            shutil.copytree(REPOSITORY / part, folder / part, ignore=GENERATED)
-        # Compiled once for all commands, and compared by content: a test may edit a file twice within a second.
-        compileall.compile_dir(folder, quiet=2, invalidation_mode=PycInvalidationMode.CHECKED_HASH)
+        shutil.copytree(compiled, folder, dirs_exist_ok=True)
 
     def add_method(self, name: str, source: str) -> None:
         """The two steps: a file with a class (`my_idea` is `MyIdea`), and an entry in the registry."""
@@ -166,7 +169,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def make_kit(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Kit]:
     """Makes a copy of the kit for tests that edit it; compiled once for all of them."""
-    compiled = cache(lambda: Kit(tmp_path_factory.mktemp("compiled_kit")).folder)
+    compiled = cache(lambda: copy_of_the_kit(tmp_path_factory.mktemp("compiled_kit")))
     return lambda: Kit(tmp_path_factory.mktemp("kit"), compiled())
 
 

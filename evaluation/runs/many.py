@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from checkpoints.bank import Bank
 from checkpoints.pool import Tell
@@ -26,6 +27,7 @@ from evaluation.runs.settings import RunSettings, run_path
 from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
 
+Key = TypeVar("Key")
 RunKey = tuple[int, int]
 """(original, run)."""
 MOST_RUNS = 10**6
@@ -167,6 +169,20 @@ class RunFailedError(Exception):
         """Whether nothing is known of the method's part in it: its worker was lost."""
 
 
+class Retries(Generic[Key]):
+    """How often runs have failed for a reason that may not be there another time: their time, or a process killed."""
+
+    def __init__(self, attempts: int) -> None:
+        self.attempts = attempts
+        """How often a run is begun."""
+        self._failed: Counter[Key] = Counter()
+
+    def next_attempt(self, key: Key, failure: Failure) -> int | None:
+        """The number of the attempt that comes after a failure; None if it was the last."""
+        self._failed[key] += 1
+        return self._failed[key] + 1 if failure.retry and self._failed[key] < self.attempts else None
+
+
 def do_runs(
     keys: list[RunKey],
     submit: Callable[[RunKey, Workers], Future[Failure | None]],
@@ -184,8 +200,7 @@ def do_runs(
     Raises:
         RunFailedError: a run answered with a complaint, or its worker was lost each time.
     """
-    attempts = 1 if settings is None else settings.limits.attempts
-    failed = Counter[RunKey]()
+    retries = Retries[RunKey](1 if settings is None else settings.limits.attempts)
     finished = 0
 
     def settle(key: RunKey, future: Future[Failure | None]) -> bool:
@@ -194,11 +209,11 @@ def do_runs(
         if failure is None:
             finished += 1
             return False
-        failed[key] += 1
-        if failure.retry and failed[key] < attempts:
+        attempt = retries.next_attempt(key, failure)
+        if attempt is not None:
             original, run = key
             what = failure.complaint.partition(";")[0]  # the advice that follows is for the end
-            tell(f"run {run} from original {original}: {what}; attempt {failed[key] + 1} of {attempts} comes next")
+            tell(f"run {run} from original {original}: {what}; attempt {attempt} of {retries.attempts} comes next")
             return True
         raise RunFailedError(key, failure.complaint, finished, failure.lost)
 

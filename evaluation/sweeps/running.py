@@ -7,7 +7,6 @@ fails stops no other; its log says why.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -29,7 +28,7 @@ from evaluation.grading import load_with_one_request
 from evaluation.isolation.handle import CallFailedError, room_workers
 from evaluation.metrics.accuracies import accuracies
 from evaluation.runs.foresight import tell_seconds
-from evaluation.runs.many import failure_of
+from evaluation.runs.many import Retries, failure_of
 from evaluation.runs.notes import curves, valid_json
 from evaluation.runs.one import Failure, finite_outputs, log_file, single_run, told_in
 from evaluation.runs.resolve import Grading, resolve
@@ -123,7 +122,7 @@ def _do_missing(
     """
     known = len(results.finished)
     total = known + len(runs)
-    failed = Counter[Run]()
+    retries = Retries[Run](gradings[runs[0]].run_settings.limits.attempts)
 
     def submit(run: Run, pool: Workers) -> Future[Failure | None]:
         settings = replace(gradings[run].run_settings, device=pool.device, folder=paths[run].parent)
@@ -131,8 +130,7 @@ def _do_missing(
 
     def settle(run: Run, future: Future[Failure | None]) -> bool:
         failure = failure_of(future)
-        failed[run] += failure is not None
-        if failure is not None and failure.retry and failed[run] < gradings[run].run_settings.limits.attempts:
+        if failure is not None and retries.next_attempt(run, failure) is not None:
             return True
         _note(run, failure, paths[run], results)
         return False
