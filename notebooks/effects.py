@@ -201,4 +201,4 @@ def _assigned(piece: Piece, name: str) -> Iterator[ast.expr]:
 
 def _imports_inside(piece: Piece, name: str) -> bool:
     """Whether a piece imports a name in a block: `try: import fast`."""
-    return any((alias.asname or alias.name.split(".")[0]) == name for node in piece.imports() for alias in node.names)
+    return any((alias.asname or alias.name.split(".")[0]) == name for node in piece.imports for alias in node.names)

@@ -196,7 +196,7 @@ class Program:
 
     def links_in(self, file: SourceFile, piece: Piece) -> Iterator[Link]:
         """What the imports in a piece link to, those inside of functions too."""
-        for node in piece.imports():
+        for node in piece.imports:
             yield from self.links(file, node)
 
     def links(self, file: SourceFile, node: AnyImport) -> list[Link]:

@@ -114,7 +114,7 @@ def _problems_of(
 def _imports(program: Program, file: SourceFile, piece: Piece, needed: set[str]) -> Iterator[tuple[int, str]]:
     """Imports of what Kaggle lacks; of a top-level import, only the names that are needed count."""
     optional = set(_optional_imports(program, file, piece))
-    for node in piece.imports():
+    for node in piece.imports:
         links = [link for link in program.links(file, node) if not is_import(piece) or link.bound in needed]
         yield from _of_links(node, links, piece)
         others = [one for one in program.others(file, node) if not is_import(piece) or bound_name(one) in needed]

@@ -13,6 +13,7 @@ import contextlib
 import copy
 import dis
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -147,17 +148,20 @@ class Piece:
         (first, *_) = self.nodes
         return isinstance(first, ast.If) and is_type_checking(first)
 
-    def imports(self) -> Iterator[ast.Import | ast.ImportFrom]:
+    @cached_property
+    def imports(self) -> tuple[ast.Import | ast.ImportFrom, ...]:
         """Its imports, inside of functions too, apart from those for type checkers."""
-        waiting: list[ast.AST] = list(self.nodes)
+        found: list[ast.Import | ast.ImportFrom] = []
+        waiting: deque[ast.AST] = deque(self.nodes)
         while waiting:
-            node = waiting.pop(0)
+            node = waiting.popleft()
             if isinstance(node, (ast.Import, ast.ImportFrom)):
-                yield node
+                found.append(node)
             elif isinstance(node, ast.If) and is_type_checking(node):
-                waiting += node.orelse
+                waiting.extend(node.orelse)
             else:
-                waiting += ast.iter_child_nodes(node)
+                waiting.extend(ast.iter_child_nodes(node))
+        return tuple(found)
 
     def effect_needs(self) -> set[str]:
         """The names of what it may change when it is executed, apart from binding its own names.

@@ -148,7 +148,7 @@ class _FileText:
         self.lines = replaced(file.lines, edits)
 
     def _imports(self, piece: Piece) -> Iterator[tuple[ast.stmt, str]]:
-        for node in piece.imports():
+        for node in piece.imports:
             links, others = self.program.links(self.file, node), self.program.others(self.file, node)
             if links:
                 rest = [ast.unparse(only(node, others))] if others else []

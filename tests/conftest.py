@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import compileall
+import gc
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ import hypothesis
 import pytest
 import torch
 
+from data.files import generated_folder, locked
+from evaluation.catalogue.lookup import all_facts
 from evaluation.isolation.limits import Limits
 from evaluation.metrics.accuracies import Accuracies
 from evaluation.metrics.intervals import Estimate
@@ -139,6 +142,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "security" not in item.path.parts)
 
 
+def pytest_collection_finish() -> None:
+    """All that is there now stays: to look for garbage among it takes half a second, again and again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
     """What a script runs in the background ignores Ctrl-C, and so would all programs that tests start and interrupt.
@@ -164,6 +173,13 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             patch.setenv(f"UNLEARNING_{name.upper()}", str(folder / name))
         patch.setenv("UNLEARNING_CACHE", str(shared / "cache"))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def described() -> None:
+    """All methods are described at once, and kept: to ask for one at a time takes two seconds each."""
+    with locked(generated_folder("UNLEARNING_CACHE") / "described.lock"):
+        all_facts()
 
 
 @pytest.fixture(scope="session")

@@ -117,6 +117,7 @@ def test_json_is_the_report_and_nothing_else(graded: tuple[Answer, Path], kit: K
     assert json.loads(answer.stdout) == json.loads((folder / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_config_repeats_the_grading(graded: tuple[Answer, Path]) -> None:
     """From the file alone: the same report, without a new run. And a flag beside it counts more than the file."""
     _, folder = graded

@@ -14,6 +14,7 @@ PAGE = Path(__file__).parent.parent.parent / "docs" / "methods.md"
 
 
 @pytest.mark.parametrize("name", all_method_handlers())
+@pytest.mark.usefixtures("described")
 def test_has_one_row_that_is_up_to_date(name: str) -> None:
     """Catches a method that was registered, or whose docstring or claims were changed, without making the page anew."""
     rows = [line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{name}` |")]

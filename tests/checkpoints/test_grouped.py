@@ -44,7 +44,9 @@ def make_task(network: str = "small_cnn", channels: int = 1, size: int = 8, **re
     return Task(TaskSpec(), split(40), split(20), split(20), classes, network, settings, (request,), "random images")
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    "network", [pytest.param(name, marks=[pytest.mark.slow] if "resnet" in name else []) for name in NETWORKS]
+)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_grouped_network_computes_what_its_members_compute(network: str, channels: int) -> None:
     """Every registered network can be trained in groups. Catches channels mixed between models, or a lost bias."""

@@ -173,6 +173,7 @@ LOSSES: dict[str, tuple[Callable[..., Any], tuple[Any, ...], int]] = {
 }
 
 
+@pytest.mark.slow
 def test_who_leaves_has_answered_before(pool: Workers) -> None:
     """Each job has a process of its own then, and none is lost. Catches a job that is given to one that leaves."""
     futures = [pool.submit(leave, number) for number in range(8)]
@@ -200,6 +201,7 @@ def test_a_process_that_vanishes_is_noticed(loss: str, pool: Workers) -> None:
     assert [future.result(SECONDS)[0] for future in before + after] == list(range(8))
 
 
+@pytest.mark.slow
 def test_many_losses_one_after_another(pool: Workers) -> None:
     """Every other job kills its process. Catches a pool that gives up, or that loses a neighbour's answer."""
     futures = [pool.submit(whose, number) if number % 2 else pool.submit(end_quietly, 0) for number in range(24)]
@@ -325,6 +327,7 @@ def test_large_jobs_and_answers(pool: Workers) -> None:
     assert pool.submit(bytes, large).result(SECONDS) == large
 
 
+@pytest.mark.slow
 def test_processes_that_die_while_they_start_are_a_sentence() -> None:
     """Catches a pool that tries for ever, and jobs that wait for it."""
     broken = JobPool(2, ForkServerContext(), end_quietly, (1,))

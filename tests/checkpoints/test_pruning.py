@@ -320,6 +320,7 @@ def test_snapshots_restore_bit_for_bit(kind: str) -> None:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_group_of_the_bank_is_pruned(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stored weights are exactly 0 where they are pruned; the manifest says how; an interrupted group goes on, bit for

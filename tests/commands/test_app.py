@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "110")
 
 
+@cache
 def declared() -> dict[str, list[tuple[str, Any]]]:
     """Each flag, with (command, its declaration) of every command that has it."""
     found: dict[str, list[tuple[str, Any]]] = {}

@@ -57,6 +57,7 @@ def test_a_new_competition_has_a_page(tmp_path: Path) -> None:
     assert "line 1 was changed" in page.stderr
 
 
+@pytest.mark.slow
 def test_no_sandbox(kit: Kit, tmp_path: Path) -> None:
     """Nothing is graded, and the sentence says what to install, and how to do without."""
     contest = tmp_path / "contest"

@@ -116,6 +116,7 @@ def sweep() -> Any:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("start", "make"), [("--config", config), ("sweep", sweep)], ids=["config", "sweep"])
 def test_yaml(start: str, make: Callable[[], Any], tmp_path: Path, results: Path) -> None:
     """What a user gets from others: settings of a grading, and a figure."""
@@ -285,6 +286,7 @@ def test_reports_that_contradict_themselves(
     ]
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_grading(make_report: Callable[..., Report], tmp_path: Path, results: Path) -> None:
     """`score FOLDER` with an odd report, or an odd config; what is right in it has no bank here."""
     spec = GradingSpec("my_method", TaskSpec(train_size=60, recipe=(("epochs", 3),)), originals=1, models=6)

@@ -72,6 +72,7 @@ def test_another_key_builds_again(empty_cache: Path) -> None:
     assert [file.name for file in empty_cache.glob("*.npz")] == ["some.npz"]
 
 
+@pytest.mark.slow
 def test_any_damaged_byte_is_noticed_or_harmless(empty_cache: Path) -> None:
     """With every 13th byte of the file flipped in turn, what comes back is always the true data."""
     build = CountedBuild()

@@ -107,7 +107,7 @@ CIFAR = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [32, 224])
+@pytest.mark.parametrize("size", [32, pytest.param(224, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("name", "own", "statistics"),
     [

@@ -37,6 +37,7 @@ def report(workers: Workers) -> Report:
     return found
 
 
+@pytest.mark.slow
 def test_originals_learn_the_mistakes_and_retrained_models_do_not(report: Report) -> None:
     """Catches a bank that is trained on true labels, and forget images that are among the retained ones."""
     task = load(TASK)

@@ -305,6 +305,7 @@ def test_failures_are_the_users_and_stop_no_other_method(failed: Gradings, behav
     assert lasting(failed.report("my_method")) == lasting(behaved.report("my_method"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RUDE)
 def test_what_a_run_leaves_behind_does_not_reach_the_next(method: str, behaved: Gradings) -> None:
     """Every run's outputs are those of the baseline with the same seed, bit for bit."""
@@ -632,6 +633,7 @@ def changed_outputs(path: Path) -> None:
     write_arrays(path, arrays)
 
 
+@pytest.mark.slow
 def test_changed_outputs_are_not_believed(
     workers: CountingWorkers, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -110,6 +110,7 @@ def test_models_are_shared_where_they_are_the_same() -> None:
     assert len({task.fingerprint for task in (*steps, alone, once)}) == 5
 
 
+@pytest.mark.slow
 def test_each_run_goes_on_from_its_own(watched: Graded) -> None:
     """Run i after the second request starts from what run i has left after the first; at once, from the original.
 

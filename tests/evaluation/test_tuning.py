@@ -200,6 +200,7 @@ def test_hopeless_trials_are_stopped_early(workers: Workers, results: Path, tune
     assert outcome.score == max(looks[16] for looks in complete)
 
 
+@pytest.mark.slow
 def test_published_values_are_the_first_trial(workers: Workers, results: Path, tuned_folder: Path) -> None:
     """So nothing worse than them is ever written; and what the user set is not searched, but kept beside the rest."""
     outcome = search(SPEC, 1, workers)

@@ -225,6 +225,7 @@ def test_without_beta_it_is_finetune(forget: tuple[str, ...], original: nn.Modul
     assert list(method.notes["history"]) == ["retain_loss"]
 
 
+@pytest.mark.slow
 def test_a_class_is_forgotten_then_repaired(
     original: nn.Module, one_class: Task, prepared: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:

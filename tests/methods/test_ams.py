@@ -249,6 +249,7 @@ def test_what_breaks_the_network_is_taken_back(original: nn.Module, task: Task) 
     assert same(left, unlearn(Ams(epochs=kept, stop=False, **settings), original, task))
 
 
+@pytest.mark.slow
 def test_effect(originals: list[nn.Module], task: Task) -> None:
     """Forget loss up by far, retain accuracy held. Catches a retain pass that undoes it, or is left out."""
     left = unlearn_each(lambda: Ams(learning_rate=0.002, stop=False), originals, task)

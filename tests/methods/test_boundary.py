@@ -500,6 +500,7 @@ def test_scar_step(original: nn.Module, task: Task) -> None:
     assert_close(moves(original, unlearn(method, original, task)), expected)
 
 
+@pytest.mark.slow
 def test_scar_steps(original: nn.Module, task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
     """`steps_per_batch` for each batch of the forget set in each epoch: 6 * 30 of Adam by default, as published."""
     steps = []

@@ -340,6 +340,7 @@ def test_undo_unknown_teacher(original: nn.Module, task: Task) -> None:
         unlearn(Undo(teacher="maxent"), original, task)
 
 
+@pytest.mark.slow
 def test_undo_effect(originals: list[nn.Module], task: Task) -> None:
     """The more is taken away, the more of the forget set is gone; the retain set comes back.
 

@@ -345,6 +345,7 @@ def others_loss(networks: list[nn.Module], task: Task) -> float:
     return float(torch.stack(losses).mean())
 
 
+@pytest.mark.slow
 def test_effect(originals: list[nn.Module], one_class: Task) -> None:
     """Fours are forgotten and the rest is kept, of the validation set too; without the retain term, less of it is.
 

@@ -585,6 +585,7 @@ ASCENTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "kept"), ASCENTS, ids=lambda value: type(value).__name__)
 def test_ascent_forgets_and_keeps(method: BaseMethod, kept: float, originals: list[nn.Module], task: Task) -> None:
     """When the forget loss has risen by far, the retain set is mostly known.

@@ -407,6 +407,7 @@ def test_effect(originals: list[nn.Module], task: Task) -> None:
     assert mean_accuracy(left, task, "validation") > mean_accuracy(originals, task, "validation") - 0.15
 
 
+@pytest.mark.slow
 def test_effect_on_a_class(originals: list[nn.Module], one_class: Task) -> None:
     """In steps that are small and many enough, most fours go and most of the rest is kept."""
     settings = {"batch_size": 8, "first_share": 0.3, "last_share": 0.5, "largest_drop": 0.4, "accuracy_gap": 0.1}

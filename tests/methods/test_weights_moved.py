@@ -173,6 +173,7 @@ def test_noise_comes_first(young: nn.Module, task: Task) -> None:
     assert_close(moves(young, left), moves(young, network), tolerance=0.01)
 
 
+@pytest.mark.slow
 def test_distortion_effect(originals: list[nn.Module], task: Task) -> None:
     """More noise, more forgetting, and the retain set is learned again. Catches fine-tuning that is left out."""
     options = {"epochs": 10, "learning_rate": 0.01, "batch_size": 64}
@@ -210,6 +211,7 @@ def test_dist_reg_steps(young: nn.Module, task: Task) -> None:
     assert_close(moves(young, left), moves(young, network), tolerance=0.01)
 
 
+@pytest.mark.slow
 def test_dist_reg_goes_farther(originals: list[nn.Module], task: Task) -> None:
     """The larger the weight, the farther; a negative one holds back. Catches a distance with the other sign."""
 
@@ -223,6 +225,7 @@ def test_dist_reg_goes_farther(originals: list[nn.Module], task: Task) -> None:
     assert distance(-30.0) < distance(0.0) / 1.2
 
 
+@pytest.mark.slow
 def test_dist_reg_effect(originals: list[nn.Module], task: Task) -> None:
     """Forgets more than the same without the distance, and keeps. Catches a term that only destroys."""
     options = {"epochs": 10, "learning_rate": 0.01, "batch_size": 64}

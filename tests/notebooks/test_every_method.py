@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from data import TaskSpec, load
-from data.files import generated_folder, locked
-from evaluation.catalogue.lookup import all_facts
 from methods import all_method_handlers
 from notebook_utils import export, kaggle_settings
 from notebooks.assembly import TEMPLATE
@@ -30,13 +28,6 @@ def assert_matches(notebook: Path, method: str, folder: Path, scratch: Path) -> 
     check_states(states, load(spec), torch.load(original, weights_only=True), expect_change=False)
 
 
-@pytest.fixture(scope="module")
-def described() -> None:
-    """All methods are described at once, and kept: to ask for one at a time takes two seconds each."""
-    with locked(generated_folder("UNLEARNING_CACHE") / "described.lock"):
-        all_facts()
-
-
 @pytest.mark.parametrize("method", all_method_handlers())
 @pytest.mark.usefixtures("described")
 @pytest.mark.slow
@@ -50,6 +41,7 @@ def test_every_method_matches_the_grader_bit_for_bit(method: str, small_input: P
     assert_matches(submission.notebook, method, small_input, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["my_method", "noisy_finetune"])
 def test_the_whole_module_matches_too(method: str, small_input: Path, tmp_path: Path) -> None:
     """--whole-module sends more code, which does the same."""

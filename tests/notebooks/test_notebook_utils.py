@@ -26,6 +26,7 @@ REPOSITORY = Path(__file__).parent.parent.parent
 
 
 @pytest.mark.parametrize("method", all_method_handlers())
+@pytest.mark.usefixtures("described")
 def test_metadata_are_what_kaggles_client_wants(method: str, tmp_path: Path) -> None:
     """The rules of `kaggle kernels push`: the notebook is where it says, and the title is the id's."""
     submission = export(method, owner="somebody", folder=tmp_path)

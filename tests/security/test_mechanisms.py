@@ -196,6 +196,7 @@ print(subprocess.run([*sandboxed("cpu", []), "sh", "-c", {command!r}], capture_o
 """
 
 
+@pytest.mark.slow
 def test_folders_on_the_path_do_not_open_the_kit(make_kit: Callable[[], Kit], tmp_path: Path) -> None:
     """PYTHONPATH may name a folder that the kit, or its bank, is in: the sandbox shows the folder without them.
 

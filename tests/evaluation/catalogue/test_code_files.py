@@ -124,6 +124,7 @@ def test_every_file_that_code_comes_from_is_part_of_it(crowded: Kit, ask: Ask) -
     assert {name for name in names if before[name]["code"] == after[name]["code"]} == set(ALONE)
 
 
+@pytest.mark.slow
 def test_what_is_read_counts_and_what_the_kit_makes_does_not(crowded: Kit, ask: Ask) -> None:
     """A file of constants that is read, on import or in `run`, is part of the code; caches and results are none.
 

@@ -66,6 +66,7 @@ def test_copies_that_were_changed(change: str, contest: Contest) -> None:
         judged(contest, submission)
 
 
+@pytest.mark.slow
 def test_the_kit_s_own_errors_are_nobody_s_fault(contest: Contest, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of the kit while it grades one submission is told with its log, and is no verdict on it."""
     from evaluation.competition import judging

@@ -49,6 +49,7 @@ def test_runs_that_are_done_do_not_count(results: Path, capsys: pytest.CaptureFi
     assert "for 192 runs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_long_work_is_asked_for_before_it_begins(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the command line, where an hour is a hundredth of a second. Catches work that just starts."""
     for name in ("evaluation.console.LONG", "evaluation.console.VERY_LONG", "evaluation.runs.foresight.LONG"):

@@ -80,6 +80,7 @@ def test_it_sees_all_training_images_and_no_request(bank: Path, monkeypatch: pyt
     assert seen == [sorted(task.train.image_ids.tolist()), sorted(task.validation.image_ids.tolist())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty"])
 def test_what_is_damaged_is_made_again(damage: str, bank: Path) -> None:
     """To the same bits. Catches a file that is believed, and one that every run stumbles over for ever."""

@@ -531,6 +531,7 @@ def runs_of(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+@pytest.mark.slow
 def test_the_table_is_that_of_the_runs(done: tuple[Path, Path]) -> None:
     """Each row is the mean over the seeds' files; accuracies are those that the method itself notes in the end."""
     rows = list(csv.DictReader((done[1] / "table.csv").read_text().splitlines()))
@@ -554,6 +555,7 @@ def test_the_table_is_that_of_the_runs(done: tuple[Path, Path]) -> None:
     assert (done[1] / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_each_seed_starts_from_an_original_of_its_own(done: tuple[Path, Path]) -> None:
     """And has other noise: no two runs of a setting end alike."""
     for run in runs_of(done[1]).values():
@@ -563,6 +565,7 @@ def test_each_seed_starts_from_an_original_of_its_own(done: tuple[Path, Path]) -
     assert len({json.dumps(run["history"]) for run in runs}) > len(runs) / 2
 
 
+@pytest.mark.slow
 def test_certificates_can_be_recomputed(done: tuple[Path, Path]) -> None:
     """From the file of each run: those of right accountings hold, those of the published one don't."""
     for name, run in runs_of(done[1]).items():
@@ -635,6 +638,7 @@ def test_a_run_that_is_killed_is_tried_again(kit: Kit, write: Write, tmp_path: P
     assert (tmp_path / "parent").exists()
 
 
+@pytest.mark.slow
 def test_a_failed_run_stops_no_other(write: Write, tmp_path: Path) -> None:
     """Too little noise for epsilon: a sentence, exit code 2, a traceback in the log, and all other curves are there."""
     little = {**TINY["curves"][2], "settings": {"epsilon": 0.01}}

@@ -137,6 +137,7 @@ def report(workers: Workers) -> Report:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("original", "run"), [(0, 0), (1, 2)])
 def test_the_unlearned_network_is_that_of_the_grading(report: Report, original: int, run: int) -> None:
     """Its logits on the forget set are those that the grading has recorded. Catches another seed or original."""

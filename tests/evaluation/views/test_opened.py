@@ -72,6 +72,7 @@ def scored_again(opened: OpenedGrading) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_pools_are_those_that_were_scored(graded: Path) -> None:
     """The arrays give the report's epsilons bit for bit. Catches pools, labels or images in another order."""
     opened = open_grading(graded)
