@@ -87,7 +87,8 @@ def made_by(options: argparse.Namespace) -> str:
     given = f"--task {options.task} --models {models} --originals {options.originals} --out {options.out}"
     command = f"python -m benchmarks.pages.leaderboards {given}"
     return (
-        f"Made by `{command}`. Scores have 95 % confidence intervals; `=` marks a tie with the row above. "
+        f"Made by `{command}`. Scores have 95 % confidence intervals; "
+        "the lines below a table say what ranks and groups mean. "
         '"Budget used" is the time of a run as a fraction of the time of retraining (allowed: 0.2). '
         "The first table lists tuned methods also with their default values, "
         "which are the published ones."

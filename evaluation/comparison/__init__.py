@@ -1,1 +1,1 @@
-"""Verdicts: which of several methods is better, with as many originals as it takes."""
+"""Which of several methods is better: verdicts, with as many originals as it takes, and the ranks that are possible."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from string import ascii_lowercase
 from typing import TYPE_CHECKING, Any
 
 from data.texts import printable
@@ -15,6 +16,7 @@ from evaluation.views.leaderboard import (
     WHY_MARKED,
     WHY_NO_RANK,
     OverSeeds,
+    Rank,
     Row,
     is_suspicious,
     over_seeds,
@@ -25,10 +27,24 @@ if TYPE_CHECKING:
 
 OLD = "old"
 WHY_OLD = f"{OLD}: the method's code has changed since"
+GROUP = "group"
+RANKS = "ranks: the best and the worst possible, 95 % sure for all rows together"
+GROUPS = "groups: a new letter begins at a method that is surely worse than the first of the letter above"
+ONE_GROUP = "no method is surely worse than the first; more originals may tell (--originals 8)"
+ONE_ORIGINAL = "ranks: one original can't tell methods apart, more may (--originals 8)"
+FULL_PROTOCOL = "ranks: the full protocol, with one score a method, can't tell methods apart"
 
 
 def _rank(row: Row) -> str:
-    return "-" if row.rank is None else f"{row.rank}{'=' if row.tied else ''}"
+    return "-" if row.rank is None else row.rank.interval
+
+
+def _group(row: Row) -> str:
+    """`a` to `z`, `aa` to `zz`, `aaa` and so on."""
+    if row.rank is None:
+        return ""
+    repeats, letter = divmod(row.rank.group, len(ascii_lowercase))
+    return ascii_lowercase[letter] * (repeats + 1)
 
 
 def _score(row: Row) -> str:
@@ -55,6 +71,7 @@ def _seconds(row: Row) -> str:
 
 CELLS: dict[str, Callable[[Row], str]] = {
     "rank": _rank,
+    GROUP: _group,
     "method": lambda row: printable(row.report.label),
     "score": _score,
     "F": lambda row: f"{row.report.scores.forgetting_quality.value:.4f}",
@@ -73,22 +90,25 @@ CELLS: dict[str, Callable[[Row], str]] = {
     "s a run": _seconds,
     "date": lambda row: printable(row.report.provenance.created[:10]),
 }
-"""Every column, and what it says of a row: `=` marks a tie with the row above."""
+"""Every column, and what it says of a row."""
 
 COLUMNS = ("rank", "method", "score", "F", "retain ratio", "test ratio", "% of ceiling", "budget used", "values", "N")
 """What every table has."""
 CONDITIONS = ("seed", "budget")
-"""What a table has where its rows differ in it; and `code` where a row is of an old version."""
+"""What a table has where its rows differ in it, and `group`, too; `code` where a row is of an old version."""
 DETAILS = ("retain", "test", "forget", "s a run", "date")
 """What a wide table has, too."""
 
 
 def columns(rows: Sequence[Row], wide: bool = False) -> tuple[str, ...]:
     """The columns of a table; `wide` for all that there are."""
+    with_group = (COLUMNS[0], GROUP, *COLUMNS[1:])
     if wide:
-        return (*COLUMNS, *CONDITIONS, "code", *DETAILS)
-    differing = [name for name in CONDITIONS if len({CELLS[name](row) for row in rows} - {""}) > 1]
-    return (*COLUMNS, *differing, *(["code"] if any(row.is_old for row in rows) else []))
+        return (*with_group, *CONDITIONS, "code", *DETAILS)
+    differing = [name for name in (GROUP, *CONDITIONS) if len({CELLS[name](row) for row in rows} - {""}) > 1]
+    usual = with_group if GROUP in differing else COLUMNS
+    conditions = [name for name in CONDITIONS if name in differing]
+    return (*usual, *conditions, *(["code"] if any(row.is_old for row in rows) else []))
 
 
 def cells(row: Row, names: Sequence[str] = COLUMNS) -> tuple[str, ...]:
@@ -105,12 +125,26 @@ def remarks(rows: Sequence[Row]) -> Iterator[str]:
     """What is to be known of a table, in lines: marks, and what several seeds come to."""
     if rows[0].report.grading.models < MIN_MODELS_FOR_RANK:
         yield f"no ranks: with fewer than {MIN_MODELS_FOR_RANK} models {WHY_NO_RANK}"
+    yield from _about_ranks([row.rank for row in rows if row.rank is not None], rows[0].report)
     if any(is_suspicious(row.report) for row in rows):
         yield f"{MARK.strip()} {WHY_MARKED}"
     if any(row.is_old for row in rows):
         yield WHY_OLD
     for group in over_seeds(rows):
         yield _in_words(group, with_code=any(row.is_old for row in rows))
+
+
+def _about_ranks(ranks: Sequence[Rank], report: Report) -> Iterator[str]:
+    """What they mean, if there is more than one; `report` is of any of the rows."""
+    if len(ranks) < 2:
+        return
+    if report.grading.protocol == "full":
+        yield FULL_PROTOCOL
+    elif report.grading.originals == 1:
+        yield ONE_ORIGINAL
+    else:
+        yield RANKS
+        yield GROUPS if ranks[-1].group else ONE_GROUP
 
 
 def _in_words(group: OverSeeds, with_code: bool) -> str:
@@ -159,9 +193,23 @@ def as_csv(tables: Sequence[Sequence[Row]]) -> str:
     for number, rows in enumerate(tables, start=1):
         groups = {id(report): group for group in over_seeds(rows) for report in group.reports}
         for row in rows:
-            place = {"conditions": number, "rank": row.rank or "", "tied": int(row.tied)}
+            place = {"conditions": number, **_place(row)}
             lines.append({**place, **_unrounded(row), **_of_seeds(groups.get(id(row.report)))})
     return texts.as_csv(lines) if lines else ""
+
+
+def _place(row: Row) -> dict[str, Any]:
+    """A rank as columns: `rank` is the place by score."""
+    if row.rank is None:
+        return {"rank": "", "rank_low": "", "rank_high": "", GROUP: "", "tied": 0}
+    rank = row.rank
+    return {
+        "rank": rank.place,
+        "rank_low": rank.low,
+        "rank_high": rank.high,
+        GROUP: _group(row),
+        "tied": int(rank.tied),
+    }
 
 
 def _unrounded(row: Row) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The local leaderboard: reports of comparable gradings, ranked, ties and old versions of methods marked."""
+"""The local leaderboard: comparable reports with the ranks that they may have, old versions of methods marked."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+
 from evaluation.catalogue.facts import MethodFacts
 from evaluation.catalogue.lookup import look_up
+from evaluation.comparison.ranks import groups, rank_intervals, surely_better
 from evaluation.report import Report
 
 MIN_MODELS_FOR_RANK = 32
@@ -25,11 +28,31 @@ UNKNOWN: Codes = MappingProxyType({})
 
 
 @dataclass(frozen=True)
-class Row:
-    """A report's place: the rank (None if it has none), and whether its interval overlaps that of the row above."""
+class Rank:
+    """Where one of several reports stands: by its score, and for sure, see `evaluation/comparison/ranks.py`."""
 
-    rank: int | None
+    place: int
+    """By score, from 1."""
+    low: int
+    """The best rank that it may have; the intervals of all ranked rows of a table hold together."""
+    high: int
+    """The worst."""
+    group: int
+    """From 0. The first row of a group is surely worse than the first of the group above."""
     tied: bool
+    """Whether the ranked row above is not surely better."""
+
+    @property
+    def interval(self) -> str:
+        """In words."""
+        return str(self.low) if self.low == self.high else f"{self.low} to {self.high}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: a report, and its rank (None if it has none)."""
+
+    rank: Rank | None
     report: Report
     is_old: bool = False
     """Whether the method's code has changed since."""
@@ -56,19 +79,34 @@ def tables(reports: Sequence[Report], codes: Codes = UNKNOWN) -> list[list[Row]]
 def rank(reports: Sequence[Report], codes: Codes = UNKNOWN) -> list[Row]:
     """Rank comparable reports by score; references that are exempt from the budget get no rank."""
     codes = {**_graded_last(reports), **codes}
+    in_order = sorted(reports, key=lambda report: -report.scores.score.value)
+    ranks = iter(_ranks([report for report in in_order if _has_rank(report)]))
     rows = []
-    place = 0
-    above: Report | None = None
-    for report in sorted(reports, key=lambda report: -report.scores.score.value):
+    for report in in_order:
         is_old = report.method.code is not None and report.method.code != codes[report.method.name]
-        if report.method.exempt_from_budget or report.grading.models < MIN_MODELS_FOR_RANK:
-            rows.append(Row(None, False, report, is_old))
-            continue
-        place += 1
-        tied = above is not None and above.scores.score.interval[0] <= report.scores.score.interval[1]
-        rows.append(Row(place, tied, report, is_old))
-        above = report
+        rows.append(Row(next(ranks) if _has_rank(report) else None, report, is_old))
     return rows
+
+
+def _has_rank(report: Report) -> bool:
+    return not report.method.exempt_from_budget and report.grading.models >= MIN_MODELS_FOR_RANK
+
+
+def _ranks(reports: Sequence[Report]) -> list[Rank]:
+    """The ranks of comparable reports, which come in the order of their scores.
+
+    Their scores by original are pairs: originals and retrained models are the same. Where there is only one, by one
+    original or under the full protocol, each may have any rank.
+    """
+    if not reports:
+        return []
+    better = surely_better(np.array([report.scores.score_by_original for report in reports]))
+    tied = [False, *(~better.diagonal(1)).tolist()]  # row i + 1 with row i
+    intervals = rank_intervals(better).tolist()
+    return [
+        Rank(place, low, high, group, tie)
+        for place, ((low, high), group, tie) in enumerate(zip(intervals, groups(better), tied, strict=True), start=1)
+    ]
 
 
 def _graded_last(reports: Sequence[Report]) -> dict[str, str]:
@@ -77,11 +115,11 @@ def _graded_last(reports: Sequence[Report]) -> dict[str, str]:
     return {one.method.name: one.method.code for one in in_order if one.method.code is not None}
 
 
-def place_of(report: Report, reports: Sequence[Report]) -> tuple[int, bool, int]:
-    """The rank of one of the `reports` among those it can be compared with, whether tied, and how many are ranked."""
-    rows = [row for row in rank([other for other in reports if other.conditions == report.conditions]) if row.rank]
-    (own,) = [row for row in rows if row.report == report]
-    return own.rank or 0, own.tied, len(rows)
+def place_of(report: Report, reports: Sequence[Report]) -> tuple[Rank, int]:
+    """The rank of one of the `reports`, which has one, among those it can be compared with, and how many are ranked."""
+    rows = rank([other for other in reports if other.conditions == report.conditions])
+    (own,) = [row.rank for row in rows if row.rank is not None and row.report == report]
+    return own, sum(row.rank is not None for row in rows)
 
 
 def is_suspicious(report: Report) -> bool:

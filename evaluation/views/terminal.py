@@ -250,9 +250,9 @@ def _rank_line(report: Report) -> str:
     reports, _ = read_reports(results_folder())
     if report not in reports:  # scored again in a folder elsewhere
         reports.append(report)
-    place, tied, ranked = place_of(report, reports)
-    tie = ", tied with the one above" if tied else ""
-    return f"leaderboard  {_ordinal(place)} of {ranked}{tie}      python main.py leaderboard"
+    rank, ranked = place_of(report, reports)
+    interval = f" (rank {rank.interval})" if ranked > 1 else ""
+    return f"leaderboard  {_ordinal(rank.place)} of {ranked}{interval}      python main.py leaderboard"
 
 
 def _ordinal(number: int) -> str:

@@ -13,58 +13,108 @@ import pytest
 
 from evaluation.metrics.intervals import Estimate
 from evaluation.report import Report
-from evaluation.views.columns import COLUMNS, as_csv, as_markdown, as_rich_table, cells, columns, remarks
-from evaluation.views.leaderboard import Row, over_seeds, place_of, rank, tables
+from evaluation.views.columns import (
+    COLUMNS,
+    FULL_PROTOCOL,
+    GROUPS,
+    ONE_GROUP,
+    ONE_ORIGINAL,
+    RANKS,
+    as_csv,
+    as_markdown,
+    as_rich_table,
+    cells,
+    columns,
+    remarks,
+)
+from evaluation.views.leaderboard import Rank, Row, over_seeds, place_of, rank, tables
 
 MakeReport = Callable[..., Report]
 
 
-def scored(make_report: MakeReport, method: str, score: float, half_width: float = 0.001, **changes: Any) -> Report:
-    """A report with this score and interval."""
-    return make_report(method, score=Estimate(score, score - half_width, score + half_width), **changes)
+def scored(make_report: MakeReport, method: str, score: float, *by_original: float, **changes: Any) -> Report:
+    """A report with this score; with these scores by original, or this one with each of four."""
+    several = list(by_original) or [score] * 4
+    estimate = Estimate(score, score - 0.001, score + 0.001)
+    return make_report(method, score=estimate, score_by_original=several, originals=len(several), **changes)
+
+
+def places(rows: list[Row]) -> list[tuple[str, int | None]]:
+    """Methods and their places by score, as the rows have them."""
+    return [(row.report.method.name, row.rank.place if row.rank else None) for row in rows]
 
 
 def test_ranks_follow_the_score(make_report: MakeReport) -> None:
-    """The best first, whatever the order of the files; no ties where intervals are apart."""
+    """The best first, whatever the order of the files; where the scores always differ as much, ranks are certain."""
     reports = [scored(make_report, name, score) for name, score in (("low", 0.01), ("high", 0.1), ("middle", 0.05))]
     for some in itertools.permutations(reports):
         rows = rank(some)
-        assert [(row.rank, row.report.method.name, row.tied) for row in rows] == [
-            (1, "high", False),
-            (2, "middle", False),
-            (3, "low", False),
-        ]
+        assert places(rows) == [("high", 1), ("middle", 2), ("low", 3)]
+        assert [cells(row)[0] for row in rows] == ["1", "2", "3"]
 
 
-def test_overlapping_intervals_are_ties(make_report: MakeReport) -> None:
-    """Marked at the lower of the two. Catches intervals compared the wrong way round."""
-    rows = rank(
-        [
-            scored(make_report, "first", 0.10, 0.02),
-            scored(make_report, "second", 0.09, 0.02),
-            scored(make_report, "third", 0.05, 0.01),
-        ]
-    )
-    assert [cells(row)[0] for row in rows] == ["1", "2=", "3"]
-    touching = rank([scored(make_report, "one", 0.75, 0.25), scored(make_report, "other", 0.25, 0.25)])
-    assert [row.tied for row in touching] == [False, True]
+@pytest.fixture
+def close(make_report: MakeReport) -> list[Report]:
+    """Two that lead by turns, one that is always behind, and a reference between them."""
+    return [
+        scored(make_report, "second", 0.31, 0.41, 0.19, 0.42, 0.22),
+        scored(make_report, "third", 0.001, 0.001, 0.002, 0.0, 0.001),
+        scored(make_report, "do_nothing", 0.1, exempt_from_budget=True),
+        scored(make_report, "first", 0.32, 0.42, 0.21, 0.39, 0.26),
+    ]
+
+
+def test_ranks_are_intervals(close: list[Report]) -> None:
+    """Of two methods that can't be told apart each may be the better one. Catches places that look certain."""
+    rows = rank(close)
+    assert places(rows) == [("first", 1), ("second", 2), ("do_nothing", None), ("third", 3)]
+    assert [cells(row)[0] for row in rows] == ["1 to 2", "1 to 2", "-", "3"]
+    assert [row.rank.tied for row in rows if row.rank] == [False, True, False]
+
+
+def test_groups_are_a_column(close: list[Report]) -> None:
+    """With a line that says what a letter means; no column where all are of one group, but in wide tables."""
+    rows = rank(close)
+    assert shown(rows, "group") == ["a", "a", "", "b"]
+    assert columns(rows)[:3] == ("rank", "group", "method")
+    assert list(remarks(rows)) == [RANKS, GROUPS]
+    assert all(line in as_markdown(rows) for line in (RANKS, GROUPS))
+    alike = rank([close[0], close[3]])
+    assert shown(alike, "group") is None
+    assert "group" in columns(alike, wide=True)
+    assert list(remarks(alike)) == [RANKS, ONE_GROUP]
+
+
+def test_there_are_letters_for_all_groups(make_report: MakeReport) -> None:
+    """Also for more than 26. Catches an index beyond the alphabet, and one letter for two groups."""
+    rows = rank([scored(make_report, f"method_{number}", 0.01 * number) for number in range(60)])
+    letters = shown(rows, "group") or []
+    assert letters[:2] + letters[25:28] + letters[51:53] == ["a", "b", "z", "aa", "bb", "zz", "aaa"]
+    assert len(set(letters)) == 60
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"), [({"originals": 1}, ONE_ORIGINAL), ({"originals": 64, "protocol": "full"}, FULL_PROTOCOL)]
+)
+def test_one_score_each_leaves_all_ranks(changes: dict[str, Any], line: str, make_report: MakeReport) -> None:
+    """With one original, or by the full protocol; a line says why. Catches certain ranks from a single score."""
+    rows = rank([make_report(name, score=score, **changes) for name, score in (("a", 0.1), ("b", 0.05), ("c", 0.01))])
+    assert [cells(row)[0] for row in rows] == ["1 to 3"] * 3
+    assert list(remarks(rows)) == [line]
+    assert list(remarks(rows[:1])) == []
 
 
 def test_references_stand_without_a_rank(make_report: MakeReport) -> None:
     """Retraining is exempt from the budget: it is shown in its place, and takes no rank from a method."""
     rows = rank(
         [
-            scored(make_report, "retrain", 0.2, 0.1, exempt_from_budget=True),
+            scored(make_report, "retrain", 0.2, exempt_from_budget=True),
             scored(make_report, "method", 0.1),
             scored(make_report, "do_nothing", 0.0, exempt_from_budget=True),
         ]
     )
-    assert [(row.report.method.name, row.rank, row.tied) for row in rows] == [
-        ("retrain", None, False),
-        ("method", 1, False),
-        ("do_nothing", None, False),
-    ]
-    assert cells(rows[0])[0] == "-"
+    assert places(rows) == [("retrain", None), ("method", 1), ("do_nothing", None)]
+    assert [cells(row)[0] for row in rows] == ["-", "1", "-"]
     assert cells(rows[0])[COLUMNS.index("budget used")] == "exempt"
 
 
@@ -72,7 +122,7 @@ def test_references_stand_without_a_rank(make_report: MakeReport) -> None:
 def test_no_ranks_below_32_models(models: int, ranked: bool, make_report: MakeReport) -> None:
     """F takes too few values then."""
     rows = rank([make_report(models=models), make_report(models=models, score=0.01)])
-    assert [row.rank for row in rows] == ([1, 2] if ranked else [None, None])
+    assert [place for _, place in places(rows)] == ([1, 2] if ranked else [None, None])
 
 
 @pytest.mark.parametrize(
@@ -94,8 +144,8 @@ def test_what_cannot_be_compared_shares_no_table(change: dict[str, Any], make_re
     found = tables([here, there, also_here])
     assert sorted(len(rows) for rows in found) == [1, 2]
     assert all(len({row.report.conditions for row in rows}) == 1 for rows in found)
-    assert [row.rank for rows in found for row in rows if row.report == there] == [1]
-    assert place_of(here, [here, there, also_here]) == (1, False, 2)
+    assert [places(rows) for rows in found if rows[0].report == there] == [[(there.method.name, 1)]]
+    assert place_of(here, [here, there, also_here]) == (Rank(1, 1, 2, 0, False), 2)
 
 
 @pytest.mark.parametrize(
@@ -110,10 +160,11 @@ def test_what_can_be_compared_shares_a_table(change: dict[str, Any], make_report
 
 def test_the_place_of_a_report(make_report: MakeReport) -> None:
     """As the end of a grading says it; references do not count."""
-    best, mine = scored(make_report, "best", 0.1, 0.06), scored(make_report, "mine", 0.05, 0.01)
-    oracle = scored(make_report, "retrain", 0.2, exempt_from_budget=True)
-    assert place_of(best, [mine, oracle, best]) == (1, False, 2)
-    assert place_of(mine, [mine, oracle, best]) == (2, True, 2)
+    best, mine = scored(make_report, "best", 0.1, 0.1, 0.02), scored(make_report, "mine", 0.05, 0.04, 0.06)
+    oracle = scored(make_report, "retrain", 0.2, 0.2, 0.2, exempt_from_budget=True)
+    assert place_of(best, [mine, oracle, best]) == (Rank(1, 1, 2, 0, False), 2)
+    assert place_of(mine, [mine, oracle, best]) == (Rank(2, 1, 2, 0, True), 2)
+    assert place_of(mine, [oracle, mine]) == (Rank(1, 1, 1, 0, False), 1)
 
 
 @pytest.fixture
@@ -121,9 +172,11 @@ def rows(make_report: MakeReport) -> list[Row]:
     """A table with a rank, a tie and a reference."""
     return rank(
         [
-            scored(make_report, "retrain", 0.18, exempt_from_budget=True),
-            scored(make_report, "best", 0.1, 0.06, changed={"epochs": 4}, settings={"epochs": 4, "mode": 'a,"b"'}),
-            scored(make_report, "next", 1 / 30, 0.01, forget=['where:camera == "A" and year <= 2016']),
+            scored(make_report, "retrain", 0.18, 0.18, 0.18, exempt_from_budget=True),
+            scored(
+                make_report, "best", 0.1, 0.18, 0.02, changed={"epochs": 4}, settings={"epochs": 4, "mode": 'a,"b"'}
+            ),
+            scored(make_report, "next", 1 / 30, 1 / 30, 1 / 30, forget=['where:camera == "A" and year <= 2016']),
         ]
     )
 
@@ -144,10 +197,11 @@ def test_csv_is_unrounded_and_can_be_read(rows: list[Row], make_report: MakeRepo
     read = list(csv.DictReader(io.StringIO(as_csv([rows, other]))))
     assert [(row["conditions"], row["models"]) for row in read] == [("1", "64")] * 3 + [("2", "128")]
     del read[-1]
-    assert [(row["rank"], row["method"], row["tied"]) for row in read] == [
-        ("", "retrain", "0"),
-        ("1", "best", "0"),
-        ("2", "next", "1"),
+    names = ("rank", "rank_low", "rank_high", "group", "method", "tied")
+    assert [tuple(row[name] for name in names) for row in read] == [
+        ("", "", "", "", "retrain", "0"),
+        ("1", "1", "2", "a", "best", "0"),
+        ("2", "1", "2", "a", "next", "1"),
     ]
     assert float(read[2]["score"]) == 1 / 30
     assert (float(read[2]["score_low"]), float(read[2]["score_high"])) == rows[2].report.scores.score.interval
@@ -158,14 +212,14 @@ def test_csv_is_unrounded_and_can_be_read(rows: list[Row], make_report: MakeRepo
 
 def test_markdown_is_a_table(rows: list[Row]) -> None:
     """Every line has the columns of the header; the conditions stand above it."""
-    title, blank, header, line, *body = as_markdown(rows).splitlines()
+    title, blank, header, line, *body = as_markdown(rows).partition("\n\nranks:")[0].splitlines()
     assert title.startswith("**digits, small_cnn")
     assert blank == ""
     assert header.strip("| ").split(" | ") == list(COLUMNS)
     assert line == "|" + "---|" * len(COLUMNS)
     assert len(body) == 3
     assert all(text.count("|") == len(COLUMNS) + 1 for text in body)
-    assert body[1].startswith("| 1 | best epochs=4 | 0.1000  [0.0400, 0.1600] |")
+    assert body[1].startswith("| 1 to 2 | best epochs=4 | 0.1000  [0.0990, 0.1010] |")
 
 
 def test_the_terminal_shows_the_same_cells(rows: list[Row]) -> None:
@@ -239,7 +293,8 @@ def test_several_seeds_have_a_mean_with_spread(make_report: MakeReport) -> None:
     rows = rank([*apart, again, *alike])
     (group,) = over_seeds(rows)
     assert (group.mean, group.deviation) == pytest.approx((0.05, 0.0013**0.5))
-    (line,) = remarks(rows)
+    about_ranks, line = remarks(rows)
+    assert about_ranks == ONE_ORIGINAL
     assert line.startswith("my_method (default): 0.0500 ± 0.0361,")
     assert line.endswith("seeds 0, 1, 2")
     assert line in as_markdown(rows)

@@ -71,6 +71,35 @@ def test_what_is_too_good_is_announced(
         assert ("!" in text) == bool(lines)
 
 
+@pytest.mark.parametrize(
+    ("mine", "others", "line"),
+    [
+        ([0.5, 0.4], [], "leaderboard  1st of 1      python main.py leaderboard"),
+        ([0.5, 0.4], [[0.4, 0.4]], "leaderboard  1st of 2 (rank 1 to 2)      python main.py leaderboard"),
+        ([0.5, 0.4], [[0.4, 0.3]], "leaderboard  1st of 2 (rank 1)      python main.py leaderboard"),
+        ([0.4, 0.3], [[0.5, 0.4], [0.1, 0.5]], "leaderboard  2nd of 3 (rank 2 to 3)      python main.py leaderboard"),
+    ],
+)
+def test_the_place_is_told_with_the_ranks_it_may_have(
+    mine: list[float],
+    others: list[list[float]],
+    line: str,
+    make_report: MakeReport,
+    results: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A method that is alone has a place, and no interval."""
+
+    def report(name: str, scores: list[float]) -> Report:
+        two = {"forgetting_quality_by_original": scores, "epsilons": [[0.5, 0.5]] * 2}
+        return make_report(name, score=sum(scores) / 2, score_by_original=scores, originals=2, **two)
+
+    for number, scores in enumerate(others):
+        report(f"other_{number}", scores).save(results / "digits-aaa" / f"other_{number}")
+    show_report(report("mine", mine))
+    assert line in capsys.readouterr().out.splitlines()
+
+
 def test_remarks_are_shown_below_the_table(
     make_report: MakeReport, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
