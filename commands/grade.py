@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from commands.options import GRADING, JsonOptions, RunOptions, TaskOptions, ZipOptions, changed, usual_grading
+from commands.options import GRADING, ReportOptions, RunOptions, TaskOptions, ZipOptions, changed, usual_grading
 from commands.output import show_or_print
 
 
@@ -20,7 +20,7 @@ def command(
     task: TaskOptions = TaskOptions(),
     grading: ZipOptions = ZipOptions(),
     run: RunOptions = RunOptions(),
-    output: JsonOptions = JsonOptions(),
+    output: ReportOptions = ReportOptions(),
 ) -> None:
     """Grade a zip of checkpoints that were made elsewhere, all from one original.
 
@@ -43,4 +43,4 @@ def command(
     places = run.places()
     with run.pool(places) as pool:
         report = grade_submission(submission, spec, pool, run.console())
-    show_or_print(report, output.json)
+    show_or_print(report, output)

@@ -15,12 +15,14 @@ def command(
     output: CsvOptions = CsvOptions(),
     markdown: Annotated[bool, OUTPUT] = False,
     wide: Annotated[bool, OUTPUT] = False,
+    by: Annotated[str, OUTPUT] = "score",
 ) -> None:
     """Rank the graded methods of all tasks, or of the one named; one table for each set of comparable conditions.
 
     Args:
         markdown: Print Markdown tables.
-        wide: Show seed, budget, code, accuracies, seconds and date, too.
+        wide: Show seed, budget, code, F as of 512 models, accuracies, seconds and date, too.
+        by: Rank by score, overlap or as-of-512.
     """
     from data import all_tasks
     from evaluation.report import read_reports, results_folder
@@ -29,6 +31,8 @@ def command(
 
     if output.csv and markdown:
         raise UserError("Choose one of --csv and --markdown: they are two forms of the same tables.")
+    if by not in leaderboard.NUMBERS:
+        raise UserError(f"--by is one of {', '.join(leaderboard.NUMBERS)}, not {by!r}.")
     task = only.task
     if task is not None and task not in all_tasks():
         raise unknown_name("task", task, all_tasks())
@@ -39,7 +43,7 @@ def command(
     if not reports:
         flag = "" if task is None else f" --task {task}"
         raise UserError(f"Nothing has been graded yet: python main.py -m my_method{flag} does it.")
-    tables = leaderboard.tables(reports, leaderboard.current_codes(reports))
+    tables = leaderboard.tables(reports, leaderboard.current_codes(reports), by)
     if output.csv:
         print(columns.as_csv(tables), end="")
     elif markdown:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING
 from commands.notebook import make_notebooks
 from commands.options import (
     ConfigOptions,
-    GradingOptions,
-    JsonOptions,
     PhaseOptions,
+    ReportOptions,
     TaskOptions,
+    UntilOptions,
     ValuesOptions,
     grading_specs,
 )
@@ -21,11 +22,13 @@ from commands.output import print_json, usable
 from data.errors import UserError
 
 if TYPE_CHECKING:
+    from checkpoints.workers import Workers
+    from evaluation.console import Console
     from evaluation.spec import GradingSpec
     from evaluation.views.terminal import Result
 
 
-WITHOUT_OPTIONS = (ValuesOptions(), TaskOptions(), GradingOptions(), ConfigOptions(), JsonOptions(), PhaseOptions())
+WITHOUT_OPTIONS = (ValuesOptions(), TaskOptions(), UntilOptions(), ConfigOptions(), ReportOptions(), PhaseOptions())
 """What the command gets if nothing is asked of it."""
 
 
@@ -33,9 +36,9 @@ def command(
     *,
     values: ValuesOptions = ValuesOptions(),
     task: TaskOptions = TaskOptions(),
-    grading: GradingOptions = GradingOptions(),
+    grading: UntilOptions = UntilOptions(),
     run: ConfigOptions = ConfigOptions(),
-    output: JsonOptions = JsonOptions(),
+    output: ReportOptions = ReportOptions(),
     phase: PhaseOptions = PhaseOptions(),
 ) -> int | None:
     """Grade unlearning methods as the NeurIPS 2023 machine-unlearning competition did, on your own machine."""
@@ -79,17 +82,15 @@ def show_help() -> None:
 def grade(
     values: ValuesOptions,
     task: TaskOptions,
-    grading: GradingOptions,
+    grading: UntilOptions,
     run: ConfigOptions,
-    output: JsonOptions,
+    output: ReportOptions,
     config: GradingSpec | None,
 ) -> int:
     """Grade the methods and show each report as it is there; the exit code is 2 if a method failed."""
     from checkpoints.server import start_server
 
     start_server()
-    from evaluation.grading import grade_methods
-    from evaluation.sequence import grade_sequences
     from evaluation.views.terminal import show_result, show_summary
 
     run.enter_sandbox()
@@ -100,15 +101,13 @@ def grade(
     results: dict[str, Result] = dict(failures)
     places = run.places()
     specs = grading_specs(names, values, task, grading, config)
-    in_turn = len(specs[0].task.forget) > 1 and not specs[0].task.at_once
     with run.pool(places) as pool:
-        graded = (grade_sequences if in_turn else grade_methods)(specs, pool, run.console())
-        for name, result in zip(names, graded, strict=True):
+        for name, result in zip(names, graded(specs, grading.until, pool, run.console()), strict=True):
             results[name] = result
             if isinstance(result, UserError):
                 print(f"error: {result}", file=sys.stderr)
             elif not output.json:
-                show_result(result)
+                show_result(result, output.all)
     reports = [result for result in results.values() if not isinstance(result, UserError)]
     if output.json and (reports or len(asked) > 1):  # of one method that failed there is nothing to print
         print_json(reports, one=len(asked) == 1)
@@ -117,12 +116,30 @@ def grade(
     return 2 if len(reports) < len(asked) else 0
 
 
+def graded(specs: Sequence[GradingSpec], until: str | None, workers: Workers, console: Console) -> Iterator[Result]:
+    """What the grading of each method comes to: of one request, several in turn, or with as many originals as needed.
+
+    Raises:
+        UserError: `until` is no width, or there are several requests.
+    """
+    from evaluation.comparison.narrowing import grade_until, share_wanted
+    from evaluation.grading import grade_methods
+    from evaluation.sequence import grade_sequences
+
+    in_turn = len(specs[0].task.forget) > 1 and not specs[0].task.at_once
+    if until is None:
+        return (grade_sequences if in_turn else grade_methods)(specs, workers, console)
+    if in_turn:
+        raise UserError("--until grades one request: add --at-once to make one of several.")
+    return grade_until(specs, share_wanted(until), workers, console)
+
+
 def debug(
     values: ValuesOptions,
     task: TaskOptions,
-    grading: GradingOptions,
+    grading: UntilOptions,
     run: ConfigOptions,
-    output: JsonOptions,
+    output: ReportOptions,
     phase: PhaseOptions,
     config: GradingSpec | None,
 ) -> None:
@@ -137,6 +154,7 @@ def debug(
     for given, option, why in (
         (run.sandbox, "--sandbox", "the method runs in this process, which no sandbox is around"),
         (output.json, "--json", "there is no report"),
+        (grading.until is not None, "--until", "nothing is scored"),
         (phase.phase == "test", "-p test", "the method runs here, not in a notebook"),
     ):
         if given:

@@ -223,7 +223,7 @@ class Originals(_GradingGroup):
     """How many originals."""
 
     originals: Annotated[int | None, GRADING, WHOLE] = None
-    """K: original models, graded separately. [default: 2; task kaggle: 1]"""
+    """K: original models, graded separately. [default: 8; task kaggle: 1; others: 2]"""
 
 
 @OPTIONS
@@ -265,6 +265,19 @@ class GradingOptions(SearchOptions, Originals):
 
     protocol: Annotated[str | None, GRADING] = None
     """per-original (default); full (textbook): N originals, one run each."""
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
+class UntilOptions(GradingOptions):
+    """How to grade, and how closely."""
+
+    until: Annotated[str | None, GRADING] = None
+    """Add originals, up to 64, until the interval is as narrow as 10% of the score to each side."""
+
+    def changed(self, spec: GradingSpec) -> GradingSpec:
+        """`spec` with what was given in its place."""
+        return replace(spec, **{name: value for name, value in given(self).items() if name != "until"})
 
 
 @OPTIONS
@@ -410,6 +423,15 @@ class JsonOptions:
 
     json: Annotated[bool, OUTPUT] = False
     """Print the report as JSON and nothing else."""
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(JsonOptions):
+    """How a report is printed."""
+
+    all: Annotated[bool, OUTPUT] = False
+    """Show all numbers: F as of as many models as the competition had, too."""
 
 
 @OPTIONS

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from data.errors import UserError
 
 if TYPE_CHECKING:
+    from commands.options import ReportOptions
     from evaluation.report import Report
     from evaluation.sequence import SequenceReport
 
@@ -20,14 +21,14 @@ def print_json(reports: Sequence[Report | SequenceReport], one: bool) -> None:
     print(json.dumps(objects[0] if one else objects, indent=1))
 
 
-def show_or_print(report: Report, as_json: bool) -> None:
+def show_or_print(report: Report, output: ReportOptions) -> None:
     """Show a report as a table, or print it as JSON."""
     from evaluation.views.terminal import show_report
 
-    if as_json:
+    if output.json:
         print_json([report], one=True)
     else:
-        show_report(report)
+        show_report(report, output.all)
 
 
 def usable(methods: Sequence[str]) -> tuple[list[str], dict[str, UserError]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from commands.options import JsonOptions, MetricOption, ResultFolder
+from commands.options import MetricOption, ReportOptions, ResultFolder
 from commands.output import show_or_print
 
 
 def command(
-    directory: ResultFolder, /, *, grading: MetricOption = MetricOption(), output: JsonOptions = JsonOptions()
+    directory: ResultFolder, /, *, grading: MetricOption = MetricOption(), output: ReportOptions = ReportOptions()
 ) -> None:
     """Score the stored outputs of a grading again, with its metric or another, without running anything."""
     from evaluation.console import Console
@@ -15,4 +15,4 @@ def command(
 
     report = score_again(directory, grading.metric)
     warn_of_metric(report.grading.metric, Console())
-    show_or_print(report, output.json)
+    show_or_print(report, output)

@@ -110,6 +110,7 @@ _TASKS = (
         train_size=400,
         normalisation=Normalisation(maximum=16, mean=(0.3053,), std=(0.3760,)),
         read=sources.read_digits,
+        originals=8,
     ),
     TaskInfo(
         name="mnist",

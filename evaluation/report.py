@@ -282,6 +282,11 @@ def _check_consistent(report: Report) -> None:
     require(max(about.forget_indices) < about.train_examples, "its forget_indices are not among the training images")
     for values in (scores.score_by_original, scores.forgetting_quality_by_original, scores.epsilons):
         require(len(values) == graded, "its scores are of another number of originals")
+    if scores.overlap_by_original is not None:
+        require(len(scores.overlap_by_original) == graded, "its overlaps are of another number of originals")
+    if scores.as_of is not None:
+        of_originals = scores.as_of.forgetting_quality_by_original
+        require(len(of_originals) == graded, "its F as of more models is of another number of originals")
     require({len(row) for row in scores.epsilons} == {about.forget_examples}, "its epsilons are of other examples")
     for of_requests in (
         scores.forgetting_quality_by_request,

@@ -378,7 +378,7 @@ def test_json_of_a_method_that_failed(results: Path) -> None:
     assert re.search(rf"{more}\. Its log:", answer.stderr)
 
 
-@pytest.mark.parametrize(("task", "numbers"), [("digits", (2, 64)), ("kaggle", (1, 512))])
+@pytest.mark.parametrize(("task", "numbers"), [("digits", (8, 64)), ("faces", (2, 64)), ("kaggle", (1, 512))])
 def test_numbers_to_grade_with(
     task: str, numbers: tuple[int, int], make_report: Callable[..., Report], monkeypatch: pytest.MonkeyPatch
 ) -> None:

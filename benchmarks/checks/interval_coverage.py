@@ -1,13 +1,13 @@
 """Measure how often the 95 % confidence intervals cover the true value, on simulated gradings.
 
-    python -m benchmarks.checks.interval_coverage
+    python -m benchmarks.checks.interval_coverage [--number overlap]
 
 In each setting many gradings are simulated: K originals, N unlearned models of each, N retrained models, all drawn
-anew. The true value is the mean of F over the gradings. For each N, the table shows the fraction of gradings whose
-interval covers it, and the mean width of the intervals relative to F. "+-" is one standard error of a coverage near
-95 %. A fifth of the variance of the confidences is common to all examples of a model, because examples share models and
-are not independent. Where originals differ, the unlearned confidences of an original are shifted by one random amount
-in all examples, and by another in each example.
+anew. The true value is the mean of F (of the overlap, or of F as of 512 models) over the gradings. For each N, the
+table shows the fraction of gradings whose interval covers it, and the mean width of the intervals relative to F. "+-"
+is one standard error of a coverage near 95 %. A fifth of the variance of the confidences is common to all examples of a
+model, because examples share models and are not independent. Where originals differ, the unlearned confidences of an
+original are shifted by one random amount in all examples, and by another in each example.
 
 "ceiling" is retrained against retrained. The last row shows what no interval can do: infer from one original how others
 would differ.
@@ -25,10 +25,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the processes use the cores
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.metrics.as_of import as_of
 from evaluation.metrics.intervals import Estimate, Population, ceiling, estimate_grades
 from evaluation.metrics.official import forgetting_quality
+from evaluation.metrics.overlap import overlap
 
 Floats = NDArray[np.float64]
+NUMBERS = ("F", "overlap", "as-of-512")
 SPREAD = 1.3  # standard deviation of a confidence over models, as on the digits
 SHARED = 0.2  # fraction of its variance that is common to all examples of a model
 
@@ -63,6 +66,8 @@ SETTINGS = (
     Setting("2 differ by 0.1, shift 0.5", shift=0.5, originals=2, common=0.1, each=0.3),
     Setting("2 differ by 0.2, shift 1", shift=1, originals=2, common=0.2, each=0.3),
     Setting("3 differ by 0.2, shift 0.5", shift=0.5, originals=3, common=0.2, each=0.3),
+    Setting("8 differ by 0.2, shift 0.5", shift=0.5, originals=8, common=0.2, each=0.3),
+    Setting("8 differ by 0.1, shift 1", shift=1, originals=8, common=0.1, each=0.3),
     Setting("full protocol, shift 0.5", shift=0.5, common=0.2, each=0.5, full_protocol=True),
     Setting("ceiling", is_ceiling=True),
     Setting("ceiling, t3", tails="t3", is_ceiling=True),
@@ -77,6 +82,7 @@ def main() -> None:
     parser.add_argument("--gradings", type=int, default=100, help="simulated gradings of each kind")
     parser.add_argument("--examples", type=int, default=20, help="forget examples of a grading")
     parser.add_argument("--replicates", type=int, default=40, help="of each interval (the kit takes 100)")
+    parser.add_argument("--number", default="F", choices=NUMBERS, help="whose intervals")
     parser.add_argument("--only", default="", help="only settings with this in their name")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
@@ -84,10 +90,12 @@ def main() -> None:
     print(f"coverage in % (mean width as a share of F), {arguments.gradings} gradings, ", end="")
     print(f"{arguments.examples} examples, +- {100 * (0.95 * 0.05 / arguments.gradings) ** 0.5:.1f}\n")
     print(f"{'originals and setting':32}" + "".join(f"{f'N = {n}':>14}" for n in arguments.models))
-    sizes = [arguments.gradings, arguments.examples, arguments.replicates]
+    sizes = (arguments.number, arguments.gradings, arguments.examples, arguments.replicates)
     overall: list[list[float]] = [[] for _ in arguments.models]
     with ProcessPoolExecutor(arguments.workers) as executor:
         settings = [setting for setting in SETTINGS if arguments.only in setting.name]
+        if arguments.number != "F":
+            settings = [setting for setting in settings if not setting.is_ceiling]
         rows = [[executor.submit(measure, s, n, *sizes) for n in arguments.models] for s in settings]
         for setting, row in zip(settings, rows, strict=True):
             results = [future.result() for future in row]
@@ -99,18 +107,22 @@ def main() -> None:
     print(f"{'mean, without the last row':32}" + "".join(f"{100 * np.mean(c):7.1f}       " for c in overall))
 
 
-def measure(setting: Setting, models: int, gradings: int, examples: int, replicates: int) -> tuple[float, float]:
+def measure(
+    setting: Setting, models: int, number: str, gradings: int, examples: int, replicates: int
+) -> tuple[float, float]:
     """Return the fraction of intervals that cover the true value, and their mean width relative to it."""
     rng = np.random.default_rng(0)
-    estimates = [simulate(setting, rng, models, examples, replicates) for _ in range(gradings)]
+    estimates = [simulate(setting, rng, number, models, examples, replicates) for _ in range(gradings)]
     truth = np.mean([estimate.value for estimate in estimates])
     covered = np.mean([estimate.low <= truth <= estimate.high for estimate in estimates])
     width = np.mean([estimate.high - estimate.low for estimate in estimates])
     return float(covered), float(width / truth)
 
 
-def simulate(setting: Setting, rng: np.random.Generator, models: int, examples: int, replicates: int) -> Estimate:
-    """Return F of one simulated grading, with its interval."""
+def simulate(
+    setting: Setting, rng: np.random.Generator, number: str, models: int, examples: int, replicates: int
+) -> Estimate:
+    """Return a number of one simulated grading, with its interval."""
     seed = int(rng.integers(2**32))
     retrained = pool(confidences(setting, rng, models, examples))
     if setting.is_ceiling:
@@ -121,7 +133,12 @@ def simulate(setting: Setting, rng: np.random.Generator, models: int, examples: 
         shift = setting.shift + setting.common * rng.normal(size=(origins, 1))
         shift = shift + setting.each * rng.normal(size=(origins, examples))
         unlearned.append(pool(SPREAD * shift + setting.scale * confidences(setting, rng, models, examples)))
-    return estimate_grades(unlearned, retrained, forgetting_quality, seed, replicates).forgetting_quality
+    if number == "F":
+        return estimate_grades(unlearned, retrained, forgetting_quality, seed, replicates).forgetting_quality
+    confidences_of = [one.confidences for one in unlearned]
+    if number == "overlap":
+        return overlap(confidences_of, retrained.confidences, seed).estimate
+    return as_of(confidences_of, retrained.confidences, forgetting_quality, 512, seed).forgetting_quality
 
 
 def confidences(setting: Setting, rng: np.random.Generator, models: int, examples: int) -> Floats:

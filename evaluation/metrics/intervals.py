@@ -120,8 +120,8 @@ def estimate_grades(
     )
     inflation = kept / (models - kept)
     return Grades(
-        _interval(qualities, drawn[:, 0], inflation),
-        _interval(scores, drawn[:, 1], inflation),
+        interval(qualities, drawn[:, 0], inflation),
+        interval(scores, drawn[:, 1], inflation),
         tuple(qualities.tolist()),
         tuple(scores.tolist()),
     )
@@ -153,7 +153,7 @@ def ceiling(retrained: Population, quality: Quality, seed: int = 0, splits: int 
         ratio = _accuracy_ratio(one, other)
         split[0] = quality(one.confidences, other.confidences)
         split[1] = split[0] * (ratio + 1 / ratio) / 2
-    f, score = _mean_interval(values[:, 0]), _mean_interval(values[:, 1])
+    f, score = mean_interval(values[:, 0]), mean_interval(values[:, 1])
     return Grades(f, score, (f.value,), (score.value,))
 
 
@@ -169,7 +169,7 @@ def _accuracy_ratio(one: Population, other: Population) -> float:
     return float(retain * one.test_accuracy.mean() / other.test_accuracy.mean())
 
 
-def _interval(by_original: Floats, draws: Floats, inflation: float) -> Estimate:
+def interval(by_original: Floats, draws: Floats, inflation: float) -> Estimate:
     """Return the mean of the values of the K originals, and its interval, which is symmetric in square roots.
 
     `draws` has the values of the originals in each replicate, (replicates, originals), and `inflation` is what
@@ -177,26 +177,37 @@ def _interval(by_original: Floats, draws: Floats, inflation: float) -> Estimate:
     """
     replicates, originals = draws.shape
     value = float(by_original.mean())
-    pools = inflation * np.sqrt(draws.mean(axis=1)).var(ddof=1)  # of the mean, by all pools
-    variance, freedom = pools, replicates - 1.0
+    pools = float(inflation * np.sqrt(draws.mean(axis=1)).var(ddof=1))  # of the mean, by all pools
+    own = 0.0
     if originals > 1:
         roots = np.sqrt(draws) - np.sqrt(draws).mean(axis=0)
-        own = inflation * roots.var(axis=1, ddof=1).mean()  # of one original's value, by its unlearned pool
-        observed = np.sqrt(by_original).var(ddof=1)
-        weight = originals - 1 + PRIOR_FREEDOM
-        moderated = ((originals - 1) * observed + PRIOR_FREEDOM * PRIOR_VARIANCE * own) / weight
-        from_originals = moderated / originals
-        from_retrained = max(pools - own / originals, 0.0)
-        variance = from_originals + from_retrained
-        squares = from_originals**2 / weight + from_retrained**2 / (replicates - 1)
-        freedom = variance**2 / squares if squares > 0 else freedom
-    reach = _t_quantile(freedom) * np.sqrt(variance)
+        own = float(inflation * roots.var(axis=1, ddof=1).mean())  # of one original's value, by its unlearned pool
+    half = reach(np.sqrt(by_original), own, max(pools - own / originals, 0.0), replicates - 1.0)
     root = np.sqrt(value)
-    low, high = max(root - reach, 0.0) ** 2, (root + reach) ** 2
+    low, high = max(root - half, 0.0) ** 2, (root + half) ** 2
     return Estimate(value, float(min(low, value)), float(max(high, value)))  # squaring a root may round
 
 
-def _mean_interval(values: Floats) -> Estimate:
+def reach(by_original: Floats, own: float, from_retrained: float, freedom: float) -> float:
+    """Half the width of an interval for the mean of the values of K originals, `(originals,)`.
+
+    `own` is the variance of one original's value by its own unlearned models, and `from_retrained` that of the mean by
+    the retrained models, which was estimated with so many degrees of `freedom`.
+    """
+    originals = len(by_original)
+    variance = own + from_retrained
+    if originals > 1:
+        weight = originals - 1 + PRIOR_FREEDOM
+        observed = float(by_original.var(ddof=1))
+        moderated = ((originals - 1) * observed + PRIOR_FREEDOM * PRIOR_VARIANCE * own) / weight
+        from_originals = moderated / originals
+        variance = from_originals + from_retrained
+        squares = from_originals**2 / weight + from_retrained**2 / freedom
+        freedom = variance**2 / squares if squares > 0 else freedom
+    return float(_t_quantile(freedom) * np.sqrt(variance))
+
+
+def mean_interval(values: Floats) -> Estimate:
     """Return the mean of independent values with the usual t interval, not below 0."""
     value = float(values.mean())
     reach = _t_quantile(len(values) - 1) * float(values.std(ddof=1) / np.sqrt(len(values)))

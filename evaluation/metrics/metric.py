@@ -25,6 +25,8 @@ class Metric:
     """The same to F, in [0, 1]."""
     fewest_models: int
     """The fewest models N that it can grade: the ceiling compares two halves, and each must be enough for it."""
+    competition_models: int | None = None
+    """How many models the competition had, where F of fewer flatters; None where that is not asked."""
     ceiling_bounds: bool = True
     """Whether a method that is as good as retraining reaches the ceiling, so that shares of it mean something."""
     beware: str | None = None

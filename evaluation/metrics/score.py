@@ -9,10 +9,14 @@ import numpy as np
 
 from checkpoints.outputs import Outputs
 from data import Request, Task
-from evaluation.metrics.intervals import Estimate, Grades, Population, ceiling, estimate_grades
+from evaluation.metrics.as_of import AsOf, as_of
+from evaluation.metrics.intervals import REPLICATES, Estimate, Grades, Population, ceiling, estimate_grades
 from evaluation.metrics.metric import Floats, Metric
-from evaluation.metrics.quantities import Finite, NotNegative
+from evaluation.metrics.overlap import Overlap, overlap
+from evaluation.metrics.quantities import Finite, NotNegative, Share
 
+FEWEST_REPLICATES = 20
+"""Of an interval, however many originals there are."""
 FLOOR_REPLICATES = 20
 """Fewer than for a method: the floor is 0, or nearly so, and its interval need not be exact to a tenth of its width."""
 
@@ -29,6 +33,8 @@ class Reference:
     """Mean retain accuracy over that of the retrained models."""
     test_ratio: NotNegative
     """The same for the test set."""
+    overlap: Share | None = None
+    """See `Scores.overlap`; None in reports of early versions."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,14 @@ class Scores:
     """F of the examples of each request so far."""
     epsilons: list[list[Finite | None]]
     """Epsilon of every forget example, `(originals, forget)`, in the order of the training indices; None: infinite."""
+    overlap: Estimate | None = None
+    """How much of the distributions of unlearned and retrained confidences coincides, in [0, 1], mean over forget
+    examples and originals: 1 is a perfect method. None in reports of early versions."""
+    overlap_by_original: list[Share] | None = None
+    """Overlap of each original's runs; None in reports of early versions."""
+    as_of: AsOf | None = None
+    """What F would be with as many models as the competition had; None where there are as many, by a metric of which
+    that is not asked, and in reports of early versions."""
 
 
 def score_outputs(
@@ -70,8 +84,13 @@ def score_outputs(
     pools = [_population(outputs, task, metric) for outputs in unlearned]
     idle = [_population(outputs, task, metric) for outputs in originals]
     quality = metric.forgetting_quality
-    grades = estimate_grades(pools, truth, quality)
-    best = _reference(ceiling(truth, quality), [truth], truth)
+    grades = estimate_grades(pools, truth, quality, replicates=_replicates(len(pools)))
+    confidences = [pool.confidences for pool in pools]
+    half = len(truth.confidences) // 2
+    halves = truth.confidences[:half], truth.confidences[half : 2 * half]
+    best = _reference(ceiling(truth, quality), [truth], truth, overlap([halves[0]], halves[1]))
+    worst = overlap([pool.confidences for pool in idle], truth.confidences)
+    coinciding = overlap(confidences, truth.confidences)
     share = grades.score.value / best.score.value if best.score.value else 0.0
     retain, test = ratios(pools, truth)
     return Scores(
@@ -80,13 +99,28 @@ def score_outputs(
         retain_ratio=retain,
         test_ratio=test,
         share_of_ceiling=share if metric.ceiling_bounds else None,
-        floor=_reference(estimate_grades(idle, truth, quality, replicates=FLOOR_REPLICATES), idle, truth),
+        floor=_reference(estimate_grades(idle, truth, quality, replicates=FLOOR_REPLICATES), idle, truth, worst),
         ceiling=best,
         score_by_original=list(grades.score_by_original),
         forgetting_quality_by_original=list(grades.forgetting_quality_by_original),
         forgetting_quality_by_request=[_quality_of(request, pools, truth, task, metric) for request in task.arrived],
         epsilons=[_finite(metric.epsilons(one.confidences, truth.confidences)) for one in pools],
+        overlap=coinciding.estimate,
+        overlap_by_original=list(coinciding.by_original),
+        as_of=_as_of(confidences, truth.confidences, metric),
     )
+
+
+def _replicates(originals: int) -> int:
+    """Fewer for many originals, whose own differences then tell most of the interval: it is made in the same time."""
+    return max(FEWEST_REPLICATES, min(REPLICATES, 2 * REPLICATES // originals))
+
+
+def _as_of(unlearned: list[Floats], retrained: Floats, metric: Metric) -> AsOf | None:
+    models = metric.competition_models
+    if models is None or models <= len(retrained):
+        return None
+    return as_of(unlearned, retrained, metric.forgetting_quality, models)
 
 
 def _finite(epsilons: Floats) -> list[float | None]:
@@ -114,8 +148,8 @@ def _population(outputs: Outputs, task: Task, metric: Metric) -> Population:
     return Population(confidences, outputs.retain_accuracy, outputs.accuracy("test", task.labels("test")))
 
 
-def _reference(grades: Grades, pools: list[Population], truth: Population) -> Reference:
-    return Reference(grades.score, grades.forgetting_quality, *ratios(pools, truth))
+def _reference(grades: Grades, pools: list[Population], truth: Population, coinciding: Overlap) -> Reference:
+    return Reference(grades.score, grades.forgetting_quality, *ratios(pools, truth), overlap=coinciding.estimate.value)
 
 
 def ratios(pools: list[Population], truth: Population) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from data.texts import printable
 from evaluation import texts
+from evaluation.metrics.intervals import Estimate
 from evaluation.report import Report
 from evaluation.texts import in_markdown
 from evaluation.views.leaderboard import (
@@ -52,6 +53,15 @@ def _score(row: Row) -> str:
     return f"{row.report.scores.score.value:.4f}  [{low:.4f}, {high:.4f}]"
 
 
+def _overlap(report: Report) -> str:
+    return "" if report.scores.overlap is None else f"{report.scores.overlap.value:.3f}"
+
+
+def _as_of(report: Report) -> str:
+    found = report.scores.as_of
+    return "" if found is None else f"{100 * found.share_of_ceiling:.0f} %"
+
+
 def _used(row: Row) -> str:
     if row.report.method.exempt_from_budget:
         return "exempt"
@@ -75,6 +85,8 @@ CELLS: dict[str, Callable[[Row], str]] = {
     "method": lambda row: printable(row.report.label),
     "score": _score,
     "F": lambda row: f"{row.report.scores.forgetting_quality.value:.4f}",
+    "overlap": lambda row: _overlap(row.report),
+    "as of 512": lambda row: _as_of(row.report),
     "retain ratio": lambda row: f"{row.report.scores.retain_ratio:.3f}",
     "test ratio": lambda row: f"{row.report.scores.test_ratio:.3f}",
     "% of ceiling": lambda row: row.report.percent_of_ceiling() + (MARK if is_suspicious(row.report) else ""),
@@ -92,11 +104,14 @@ CELLS: dict[str, Callable[[Row], str]] = {
 }
 """Every column, and what it says of a row."""
 
-COLUMNS = ("rank", "method", "score", "F", "retain ratio", "test ratio", "% of ceiling", "budget used", "values", "N")
+COLUMNS = (
+    *("rank", "method", "score", "F", "overlap", "retain ratio", "test ratio", "% of ceiling", "budget used"),
+    *("values", "N"),
+)
 """What every table has."""
 CONDITIONS = ("seed", "budget")
 """What a table has where its rows differ in it, and `group`, too; `code` where a row is of an old version."""
-DETAILS = ("retain", "test", "forget", "s a run", "date")
+DETAILS = ("as of 512", "retain", "test", "forget", "s a run", "date")
 """What a wide table has, too."""
 
 
@@ -237,6 +252,9 @@ def _unrounded(row: Row) -> dict[str, Any]:
         "retain_ratio": scores.retain_ratio,
         "test_ratio": scores.test_ratio,
         "share_of_ceiling": scores.share_of_ceiling,
+        **_with_interval("overlap", scores.overlap),
+        **_with_interval("as_of_512", None if scores.as_of is None else scores.as_of.forgetting_quality),
+        "as_of_512_share_of_ceiling": None if scores.as_of is None else scores.as_of.share_of_ceiling,
         "suspicious": "" if report.plausibility is None else int(is_suspicious(report)),
         **_accuracies(report),
         "budget": report.allowed,
@@ -248,6 +266,12 @@ def _unrounded(row: Row) -> dict[str, Any]:
         "task_fingerprint": about.task_fingerprint,
         "bank_fingerprint": about.bank_fingerprint,
     }
+
+
+def _with_interval(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    if estimate is None:
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
 def _accuracies(report: Report) -> dict[str, float | None]:

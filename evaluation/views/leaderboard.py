@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -32,7 +32,7 @@ class Rank:
     """Where one of several reports stands: by its score, and for sure, see `evaluation/comparison/ranks.py`."""
 
     place: int
-    """By score, from 1."""
+    """By the number that counts, from 1."""
     low: int
     """The best rank that it may have; the intervals of all ranked rows of a table hold together."""
     high: int
@@ -64,8 +64,20 @@ def current_codes(reports: Sequence[Report]) -> dict[str, str]:
     return {name: found.code_hash for name, found in look_up(names).items() if isinstance(found, MethodFacts)}
 
 
-def tables(reports: Sequence[Report], codes: Codes = UNKNOWN) -> list[list[Row]]:
-    """Reports that can be compared, ranked, one list for each set of conditions (see `Report.conditions`).
+def _as_of(report: Report) -> list[float] | None:
+    return None if report.scores.as_of is None else report.scores.as_of.forgetting_quality_by_original
+
+
+NUMBERS: dict[str, Callable[[Report], list[float] | None]] = {
+    "score": lambda report: report.scores.score_by_original,
+    "overlap": lambda report: report.scores.overlap_by_original,
+    "as-of-512": _as_of,
+}
+"""What methods can be ranked by: a number for each original, of which the mean counts; None where it is not known."""
+
+
+def tables(reports: Sequence[Report], codes: Codes = UNKNOWN, by: str = "score") -> list[list[Row]]:
+    """Reports that can be compared, ranked `by` one of `NUMBERS`, one list for each set of `Report.conditions`.
 
     Of a method that `codes` does not have, the version that was graded last counts as the present one.
     """
@@ -73,18 +85,21 @@ def tables(reports: Sequence[Report], codes: Codes = UNKNOWN) -> list[list[Row]]
     comparable: dict[tuple[object, ...], list[Report]] = defaultdict(list)
     for report in reports:
         comparable[report.conditions].append(report)
-    return [rank(comparable[conditions], codes) for conditions in sorted(comparable, key=str)]
+    return [rank(comparable[conditions], codes, by) for conditions in sorted(comparable, key=str)]
 
 
-def rank(reports: Sequence[Report], codes: Codes = UNKNOWN) -> list[Row]:
-    """Rank comparable reports by score; references that are exempt from the budget get no rank."""
+def rank(reports: Sequence[Report], codes: Codes = UNKNOWN, by: str = "score") -> list[Row]:
+    """Rank comparable reports; references that are exempt from the budget, and unknown numbers, get no rank."""
     codes = {**_graded_last(reports), **codes}
-    in_order = sorted(reports, key=lambda report: -report.scores.score.value)
-    ranks = iter(_ranks([report for report in in_order if _has_rank(report)]))
+    numbers = {id(report): NUMBERS[by](report) for report in reports}
+    values = {key: -np.inf if of_originals is None else np.mean(of_originals) for key, of_originals in numbers.items()}
+    in_order = sorted(reports, key=lambda report: (-values[id(report)], -report.scores.score.value))
+    ranked = [report for report in in_order if _has_rank(report) and numbers[id(report)] is not None]
+    ranks = dict(zip(map(id, ranked), _ranks([numbers[id(report)] or [] for report in ranked]), strict=True))
     rows = []
     for report in in_order:
         is_old = report.method.code is not None and report.method.code != codes[report.method.name]
-        rows.append(Row(next(ranks) if _has_rank(report) else None, report, is_old))
+        rows.append(Row(ranks.get(id(report)), report, is_old))
     return rows
 
 
@@ -92,15 +107,15 @@ def _has_rank(report: Report) -> bool:
     return not report.method.exempt_from_budget and report.grading.models >= MIN_MODELS_FOR_RANK
 
 
-def _ranks(reports: Sequence[Report]) -> list[Rank]:
-    """The ranks of comparable reports, which come in the order of their scores.
+def _ranks(by_original: Sequence[Sequence[float]]) -> list[Rank]:
+    """The ranks of comparable reports, of whose numbers by original the means fall.
 
-    Their scores by original are pairs: originals and retrained models are the same. Where there is only one, by one
-    original or under the full protocol, each may have any rank.
+    They are pairs: originals and retrained models are the same. Where there is only one, by one original or under the
+    full protocol, each may have any rank.
     """
-    if not reports:
+    if not by_original:
         return []
-    better = surely_better(np.array([report.scores.score_by_original for report in reports]))
+    better = surely_better(np.array(by_original))
     tied = [False, *(~better.diagonal(1)).tolist()]  # row i + 1 with row i
     intervals = rank_intervals(better).tolist()
     return [

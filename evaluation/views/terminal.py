@@ -44,18 +44,22 @@ def make_screen(width: int = 140) -> Screen:
     return screen if screen.is_terminal else Screen(**plain, width=width)
 
 
-def show_report(report: Report) -> None:
-    """The score of a method between its floor and its ceiling, its place, and where to look next."""
+def show_report(report: Report, all_numbers: bool = False) -> None:
+    """The score of a method between its floor and its ceiling, its place, and where to look next.
+
+    With `all_numbers`, F as of as many models as the competition had, too.
+    """
     screen = make_screen()
     table = Table(box=None, pad_edge=False)
     table.add_column("")
-    for name in ("score", "F", "retain ratio", "test ratio"):
-        table.add_column(name, justify="left" if name == "score" else "right")
+    for name in ("score", "F", "overlap", "retain ratio", "test ratio"):
+        table.add_column(name, justify="left" if name in ("score", "overlap") else "right")
     table.add_column("")
     table.add_row(
         printable(report.label),
         _with_interval(report.scores.score),
         f"{report.scores.forgetting_quality.value:.4f}",
+        _overlap(report.scores.overlap),
         f"{report.scores.retain_ratio:.3f}",
         f"{report.scores.test_ratio:.3f}",
         report.percent_of_ceiling(" % of the ceiling"),
@@ -69,16 +73,18 @@ def show_report(report: Report) -> None:
         screen.print(_values_line(report))
     if report.unlearned.top5 is not None and report.retrained.top5 is not None:
         screen.print(_top5_line(report.unlearned.top5, report.retrained.top5))
+    if all_numbers:
+        screen.print(_as_of_line(report))
     screen.print(_budget_line(report))
     screen.print(_rank_line(report))
     for line in (*remarks_of(report), *suspicions_of(report)):
         screen.print(line)
 
 
-def show_result(result: Report | SequenceReport) -> None:
+def show_result(result: Report | SequenceReport, all_numbers: bool = False) -> None:
     """What a grading came to: of one request, or of several."""
     if isinstance(result, Report):
-        show_report(result)
+        show_report(result, all_numbers)
     else:
         show_sequence(result)
 
@@ -184,9 +190,23 @@ def _with_interval(estimate: Estimate) -> str:
     return f"{estimate.value:.4f}  [{estimate.low:.4f}, {estimate.high:.4f}]"
 
 
-def _reference_cells(reference: Reference) -> tuple[str, str, str, str]:
+def _reference_cells(reference: Reference) -> tuple[str, str, str, str, str]:
+    quality = f"{reference.forgetting_quality.value:.4f}"
+    overlap = "" if reference.overlap is None else f"{reference.overlap:.3f}"
     ratios = (f"{reference.retain_ratio:.3f}", f"{reference.test_ratio:.3f}")
-    return (_with_interval(reference.score), f"{reference.forgetting_quality.value:.4f}", *ratios)
+    return (_with_interval(reference.score), quality, overlap, *ratios)
+
+
+def _overlap(estimate: Estimate | None) -> str:
+    return "" if estimate is None else f"{estimate.value:.3f}  [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _as_of_line(report: Report) -> str:
+    found = report.scores.as_of
+    if found is None:
+        return "as of more   unknown, or there are as many models as the competition had"
+    share = f"{100 * found.share_of_ceiling:.0f} % of the ceiling ({found.ceiling:.4f})"
+    return f"as of {found.models}    F {_with_interval(found.forgetting_quality)}, {share}"
 
 
 def _top5_line(unlearned: Mapping[str, float], retrained: Mapping[str, float]) -> str:

@@ -15,7 +15,7 @@ from commands import COMMANDS, make_app
 from tests.command_line import command
 
 REPOSITORY = Path(__file__).parent.parent.parent
-SCREEN = {"": 47}
+SCREEN = {"": 50}
 """Lines of help at 110 columns; of the other commands 30."""
 
 
@@ -85,9 +85,10 @@ def test_help_lists_the_commands() -> None:
 
 def test_defaults_in_the_help_are_those_of_a_grading() -> None:
     """They are written by hand where None stands for the default."""
-    from evaluation.spec import GradingSpec
+    from commands.options import usual_grading
+    from data import TaskSpec
 
-    usual = GradingSpec("")
+    usual = usual_grading(TaskSpec())
     said = {flag: " ".join(about[0][1][1].split()) for flag, about in declared().items() if about[0][1][1]}
     for flag, value in (("--originals", usual.originals), ("--models", usual.models), ("--seed", usual.seed)):
         assert f"[default: {value}" in said[flag]

@@ -147,7 +147,7 @@ def test_membership_takes_features(monkeypatch: pytest.MonkeyPatch) -> None:
     for words in (["membership", "--runs", "2"], ["audit", "membership", "--option", "runs=2"]):
         answer = command(*words, "-m", "my_method", "--features", "resnet18", "--workers", "1")
         assert (answer.code, answer.stderr) == (0, "")
-    spec = GradingSpec("my_method", TaskSpec(features="resnet18"))
+    spec = GradingSpec("my_method", TaskSpec(features="resnet18"), originals=8)
     assert seen == [(spec, {"runs": 2, "compat": False}), (spec, {"runs": "2"})]
 
 
