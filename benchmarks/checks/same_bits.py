@@ -180,6 +180,8 @@ OF_THE_CLOCK = ("cost", "provenance")
 """Records of a report that differ from run to run."""
 SINCE_0_1_0 = ("plausibility", "remarks")
 """Those that reports of 0.1.0 lack."""
+SCORES_SINCE_0_1_0 = ("overlap", "overlap_by_original", "as_of")
+"""Numbers that its scores lack."""
 
 CLOCK = re.compile(r"seconds|datetime|created|worker_id")
 """Keys in notes and trials whose values differ from run to run."""
@@ -290,6 +292,9 @@ def facts_of(text: str) -> dict[str, str]:
     records = {name: value for name, value in Report.from_json(text).to_dict().items() if name not in left_out}
     del records["grading"]["bank_fingerprint"]  # defined anew since 0.1.0; what it is a hash of is compared by itself
     records["method"].pop("code", None)  # reports of 0.1.0 lack it
+    for scores in (records["scores"], records["scores"]["floor"], records["scores"]["ceiling"]):
+        for name in SCORES_SINCE_0_1_0:
+            scores.pop(name, None)
     return {
         ".".join(keys): json.dumps(value, sort_keys=True)
         for keys, value in leaves(records)
