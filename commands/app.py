@@ -17,6 +17,7 @@ from data.errors import UserError
 COMMANDS = {
     "list": "methods and tasks, or one method",
     "leaderboard": "rank what has been graded",
+    "check": "find what spoils scores",
     "compare": "say which method is better",
     "tune": "search for better hyper-parameters",
     "score": "score stored outputs again",

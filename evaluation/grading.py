@@ -18,6 +18,9 @@ from data import Task, TaskSpec, UserError, load
 from data.files import shown
 from evaluation.catalogue.facts import MethodFacts
 from evaluation.certification.certificates import collect
+from evaluation.checks.finding import make_checks, warnings_in
+from evaluation.checks.scores import SCORE_CHECKS, ScoredOutputs
+from evaluation.checks.task import TASK_CHECKS
 from evaluation.console import Console
 from evaluation.metrics import METRICS
 from evaluation.metrics.accuracies import accuracies
@@ -79,7 +82,7 @@ def load_with_one_request(spec: TaskSpec, device: str = "cpu") -> Task:
 def announce(spec: GradingSpec, task: Task, workers: Workers, console: Console) -> None:
     """Say what is graded, and what to beware of."""
     console.tell(_headline(spec, task, workers))
-    for remark in task.remarks:
+    for remark in (*task.remarks, *warnings_in(make_checks("task", TASK_CHECKS, task))):
         console.tell(remark)
     forgotten = len(task.forget_indices)
     if forgotten < FEW_TO_FORGET:
@@ -160,16 +163,8 @@ def make_report(grading: Grading, bank: Bank, unlearned: Unlearned, workers: Wor
     )
     drift = float(unlearned.drift.mean())
     report = assemble_report(spec, grading.task, bank, unlearned.outputs, method, cost, drift, workers, began)
-    return replace(report, remarks=tuple(remarks_on(grading.method, unlearned.drift)))
-
-
-WHY_UNCHANGED = {
-    "generator": "its run contains yield, so that a call of it executes nothing",
-    "coroutine": "its run is async, so that a call of it executes nothing",
-    "value": "what its run returns is ignored, and net itself has to be changed",
-    "": "its run has to change net itself, unless its class says leaves_original = True",
-}
-"""What is the matter with a method that changes nothing, by what a call of its `run` gives."""
+    remarks = remarks_on(grading.method, unlearned.drift) or _remarks_on_scores(grading, bank, unlearned)
+    return replace(report, remarks=tuple(remarks))
 
 
 def remarks_on(method: MethodFacts, drift: Floats) -> list[str]:
@@ -182,7 +177,16 @@ def remarks_on(method: MethodFacts, drift: Floats) -> list[str]:
         return []
     if unchanged < len(drift):
         return [f"{method.name} left the original unchanged in {unchanged} of {len(drift)} runs."]
-    return [f"{method.name} left the original unchanged: {WHY_UNCHANGED[method.run_gives]}."]
+    return [f"{method.name} left the original unchanged: {method.why_unchanged}."]
+
+
+def _remarks_on_scores(grading: Grading, bank: Bank, unlearned: Unlearned) -> list[str]:
+    """What ails the confidences that are scored, as sentences."""
+    spec, method = grading.spec, grading.method
+    retrained = bank.retrained.outputs(spec.models)
+    equal_is_meant = method.leaves_original or method.deterministic
+    scored = ScoredOutputs(grading.task, retrained, _by_original(spec, unlearned.outputs), equal_is_meant)
+    return warnings_in(make_checks("scores", SCORE_CHECKS, scored))
 
 
 def _prepare_seconds(grading: Grading, device: str) -> float | None:

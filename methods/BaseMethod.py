@@ -124,6 +124,8 @@ class BaseMethod:
     """True if its runs leave certificates. They hold only for values that were chosen without looking at the forget
     set, so `tune` goes by validation accuracy, and for networks in which nothing else of the original is left. A class
     that inherits keeps these restrictions; for its certificates to count, it has to name its own `mechanism`."""
+    whole_classes: ClassVar[bool] = False
+    """True if it is meant for the removal of whole classes; `python main.py check` warns of other requests."""
     search_space: ClassVar[dict[str, Between | OneOf]] = {}
     """What `python main.py tune` may change, by hyper-parameter; the rest keep their values."""
     prepares_with: ClassVar[tuple[str, ...]] = ()

@@ -24,6 +24,7 @@ class Delete(BaseMethod):
     removal of a class: on randomly chosen images a retrained model does know the true class, mostly.
     """
 
+    whole_classes = True
     published_figures = "forget accuracy 0.00 % (CIFAR-10, a class)"
     search_space: ClassVar = {"epochs": Between(1, 20), "learning_rate": Between(1e-5, 0.1, log=True)}
 

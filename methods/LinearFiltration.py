@@ -29,6 +29,7 @@ class LinearFiltration(BaseMethod):
 
     guarantee = "exact filter of the last layer; features keep what they know"
     deterministic = True
+    whole_classes = True
     search_space: ClassVar = {
         "mode": OneOf(("normalization", "randomization", "zeroing", "naive")),
         "ridge": Between(0.0, 10.0),

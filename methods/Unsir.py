@@ -24,6 +24,7 @@ class Unsir(BaseMethod):
     the statistics of batch normalisation, is ours.
     """
 
+    whole_classes = True
     search_space: ClassVar = {
         "impair_rate": Between(1e-5, 0.1, log=True),
         "repair_rate": Between(1e-5, 0.1, log=True),

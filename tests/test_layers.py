@@ -28,6 +28,7 @@ LEVELS = (
         *("evaluation.audits", "evaluation.comparison"),
     },
     {"evaluation.grading"},
+    {"evaluation.checks"},
     {"evaluation.runs", "evaluation.certification"},
     {"evaluation.spec"},
     {"evaluation.report", "evaluation.tuned", "evaluation.console", "evaluation.catalogue"},

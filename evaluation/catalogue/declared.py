@@ -24,6 +24,7 @@ SWITCHES = (
     "follows_recipe",
     "recipe_is_binding",
     "certifies",
+    "whole_classes",
 )
 
 

@@ -17,6 +17,13 @@ from methods.registry import Place
 
 REFERENCES = (Place("methods.Retrain", "Retrain"), Place("methods.DoNothing", "DoNothing"))
 """The kit's own references, which alone may take as long as they like. What another file says of itself is ignored."""
+WHY_UNCHANGED = {
+    "generator": "its run contains yield, so that a call of it executes nothing",
+    "coroutine": "its run is async, so that a call of it executes nothing",
+    "value": "what its run returns is ignored, and net itself has to be changed",
+    "": "its run has to change net itself, unless its class says leaves_original = True",
+}
+"""What is the matter with a method that changes nothing, by what a call of its `run` gives."""
 ROOT = Path(__file__).parents[2]
 PLAIN = {kind.__name__: kind for kind in PLAIN_TYPES}
 
@@ -63,6 +70,12 @@ class MethodFacts:
     """All files of the kit that the code comes from, with their SHA-256, by their path in the kit."""
     run_gives: str = ""
     """What a call of `run` gives: "generator" or "coroutine", and nothing is done; "value", which is ignored; or ""."""
+    whole_classes: bool = False
+
+    @property
+    def why_unchanged(self) -> str:
+        """Why it may have changed nothing, if it has, in words."""
+        return WHY_UNCHANGED[self.run_gives]
 
     @property
     def summary(self) -> str:
@@ -167,6 +180,7 @@ class Described(msgspec.Struct, forbid_unknown_fields=True):
     source_file: str
     files: list[str]
     run_gives: Literal["", "generator", "coroutine", "value"] = ""
+    whole_classes: bool = False
 
     def build(self, name: str, place: Place, registered: bool, digests: Mapping[str, str]) -> MethodFacts:
         """The facts of the method `name`; `digests` are the SHA-256 of its files.

@@ -58,6 +58,8 @@ class Left(NamedTuple):
     """JSON."""
     seconds: float
     peak_memory: int
+    training: bool = False
+    """Whether it left the network in train mode."""
 
 
 class Room:
@@ -185,7 +187,8 @@ def _read(answer: bytearray, about: Mapping[str, Any], limits: Limits) -> Left:
         raise CallFailedError(_in_one_line(str(complaint)))
     if notes is not None and len(notes) > limits.notes_bytes:
         raise CallFailedError(f"it left {len(notes)} bytes of notes, and {limits.notes_bytes} are allowed")
-    return Left(dict(message.tensors), notes, about["seconds"], about["peak_memory"])
+    training = message.facts.get("training") is True
+    return Left(dict(message.tensors), notes, about["seconds"], about["peak_memory"], training)
 
 
 def _in_one_line(complaint: str) -> str:

@@ -233,7 +233,8 @@ def _do(place: Place, call: Call) -> Message:
     check_structure(place.fresh, done.net, call.method)
     tensors = {f"weights/{name}": value for name, value in done.net.state_dict().items()}
     tensors |= {f"memory/{name}": value for name, value in done.memory.items()}
-    return Message({"notes": notes_as_json(done.notes)}, tensors)
+    facts = {"notes": notes_as_json(done.notes), "training": getattr(done.net, "training", None) is True}
+    return Message(facts, tensors)
 
 
 def _keep_to(limits: Limits, log: int, pipe: int) -> int:

@@ -85,6 +85,8 @@ class Finished(NamedTuple):
     seconds: float
     peak_memory: int
     """In bytes."""
+    training: bool
+    """Whether the network was in train mode then."""
 
 
 def unlearn(
@@ -115,7 +117,7 @@ def unlearn(
     for name, value in left.tensors.items():
         part, _, rest = name.partition("/")
         parts.setdefault(part, {})[rest] = value
-    return Finished(parts["weights"], parts["memory"], left.notes, left.seconds, left.peak_memory)
+    return Finished(parts["weights"], parts["memory"], left.notes, left.seconds, left.peak_memory, left.training)
 
 
 def finite_outputs(network: nn.Module, task: Task, method: str) -> Outputs:
