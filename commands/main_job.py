@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from evaluation.views.terminal import Result
 
 
+QUICK_RUNS = 4
 WITHOUT_OPTIONS = (ValuesOptions(), TaskOptions(), UntilOptions(), ConfigOptions(), ReportOptions(), PhaseOptions())
 """What the command gets if nothing is asked of it."""
 
@@ -52,7 +53,7 @@ def command(
         raise UserError("Name a method, too: -m my_method (python main.py list shows them).")
     if phase.phase not in ("dev", "test"):
         raise UserError(f"-p is dev or test, not {phase.phase!r}.")
-    if run.debug:
+    if run.debug or run.quick:
         debug(values, task, grading, run, output, phase, config)
         return None
     if phase.phase == "test":
@@ -143,22 +144,22 @@ def debug(
     phase: PhaseOptions,
     config: GradingSpec | None,
 ) -> None:
-    """Run a method once in this process, and show what came of it.
+    """Run a method once or, with --quick, four times in this process, and show what came of it.
 
     Raises:
         UserError: several methods, or an option that means nothing here; or the method failed.
     """
-    names = values.names()
+    names, option = values.names(), "--quick" if run.quick else "--debug"
     if len(names) > 1:
-        raise UserError(f"--debug runs one method: -m {names[0]}, not -m {values.method}.")
-    for given, option, why in (
+        raise UserError(f"{option} runs one method: -m {names[0]}, not -m {values.method}.")
+    for given, other, why in (
         (run.sandbox, "--sandbox", "the method runs in this process, which no sandbox is around"),
         (output.json, "--json", "there is no report"),
         (grading.until is not None, "--until", "nothing is scored"),
         (phase.phase == "test", "-p test", "the method runs here, not in a notebook"),
     ):
         if given:
-            raise UserError(f"--debug goes without {option}: {why}.")
+            raise UserError(f"{option} goes without {other}: {why}.")
     from checkpoints.server import start_server
 
     start_server()
@@ -168,4 +169,6 @@ def debug(
     (spec,) = grading_specs(names, values, task, any_number, config)
     with run.pool(run.places()) as pool:
         grading_of_it, bank = view.ready_to_debug(spec, pool, run.console())
-    view.debug(grading_of_it, bank)  # the workers have ended: standard input and output are the method's
+    view.debug(
+        grading_of_it, bank, QUICK_RUNS if run.quick else 1
+    )  # the workers have ended: standard input and output are the method's

@@ -414,6 +414,8 @@ class ConfigOptions(RunOptions):
     """Repeat the grading of this config.yaml; other options change it."""
     debug: Annotated[bool, RUN] = False
     """One run, in this process, for breakpoint() and print; nothing is stored."""
+    quick: Annotated[bool, RUN] = False
+    """The same with four runs: the loop while you develop."""
 
 
 @OPTIONS

@@ -1,7 +1,7 @@
-"""One run of a method in this process, to look into it: `breakpoint()` and `print` work, and nothing limits it.
+"""Runs of a method in this process, to look into them: `breakpoint()` and `print` work, and nothing limits them.
 
-It does what run 0 from original 0 of a grading does: the same weights, data and seeds, and what a method does not see
-there it does not see here. But it is called where the grader is, and nothing of it is stored.
+Each does what that run from original 0 of a grading does: the same weights, data and seeds, and what a method does not
+see there it does not see here. But it is called where the grader is, and nothing of it is stored.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from evaluation.runs.settings import files_of, run_seed
 from evaluation.runs.unlearned import drift_from
 from methods.registry import Place
 
-ORIGINAL, RUN = 0, 0
-"""Which original, and which run from it."""
+ORIGINAL = 0
+"""Which original runs start from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +60,8 @@ class DebugRun:
     """What a grading would say against it; empty if nothing."""
 
 
-def run_here(grading: Grading) -> DebugRun:
-    """Call the method's `run`, in this process, on original 0, which is in the bank.
+def run_here(grading: Grading, run: int = 0) -> DebugRun:
+    """Call the method's `run`, in this process, on original 0, which is in the bank, with the seed of that run.
 
     What goes wrong in the method is shown as Python shows it, on standard error.
 
@@ -74,7 +74,7 @@ def run_here(grading: Grading) -> DebugRun:
     known = from_message(to_message(task), grading.device)
     try:
         prepared, prepare_seconds = _prepared(grading, known, weights)
-        done = _unlearn(grading, known, weights, prepared)
+        done = _unlearn(grading, known, weights, prepared, run)
     except BdbQuit as error:
         raise UserError(
             f"{grading.spec.method}: the debugger has ended the run, so there is nothing to tell."
@@ -102,10 +102,10 @@ def _prepared(grading: Grading, known: Task, weights: State) -> tuple[dict[str, 
     return tensors, compute_seconds(grading.device) - began
 
 
-def _unlearn(grading: Grading, known: Task, weights: State, prepared: dict[str, Tensor]) -> Unlearning:
+def _unlearn(grading: Grading, known: Task, weights: State, prepared: dict[str, Tensor], run: int) -> Unlearning:
     net, datasets = original_network(known, weights), run_datasets(known)
     warm_up(known, datasets)
-    seed = run_seed(grading.run_settings, ORIGINAL, RUN)
+    seed = run_seed(grading.run_settings, ORIGINAL, run)
     return unlearn_once(_place(grading), grading.settings, known, net, seed, prepared=prepared, datasets=datasets)
 
 

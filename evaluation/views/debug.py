@@ -1,4 +1,4 @@
-"""`python main.py -m my_method --debug`: a run of a method in this process, and what its author wants to know of it."""
+"""`python main.py -m my_method --debug`, and `--quick`: runs in this process, and what the method's author wants to know."""
 
 from __future__ import annotations
 
@@ -38,18 +38,33 @@ def ready_to_debug(spec: GradingSpec, workers: Workers, console: Console) -> tup
     return grading, bank
 
 
-def debug(grading: Grading, bank: Bank) -> None:
-    """Run the method once, and print what it came to.
+def debug(grading: Grading, bank: Bank, runs: int = 1) -> None:
+    """Run the method so many times, and print what it came to.
 
     Raises:
         UserError: the method failed, or a grading would refuse what it left.
     """
     name = grading.spec.method
-    done = run_here(grading)
-    print(f"{name}: run 0 from original 0, in this process; nothing is stored")
-    print("\n".join([*_lines(grading, bank, done), *_accuracies(grading.task, done)]))
-    if done.complaint:
-        raise UserError(f"A grading would fail: {done.complaint.rstrip('.')}.")
+    for run in range(runs):
+        done = run_here(grading, run)
+        if run == 0:
+            which = "run 0" if runs == 1 else f"{runs} runs"
+            print(f"{name}: {which} from original 0, in this process; nothing is stored")
+            print("\n".join([*_lines(grading, bank, done), *_accuracies(grading.task, done, runs)]))
+            first = done
+        else:
+            print(f"{_row(f'run {run}', done.after, grading.task)}  {done.seconds:.2g} s")
+            if _are_equal(first, done) and not (grading.method.leaves_original or grading.method.deterministic):
+                print(f"remark      runs 0 and {run} have left the same outputs: their seeds make no difference")
+        if done.complaint:
+            raise UserError(f"A grading would fail: {done.complaint.rstrip('.')}.")
+
+
+def _are_equal(one: DebugRun, other: DebugRun) -> bool:
+    """Whether two runs have left the same outputs, and there are some."""
+    if one.after is None or other.after is None:
+        return False
+    return np.array_equal(one.after.forget, other.after.forget) and np.array_equal(one.after.test, other.after.test)
 
 
 def _lines(grading: Grading, bank: Bank, done: DebugRun) -> Iterator[str]:
@@ -72,13 +87,19 @@ def _time(grading: Grading, bank: Bank, done: DebugRun) -> str:
     return f"{said}; {share}{', for which a grading would kill it' if done.seconds > allowed else ''}"
 
 
-def _accuracies(task: Task, done: DebugRun) -> Iterator[str]:
-    """A table: the accuracy on three sets, before and after."""
+def _accuracies(task: Task, done: DebugRun, runs: int) -> Iterator[str]:
+    """A table: the accuracy on three sets, before and after; of several runs, it is that of the first."""
     yield "accuracy    retain  forget  validation"
-    for name, outputs in (("before", done.before), ("after", done.after)):
+    for name, outputs in (("before", done.before), ("after" if runs == 1 else "run 0", done.after)):
         if outputs is not None:
-            retain, forget, validation = _shares(outputs, task)
-            yield f"  {name:<10}{retain:<8.3f}{forget:<8.3f}{validation:.3f}"
+            yield _row(name, outputs, task)
+
+
+def _row(name: str, outputs: Outputs | None, task: Task) -> str:
+    if outputs is None:
+        return f"  {name:<10}nothing that could be scored"
+    retain, forget, validation = _shares(outputs, task)
+    return f"  {name:<10}{retain:<8.3f}{forget:<8.3f}{validation:.3f}"
 
 
 def _shares(outputs: Outputs, task: Task) -> list[float]:

@@ -108,6 +108,29 @@ def test_what_is_told(make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert table[1].split()[1:] != table[2].split()[1:]
 
 
+def test_several_runs_are_those_of_a_grading(
+    make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--quick`: a row for each, with its own seed; where seeds make no difference, that is said."""
+    grading = make(learning_rate=0.1)
+    assert not torch.equal(*(next(iter(run_here(grading, run).weights.values())) for run in (0, 1)))
+    with open(os.devnull, "wb") as nothing:
+        graded, _ = single_run(grading.run_settings, grading.task, 0, 3, nothing.fileno())
+    there = run_here(grading, 3).weights
+    assert all(torch.equal(there[name], value) for name, value in graded.weights.items())
+
+    debug(grading, bank_of(grading), 4)
+    title, *_, before, first, second, third, fourth = capsys.readouterr().out.splitlines()
+    assert title == "my_method: 4 runs from original 0, in this process; nothing is stored"
+    assert before.split()[0] == "before"
+    assert [row.split()[:2] for row in (first, second, third, fourth)] == [["run", str(run)] for run in range(4)]
+
+    monkeypatch.setattr(MyMethod, "run", lambda self, net, *_: net[-1].bias.data.add_(1.0))
+    debug(grading, bank_of(grading), 3)
+    said = capsys.readouterr().out
+    assert [f"runs 0 and {run} have left the same outputs" in said for run in range(4)] == [False, True, True, False]
+
+
 def test_a_run_that_a_grading_would_kill(make: Make, capsys: pytest.CaptureFixture[str]) -> None:
     """It comes to its end all the same, and tells how much it needs. Exempt ones are told apart."""
     grading = make()
