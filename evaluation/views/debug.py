@@ -1,4 +1,4 @@
-"""`python main.py -m my_method --debug`, or `--quick`: runs in this process, and what an author wants to know of them."""
+"""`--debug` and `--quick`: runs of a method in this process, and what its author wants to know of them."""
 
 from __future__ import annotations
 
