@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from checkpoints.messages import READ_AT_ONCE, framed, unframed, unpickled, work
-from checkpoints.server import SECONDS_TO_START, server_killed_after
+from checkpoints.server import SECONDS_TO_START, server_killed_after, without_a_missing_main
 from checkpoints.standstill import Standstill, descendants
 
 SECONDS_TO_END = 2.0
@@ -47,7 +47,7 @@ class WorkerProcess:
                 self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]
                     target=work, args=(theirs, prepare, arguments), name="worker"
                 )
-                with server_killed_after(SECONDS_TO_START):
+                with server_killed_after(SECONDS_TO_START), without_a_missing_main():
                     self.process.start()
         except BaseException:
             self.socket.close()

@@ -85,9 +85,24 @@ def fork_from_server(job: Callable[..., None], *args: object) -> BaseProcess:
         OSError, EOFError: the server has been killed, or there are no more files or processes.
     """
     process: BaseProcess = context().Process(target=job, args=args)
-    with server_killed_after(SECONDS_TO_START):
+    with server_killed_after(SECONDS_TO_START), without_a_missing_main():
         process.start()
     return process
+
+
+@contextlib.contextmanager
+def without_a_missing_main() -> Iterator[None]:
+    """`multiprocessing` imports the main program anew in each process; one that was read from a pipe has no file."""
+    main = sys.modules["__main__"]
+    file = getattr(main, "__file__", None)
+    if file is None or os.path.exists(file):
+        yield
+        return
+    del main.__file__
+    try:
+        yield
+    finally:
+        main.__file__ = file
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ from data import Request, Task
 from evaluation.metrics.as_of import AsOf, as_of
 from evaluation.metrics.intervals import REPLICATES, Estimate, Grades, Population, ceiling, estimate_grades
 from evaluation.metrics.metric import Floats, Metric
-from evaluation.metrics.overlap import Overlap, overlap
+from evaluation.metrics.overlap import overlap, overlap_alone
 from evaluation.metrics.quantities import Finite, NotNegative, Share
 
 FEWEST_REPLICATES = 20
@@ -88,8 +88,8 @@ def score_outputs(
     confidences = [pool.confidences for pool in pools]
     half = len(truth.confidences) // 2
     halves = truth.confidences[:half], truth.confidences[half : 2 * half]
-    best = _reference(ceiling(truth, quality), [truth], truth, overlap([halves[0]], halves[1]))
-    worst = overlap([pool.confidences for pool in idle], truth.confidences)
+    best = _reference(ceiling(truth, quality), [truth], truth, overlap_alone([halves[0]], halves[1]))
+    worst = overlap_alone([pool.confidences for pool in idle], truth.confidences)
     coinciding = overlap(confidences, truth.confidences)
     share = grades.score.value / best.score.value if best.score.value else 0.0
     retain, test = ratios(pools, truth)
@@ -148,8 +148,8 @@ def _population(outputs: Outputs, task: Task, metric: Metric) -> Population:
     return Population(confidences, outputs.retain_accuracy, outputs.accuracy("test", task.labels("test")))
 
 
-def _reference(grades: Grades, pools: list[Population], truth: Population, coinciding: Overlap) -> Reference:
-    return Reference(grades.score, grades.forgetting_quality, *ratios(pools, truth), overlap=coinciding.estimate.value)
+def _reference(grades: Grades, pools: list[Population], truth: Population, coinciding: float) -> Reference:
+    return Reference(grades.score, grades.forgetting_quality, *ratios(pools, truth), coinciding)
 
 
 def ratios(pools: list[Population], truth: Population) -> tuple[float, float]:

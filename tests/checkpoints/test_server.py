@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +78,28 @@ def test_it_is_as_a_new_program_is(how: str, tmp_path: Path) -> None:
     assert facts["compiler"]
     assert facts["threads"] == 1
     assert facts["stream"] == "TextIOWrapper"
+
+
+FROM_A_PIPE = """
+import os
+from checkpoints.workers import Workers
+from evaluation.catalogue.lookup import facts_of
+
+print(facts_of("my_method").name)
+with Workers(1) as workers:
+    print(workers.submit(os.getpid).result() != os.getpid())
+"""
+
+
+def test_a_program_may_come_from_a_pipe(tmp_path: Path) -> None:
+    """`python -`, as scripts of shells have it: there is no file of it that processes could import anew."""
+    answer = subprocess.run(
+        [sys.executable, "-"],
+        input=FROM_A_PIPE,
+        cwd=REPOSITORY,
+        env={**os.environ, "UNLEARNING_CACHE": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (answer.returncode, answer.stdout) == (0, "my_method\nTrue\n"), answer.stderr
