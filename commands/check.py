@@ -31,7 +31,7 @@ def command(
 ) -> int:
     """Find what spoils scores before any is believed: in the task, the models, the method, the numbers.
 
-    The exit code is 1 if something takes a score its meaning.
+    The exit code is 1 if there is an error: the score would mean nothing.
     """
     from checkpoints.server import start_server
 

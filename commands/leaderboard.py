@@ -47,7 +47,7 @@ def command(
     if output.csv:
         print(columns.as_csv(tables), end="")
     elif markdown:
-        print("\n\n".join(columns.as_markdown(rows, wide) for rows in tables))
+        print("\n\n".join(columns.as_markdown(rows, wide, by) for rows in tables))
     else:
         for rows in tables:
-            print_table(rows, wide)
+            print_table(rows, wide, by)

@@ -152,6 +152,8 @@ def debug(
     names, option = values.names(), "--quick" if run.quick else "--debug"
     if len(names) > 1:
         raise UserError(f"{option} runs one method: -m {names[0]}, not -m {values.method}.")
+    if run.debug and run.quick:
+        raise UserError("Choose one of --debug and --quick: one run, or four.")
     for given, other, why in (
         (run.sandbox, "--sandbox", "the method runs in this process, which no sandbox is around"),
         (output.json, "--json", "there is no report"),

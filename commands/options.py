@@ -273,7 +273,7 @@ class UntilOptions(GradingOptions):
     """How to grade, and how closely."""
 
     until: Annotated[str | None, GRADING] = None
-    """Add originals, up to 64, until the interval is as narrow as 10% of the score to each side."""
+    """Add originals, up to 64, until the interval is that narrow: like 10%, of the score to each side."""
 
     def changed(self, spec: GradingSpec) -> GradingSpec:
         """`spec` with what was given in its place."""

@@ -60,7 +60,7 @@ def share_of_f(unlearned: Floats, retrained: Floats) -> float:
 
 def share_as_of(unlearned: Floats, retrained: Floats) -> float:
     """The same as of 512 models."""
-    return as_of([unlearned], retrained, METRIC.forgetting_quality, MODELS).share_of_ceiling
+    return as_of([unlearned], retrained, METRIC.forgetting_quality, MODELS).share_of_ceiling.value
 
 
 def overlap_of(unlearned: Floats, retrained: Floats) -> float:

@@ -23,6 +23,8 @@ from evaluation.metrics.official import logit_scaled_confidence
 
 HARDLY = 0.05
 """A chance that is larger than another by less is hardly larger: on 60 examples that is within luck."""
+FEWEST_TO_BE_SURE = 20
+"""With fewer forget examples, chances of a few models say little."""
 BETTER = 0.02
 """Accuracy by which retrained models must be better on the forget set than on the test set to be called good at it."""
 
@@ -48,7 +50,7 @@ def originals_know_the_forget_set_better(bank: BankOutputs) -> Finding | None:
         return None
     forget, test = percent(chances["forget"]), percent(chances["test"])
     return Finding(
-        "error",
+        "error" if len(bank.task.forget_indices) >= FEWEST_TO_BE_SURE else "warning",
         "Retrained models are as sure of the forget set as the originals, so that there is nothing to forget (an "
         f"original is surer in {forget} of the pairs, of test images in {test}): forget other images, or train longer "
         "on fewer (--recipe epochs=..., --train-size).",

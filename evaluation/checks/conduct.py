@@ -41,7 +41,7 @@ class CheckReport:
 
     @property
     def is_fine(self) -> bool:
-        """Whether nothing was found that takes a score its meaning."""
+        """Whether no error was found: a score may mean something."""
         return not any(one.finding is not None and one.finding.severity == "error" for one in self.checks)
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,4 +116,6 @@ def summary(report: CheckReport) -> str:
     """What was found, in a line."""
     found = [one.finding.severity for one in report.checks if one.finding is not None]
     numbers = [counted(found.count(kind), kind) for kind in ("error", "warning", "note") if kind in found]
-    return f"{counted(len(report.checks), 'check')}: {', '.join(numbers) or 'nothing found'}"
+    skipped = found.count("skipped")
+    said = f"{counted(len(report.checks) - skipped, 'check')}: {', '.join(numbers) or 'nothing found'}"
+    return f"{said}; {skipped} skipped" if skipped else said

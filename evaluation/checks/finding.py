@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 Evidence = TypeVar("Evidence")
-Severity = Literal["error", "warning", "note"]
-"""error: the score will mean nothing. warning: it may not mean what it seems to. note: good to know."""
+Severity = Literal["error", "warning", "note", "skipped"]
+"""error: the score will mean nothing. warning: it may not mean what it seems to. note: good to know. skipped: the check
+could not be made, or makes no sense here."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Finding:
 
     severity: Severity
     sentence: str
-    """What is wrong, and what to do."""
+    """What is wrong, and what to do; of a check that was skipped, why."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class Checked:
     """What should hold, in words: the name of its function."""
     finding: Finding | None
     """None: it holds."""
+
+    @property
+    def told(self) -> Finding | None:
+        """What was found; None if it holds, and if the check was skipped."""
+        return None if self.finding is not None and self.finding.severity == "skipped" else self.finding
 
 
 def name_of(check: Callable[..., object]) -> str:
@@ -46,7 +52,8 @@ def make_checks(
 
 def warnings_in(checked: Iterable[Checked]) -> list[str]:
     """What a grading tells of the checks that it makes: errors and warnings, as sentences; notes are for `check`."""
-    return [one.finding.sentence for one in checked if one.finding is not None and one.finding.severity != "note"]
+    told = ("error", "warning")
+    return [one.finding.sentence for one in checked if one.finding is not None and one.finding.severity in told]
 
 
 def percent(share: float, digits: int = 0) -> str:

@@ -20,6 +20,7 @@ NEXT_TO_NOTHING = 1e-5
 of float32, 6e-8. On `digits`, `my_method` moves them by 4e-5 and scores next to nothing, retraining by 1."""
 CLOSE_TO_THE_BUDGET = 0.8
 """Share of the budget from which on a busy machine may make a run exceed it."""
+NO_RUN = Finding("skipped", "no run came to its end")
 LOADERS = {"retain_loader", "forget_loader", "val_loader"}
 
 
@@ -63,7 +64,11 @@ def weights_change(runs: MethodRuns) -> Finding | None:
 
     Often it works on a copy, or returns what nobody takes. Issue 19.
     """
-    if runs.method.leaves_original or all(run.drift != 0 for run in runs.finished):
+    if not runs.finished:
+        return NO_RUN
+    if runs.method.leaves_original:
+        return Finding("skipped", "the method says that it leaves the original as it is")
+    if all(run.drift != 0 for run in runs.finished):
         return None
     return Finding("error", f"Weights don't move: {runs.method.why_unchanged}.")
 
@@ -92,8 +97,12 @@ def runs_of_different_seeds_differ(runs: MethodRuns) -> Finding | None:
     Not asked of methods that say so of themselves. Seen in lm-evaluation-harness, issue 2089.
     """
     method, finished = runs.method, runs.finished
-    if method.deterministic or method.leaves_original or len(finished) < 2 or 0 in (run.drift for run in finished):
-        return None
+    if len(finished) < 2:
+        return NO_RUN
+    if method.deterministic or method.leaves_original:
+        return Finding("skipped", "the method says that its runs are equal")
+    if 0 in (run.drift for run in finished):
+        return Finding("skipped", "weights don't move")
     first, second = (run.outputs for run in finished[:2])
     if not (np.array_equal(first.forget, second.forget) and np.array_equal(first.test, second.test)):
         return None
@@ -107,8 +116,14 @@ def runs_of_different_seeds_differ(runs: MethodRuns) -> Finding | None:
 def larger_learning_rates_give_numbers(runs: MethodRuns) -> Finding | None:
     """NaN at ten times the learning rate: `tune` will meet it, and so may another task. Issue 19."""
     faster = runs.faster
-    if faster is None or not runs.finished or not isinstance(faster.result, Failure):
+    if not runs.finished:
+        return NO_RUN
+    if faster is None:
+        return Finding("skipped", "there is no learning rate that can be changed here")
+    if not isinstance(faster.result, Failure):
         return None
+    if faster.result.retry:
+        return Finding("skipped", "a run with it took too long")
     values = ", ".join(f"{name}={value:g}" for name, value in faster.values.items())
     complaint = faster.result.complaint.rstrip(".")
     return Finding(
@@ -123,6 +138,8 @@ def network_is_left_in_eval_mode(runs: MethodRuns) -> Finding | None:
 
     But whoever evaluates the network in a notebook gets batch statistics and dropout. Issue 19.
     """
+    if not runs.finished:
+        return NO_RUN
     if not any(run.training for run in runs.finished):
         return None
     return Finding(
@@ -137,6 +154,8 @@ def weights_have_full_precision(runs: MethodRuns) -> Finding | None:
 
     Rounding moves them all, and runs become equal or separated by it. Seen in open-unlearning, issue 19.
     """
+    if not runs.finished:
+        return NO_RUN
     if not any(run.half for run in runs.finished):
         return None
     return Finding(
@@ -151,8 +170,10 @@ def time_is_within_the_budget(runs: MethodRuns) -> Finding | None:
 
     The quickest run counts: the others may have waited, and a grading tries again what it had to kill.
     """
-    if runs.allowed is None or not runs.finished:
-        return None
+    if not runs.finished:
+        return NO_RUN
+    if runs.allowed is None:
+        return Finding("skipped", "the method is a reference, which may take as long as it likes")
     seconds = min(run.seconds for run in runs.finished)
     share = seconds / runs.allowed
     if share <= CLOSE_TO_THE_BUDGET:

@@ -22,7 +22,7 @@ AT_THE_CAP = 100.0
 MANY = 0.1
 """Share of the confidences that may be at the cap, or equal their neighbour's, before it is told."""
 NEARLY_ALL = 0.95
-"""Share of examples that are separated, from which on F says nothing but that."""
+"""Share of examples that are separated, or of confidences at the cap, from which on F says nothing but that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def confidences_are_not_at_their_cap(scored: ScoredOutputs) -> Finding | None:
         share = float((np.abs(confidences) >= AT_THE_CAP).mean())
         if share > MANY:
             return Finding(
-                "warning",
+                "error" if share > NEARLY_ALL else "warning",
                 f"{percent(share)} of the confidences of {whose} are as large as numbers get, so that the metric can't "
                 "tell models apart: keep logits small (weight decay, fewer epochs, no scaling of the last layer).",
             )
@@ -108,8 +108,10 @@ def epsilons_can_tell_methods_apart(scored: ScoredOutputs) -> Finding | None:
     Not asked of methods whose runs are to be equal. Seen in responsible-ai-toolbox-privacy, issue 7: an attack without
     errors, on which that estimator fails.
     """
-    if scored.epsilons is None or scored.equal_is_meant:
-        return None
+    if scored.epsilons is None:
+        return Finding("skipped", "there is no grading yet")
+    if scored.equal_is_meant:
+        return Finding("skipped", "the method says that its runs are equal")
     found = np.array([EPSILON_CAP if one is None else one for own in scored.epsilons for one in own])
     share = float((found >= EPSILON_CAP).mean())
     if share < NEARLY_ALL:

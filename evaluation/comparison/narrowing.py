@@ -63,6 +63,9 @@ def _grade_one(spec: GradingSpec, share: float, workers: Workers, console: Conso
         (result,) = grade_methods([replace(spec, originals=originals)], workers, console)
         if isinstance(result, GradingFailedError):
             return result
+        if result.scores.score.value == 0:
+            console.tell(f"{spec.method}: the score is 0, and no interval is narrower than a share of that")
+            break
         width = half_width(result)
         with_how_many = f"{spec.method}: with {counted(originals, 'original')} the interval is"
         if width <= share:

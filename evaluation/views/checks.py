@@ -21,6 +21,8 @@ def show_checks(report: CheckReport) -> None:
     for one in report.checks:
         found = one.finding
         said = "ok" if found is None else f"{found.severity.upper()}: {printable(found.sentence)}"
+        if found is not None and found.severity == "skipped":
+            said = f"skipped ({found.sentence})"
         table.add_row(one.about, one.name, said)
     screen = make_screen(WIDTH)
     screen.print(f"{printable(report.method)} on {report.task}, forget {', then '.join(map(printable, report.forget))}")

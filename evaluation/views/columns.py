@@ -53,13 +53,30 @@ def _score(row: Row) -> str:
     return f"{row.report.scores.score.value:.4f}  [{low:.4f}, {high:.4f}]"
 
 
+RANKED_BY = {"overlap": "overlap [95 %]", "as-of-512": "as of 512 [95 %]"}
+"""The column that a table has where it is not ranked by the score."""
+
+
 def _overlap(report: Report) -> str:
     return "" if report.scores.overlap is None else f"{report.scores.overlap.value:.3f}"
 
 
+def _overlap_with_interval(report: Report) -> str:
+    found = report.scores.overlap
+    return "" if found is None else f"{found.value:.3f}  [{found.low:.3f}, {found.high:.3f}]"
+
+
+def _as_of_with_interval(report: Report) -> str:
+    if report.scores.as_of is None:
+        return ""
+    share = report.scores.as_of.share_of_ceiling
+    value, low, high = (f"{100 * one:.0f}" for one in (share.value, share.low, share.high))
+    return f"{value} %  [{low}, {high}]"
+
+
 def _as_of(report: Report) -> str:
     found = report.scores.as_of
-    return "" if found is None else f"{100 * found.share_of_ceiling:.0f} %"
+    return "" if found is None else f"{100 * found.share_of_ceiling.value:.0f} %"
 
 
 def _used(row: Row) -> str:
@@ -87,6 +104,8 @@ CELLS: dict[str, Callable[[Row], str]] = {
     "F": lambda row: f"{row.report.scores.forgetting_quality.value:.4f}",
     "overlap": lambda row: _overlap(row.report),
     "as of 512": lambda row: _as_of(row.report),
+    "overlap [95 %]": lambda row: _overlap_with_interval(row.report),
+    "as of 512 [95 %]": lambda row: _as_of_with_interval(row.report),
     "retain ratio": lambda row: f"{row.report.scores.retain_ratio:.3f}",
     "test ratio": lambda row: f"{row.report.scores.test_ratio:.3f}",
     "% of ceiling": lambda row: row.report.percent_of_ceiling() + (MARK if is_suspicious(row.report) else ""),
@@ -115,8 +134,18 @@ DETAILS = ("as of 512", "retain", "test", "forget", "s a run", "date")
 """What a wide table has, too."""
 
 
-def columns(rows: Sequence[Row], wide: bool = False) -> tuple[str, ...]:
-    """The columns of a table; `wide` for all that there are."""
+def columns(rows: Sequence[Row], wide: bool = False, by: str = "score") -> tuple[str, ...]:
+    """The columns of a table; `wide` for all that there are. What it is ranked by comes first."""
+    names = _columns(rows, wide)
+    first = RANKED_BY.get(by)
+    if first is None:
+        return names
+    left = [name for name in names if name not in (first, first.partition(" [")[0])]
+    place = left.index("method") + 1
+    return (*left[:place], first, *left[place:])
+
+
+def _columns(rows: Sequence[Row], wide: bool) -> tuple[str, ...]:
     with_group = (COLUMNS[0], GROUP, *COLUMNS[1:])
     if wide:
         return (*with_group, *CONDITIONS, "code", *DETAILS)
@@ -177,13 +206,13 @@ def _in_words(group: OverSeeds, with_code: bool) -> str:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def as_rich_table(rows: Sequence[Row], wide: bool = False) -> Table:
+def as_rich_table(rows: Sequence[Row], wide: bool = False, by: str = "score") -> Table:
     """For the terminal."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title=Text(title(rows)), title_justify="left", title_style="", box=None, pad_edge=False)
-    names = columns(rows, wide)
+    names = columns(rows, wide, by)
     for name in names:
         table.add_column(name, justify="left" if name == "method" else "right")
     for row in rows:
@@ -191,13 +220,13 @@ def as_rich_table(rows: Sequence[Row], wide: bool = False) -> Table:
     return table
 
 
-def as_markdown(rows: Sequence[Row], wide: bool = False) -> str:
+def as_markdown(rows: Sequence[Row], wide: bool = False, by: str = "score") -> str:
     """For a README."""
-    names = columns(rows, wide)
+    names = columns(rows, wide, by)
     lines = [f"**{in_markdown(title(rows))}**", "", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}"]
     for row in rows:  # the brackets of an interval mean nothing where they stand
         texts = zip(names, cells(row, names), strict=True)
-        shown = [text if name == "score" else in_markdown(text) for name, text in texts]
+        shown = [text if name in ("score", *RANKED_BY.values()) else in_markdown(text) for name, text in texts]
         lines.append(f"| {' | '.join(shown)} |")
     return "\n".join([*lines, *(line for remark in remarks(rows) for line in ("", in_markdown(remark)))])
 
@@ -254,7 +283,7 @@ def _unrounded(row: Row) -> dict[str, Any]:
         "share_of_ceiling": scores.share_of_ceiling,
         **_with_interval("overlap", scores.overlap),
         **_with_interval("as_of_512", None if scores.as_of is None else scores.as_of.forgetting_quality),
-        "as_of_512_share_of_ceiling": None if scores.as_of is None else scores.as_of.share_of_ceiling,
+        **_with_interval("as_of_512_share_of_ceiling", None if scores.as_of is None else scores.as_of.share_of_ceiling),
         "suspicious": "" if report.plausibility is None else int(is_suspicious(report)),
         **_accuracies(report),
         "budget": report.allowed,

@@ -16,6 +16,7 @@ from evaluation.audits import AUDITS
 from evaluation.audits.audit import Audit
 from evaluation.catalogue.facts import MethodFacts
 from evaluation.catalogue.lookup import facts_of, look_up, registry
+from evaluation.metrics import METRICS
 from evaluation.metrics.intervals import Estimate
 from evaluation.metrics.score import Reference
 from evaluation.report import Report, read_reports, results_folder
@@ -204,9 +205,17 @@ def _overlap(estimate: Estimate | None) -> str:
 def _as_of_line(report: Report) -> str:
     found = report.scores.as_of
     if found is None:
-        return "as of more   unknown, or there are as many models as the competition had"
-    share = f"{100 * found.share_of_ceiling:.0f} % of the ceiling ({found.ceiling:.4f})"
-    return f"as of {found.models}    F {_with_interval(found.forgetting_quality)}, {share}"
+        competition = METRICS[report.grading.metric].competition_models
+        if competition is None:
+            return f"as of more   not defined for the {report.grading.metric} metric"
+        known = report.grading.models >= competition
+        return f"as of {competition}    {'there are as many models' if known else 'unknown: score this grading again'}"
+    share = found.share_of_ceiling
+    percents = (f"{100 * value:.0f}" for value in (share.value, share.low, share.high))
+    said = "{} %  [{}, {}] of the ceiling of so many models".format(*percents)
+    return (
+        f"as of {found.models}    {said} (F {found.forgetting_quality.value:.4f} of {found.ceiling:.4f}, by estimates)"
+    )
 
 
 def _top5_line(unlearned: Mapping[str, float], retrained: Mapping[str, float]) -> str:
@@ -280,10 +289,10 @@ def _ordinal(number: int) -> str:
     return f"{number}{ending}"
 
 
-def print_table(rows: Sequence[Row], wide: bool = False) -> None:
-    """One table of the leaderboard; `wide` with all columns."""
+def print_table(rows: Sequence[Row], wide: bool = False, by: str = "score") -> None:
+    """One table of the leaderboard, ranked `by` a number; `wide` with all columns."""
     screen = make_screen(WIDE)
-    screen.print(as_rich_table(rows, wide))
+    screen.print(as_rich_table(rows, wide, by))
     for remark in remarks(rows):
         screen.print(remark)
     screen.print()

@@ -45,7 +45,7 @@ SILENT: dict[Callable[..., Finding | None], Callable[[], Any]] = dict.fromkeys(B
 def test_a_bank_with_one_fault_has_one_finding(check: Callable[[BankOutputs], Finding | None]) -> None:
     """Catches checks that find each other's faults."""
     evidence = FOUND[check]()
-    found = [one.name for one in make_checks("bank", BANK_CHECKS, evidence) if one.finding]
+    found = [one.name for one in make_checks("bank", BANK_CHECKS, evidence) if one.told]
     assert found == [check.__name__.replace("_", " ")]
 
 

@@ -67,7 +67,7 @@ SILENT: dict[Callable[..., Finding | None], Callable[[], Any]] = dict.fromkeys(M
 @pytest.mark.parametrize("check", METHOD_CHECKS, ids=lambda check: check.__name__)
 def test_runs_with_one_fault_have_one_finding(check: Callable[[MethodRuns], Finding | None]) -> None:
     """Catches checks that find each other's faults."""
-    found = [one.name for one in make_checks("method", METHOD_CHECKS, FOUND[check]()) if one.finding]
+    found = [one.name for one in make_checks("method", METHOD_CHECKS, FOUND[check]()) if one.told]
     assert found == [check.__name__.replace("_", " ")]
 
 
@@ -77,13 +77,14 @@ def severity(finding: Finding | None) -> str | None:
 
 
 def test_methods_that_say_so_may_do_it() -> None:
-    """Leaving the original as it is, equal runs, taking all the time: not found in methods that claim it."""
+    """Leaving the original as it is, equal runs, taking all the time: not asked of methods that claim it."""
     still = (tried(1, drift=0.0), tried(1, drift=0.0))
-    assert of_methods.weights_change(runs_of("do_nothing", results=still)) is None
-    assert of_methods.runs_of_different_seeds_differ(runs_of("do_nothing", results=still)) is None
-    equal = (tried(1), tried(1))
-    assert of_methods.runs_of_different_seeds_differ(runs_of(facts={"deterministic": True}, results=equal)) is None
-    assert of_methods.time_is_within_the_budget(runs_of(allowed=None, results=(tried(1, seconds=99.0),))) is None
+    assert severity(of_methods.weights_change(runs_of("do_nothing", results=still))) == "skipped"
+    assert severity(of_methods.runs_of_different_seeds_differ(runs_of("do_nothing", results=still))) == "skipped"
+    equal = runs_of(facts={"deterministic": True}, results=(tried(1), tried(1)))
+    assert severity(of_methods.runs_of_different_seeds_differ(equal)) == "skipped"
+    slow = runs_of(allowed=None, results=(tried(1, seconds=99.0),))
+    assert severity(of_methods.time_is_within_the_budget(slow)) == "skipped"
     whole = a_task(slice(0, 240, 3))
     assert of_methods.method_fits_the_request(runs_of("boundary_shrink", task=whole)) is None
 
@@ -96,9 +97,11 @@ def test_time(seconds: float, expected: str | None) -> None:
 
 
 def test_nothing_is_said_of_runs_that_failed() -> None:
-    """But that they did. Catches a check that takes no runs for bad ones."""
+    """But that they did; what could not be looked at is no "ok". Catches a check that takes no runs for bad ones."""
     runs = runs_of(results=(Failure("it hangs", retry=True),) * 2, faster=Faster({"lr": 1.0}, Failure("it hangs")))
-    (found,) = [one.finding for one in make_checks("method", METHOD_CHECKS, runs) if one.finding]
+    made = make_checks("method", METHOD_CHECKS, runs)
+    assert sum(severity(one.finding) == "skipped" for one in made) == 6
+    (found,) = [one.told for one in made if one.told]
     assert found.severity == "error"
     assert found.sentence == (
         "A run fails: it hangs (a grading allows 1 s); python main.py -m my_method --debug shows where it happens."

@@ -53,7 +53,7 @@ SILENT: dict[Callable[..., Finding | None], Callable[[], Any]] = dict.fromkeys(S
 @pytest.mark.parametrize("check", SCORE_CHECKS, ids=lambda check: check.__name__)
 def test_outputs_with_one_fault_have_one_finding(check: Callable[[ScoredOutputs], Finding | None]) -> None:
     """Catches checks that find each other's faults; equal logits at the cap are ties, too."""
-    found = {one.name for one in make_checks("scores", SCORE_CHECKS, FOUND[check]()) if one.finding}
+    found = {one.name for one in make_checks("scores", SCORE_CHECKS, FOUND[check]()) if one.told}
     also = {"confidences of models differ"} if check is of_scores.confidences_are_not_at_their_cap else set()
     assert found == {check.__name__.replace("_", " ")} | also
 
@@ -70,7 +70,7 @@ def test_retrained_models_are_looked_at_too() -> None:
 def test_equal_runs_may_be_meant() -> None:
     """Of `do_nothing`, nothing is said."""
     evidence = replace(scored(some_tied), equal_is_meant=True, epsilons=[[50.0]])
-    assert [one.finding for one in make_checks("scores", SCORE_CHECKS, evidence) if one.finding] == []
+    assert [one.finding for one in make_checks("scores", SCORE_CHECKS, evidence) if one.told] == []
 
 
 def test_a_method_without_runs() -> None:
@@ -78,7 +78,7 @@ def test_a_method_without_runs() -> None:
     evidence = replace(scored(), unlearned=(), epsilons=None)
     one = replace(evidence, retrained=evidence.retrained[:1])
     for some in (evidence, one):
-        assert [check.finding for check in make_checks("scores", SCORE_CHECKS, some) if check.finding] == []
+        assert [check.finding for check in make_checks("scores", SCORE_CHECKS, some) if check.told] == []
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])

@@ -44,10 +44,11 @@ def test_originals_are_added(kit: Kit, tmp_path: Path) -> None:
     """From those that were asked for on, and the runs of the first are not done again."""
     kit.add_method(
         "counts_runs",
-        "import os\n\nfrom methods.MyMethod import MyMethod\n\n\nclass CountsRuns(MyMethod):\n"
+        "import os\n\nimport torch\n\nfrom methods.MyMethod import MyMethod\n\n\nclass CountsRuns(MyMethod):\n"
         '    """The baseline, that counts its runs."""\n\n'
         "    def run(self, net, retain_loader, forget_loader, val_loader):\n"
-        "        super().run(net, retain_loader, forget_loader, val_loader)\n"
+        "        with torch.no_grad():\n            for weight in net.parameters():\n"
+        "                weight.add_(2 * torch.randn_like(weight) * weight.abs().mean())\n"
         "        with open(os.environ['LEDGER'], 'a') as file:\n            file.write('x')\n",
     )
     ledger = tmp_path / "ledger"

@@ -129,13 +129,15 @@ def test_f_as_of_more_models() -> None:
     equal, shifted = pools(64, 40, 0.0), pools(64, 40, 1.0)
     found = as_of([equal[0]], equal[1], forgetting_quality, 512)
     assert (found.models, len(found.forgetting_quality_by_original)) == (512, 1)
-    assert 0.6 < found.share_of_ceiling < 1.4
+    assert 0.6 < found.share_of_ceiling.value < 1.4
     assert found.ceiling < 0.13
     worse = as_of([shifted[0]], shifted[1], forgetting_quality, 512)
-    assert worse.share_of_ceiling < 0.5
+    assert worse.share_of_ceiling.value < 0.5
     few = forgetting_quality(*shifted) / forgetting_quality(*equal)
-    assert worse.share_of_ceiling < few
+    assert worse.share_of_ceiling.value < few
     assert as_of([equal[0]], equal[1], forgetting_quality, 512) == found
+    assert worse.share_of_ceiling.low <= worse.share_of_ceiling.value <= worse.share_of_ceiling.high
+    assert as_of([equal[0], shifted[0]], equal[1], forgetting_quality, 512).ceiling == found.ceiling
 
 
 def test_as_of_is_the_mean_of_draws_that_are_scored() -> None:

@@ -30,7 +30,7 @@ def report(make_report: MakeReport, name: str, score: float, overlap: float, as_
         originals=2,
         overlap=Estimate(overlap, overlap - 0.05, overlap + 0.05),
         overlap_by_original=[overlap, overlap + 1e-4],
-        as_of=AsOf(512, quality, [as_of, as_of + 1e-5], 0.1, as_of / 0.1),
+        as_of=AsOf(512, quality, [as_of, as_of + 1e-5], 0.1, Estimate(as_of / 0.1, as_of / 0.2, as_of / 0.05)),
     )
 
 
@@ -62,6 +62,8 @@ def test_ranked_by(by: str, order: list[str], reports: list[Report]) -> None:
     assert [row.report.method.name for row in rows] == order
     places = [None if row.rank is None else row.rank.place for row in rows]
     assert places == ([1, 2, 3, 4] if by == "score" else [1, 2, 3, None])
+    table = as_markdown(rows, by=by)
+    assert ("overlap [95 %]" in table, "as of 512 [95 %]" in table) == (by == "overlap", by == "as-of-512")
     assert set(NUMBERS) == {"score", "overlap", "as-of-512"}
 
 
@@ -82,9 +84,10 @@ def test_shown(reports: list[Report], capsys: pytest.CaptureFixture[str], result
     assert "0.200  [0.150, 0.250]" in said
     assert "as of 512" not in said
     show_report(reports[0], all_numbers=True)
-    assert "as of 512    F 0.0200  [0.0100, 0.0400], 20 % of the ceiling (0.1000)" in capsys.readouterr().out
+    line = "as of 512    20 %  [10, 40] of the ceiling of so many models (F 0.0200 of 0.1000, by estimates)"
+    assert line in capsys.readouterr().out
     show_report(reports[3], all_numbers=True)
-    assert "as of more   unknown" in capsys.readouterr().out
+    assert "as of 512    unknown: score this grading again" in capsys.readouterr().out
     rows = tables(reports)
     assert "as of 512" not in as_markdown(rows[0])
     assert "| 20 % |" in as_markdown(rows[0], wide=True)
