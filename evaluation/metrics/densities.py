@@ -21,7 +21,7 @@ def bandwidths(confidences: Floats) -> Floats:
     deviation alone counts; where all confidences are, h is 0.
 
     >>> bandwidths(np.arange(32.0)[:, None]).round(3)
-    array([4.154])
+    array([4.221])
     """
     models = confidences.shape[-2]
     deviation = confidences.std(axis=-2, ddof=1)
