@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from checkpoints.server import SECONDS_TO_START
 from checkpoints.standstill import descendants
 from commands import interrupts, trouble
 from tests.conftest import COMMAND, REPOSITORY, WARM, Answer, Process
@@ -32,8 +33,11 @@ def start(*arguments: str, stdout: int = subprocess.PIPE, **environment: str) ->
     )
 
 
-def finish(process: Process, seconds: float = 120) -> Answer:
-    """Wait for its end; all of the group is killed if it hangs, which is an error."""
+def finish(process: Process, seconds: float = 2 * SECONDS_TO_START) -> Answer:
+    """Wait for its end; all of the group is killed if it hangs, which is an error.
+
+    That of a server which ends while it is asked for a process may take `SECONDS_TO_START` until it is noticed.
+    """
     try:
         stdout, stderr = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
