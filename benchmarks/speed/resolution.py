@@ -26,16 +26,16 @@ from scipy.special import stdtrit
 
 from checkpoints.bank import ensure
 from checkpoints.devices import choose_device
-from checkpoints.outputs import Outputs
 from checkpoints.server import start_server
 from checkpoints.workers import Workers, default_workers
-from data import Task, TaskSpec, load
+from data import TaskSpec, load
 from evaluation.console import Console
 from evaluation.grading import grade_methods
 from evaluation.isolation.handle import room_workers
 from evaluation.metrics import METRICS
-from evaluation.metrics.intervals import SHARE_KEPT, Population
+from evaluation.metrics.intervals import SHARE_KEPT, Population, accuracy_ratio
 from evaluation.metrics.metric import Floats
+from evaluation.metrics.score import population
 from evaluation.runs.resolve import resolve
 from evaluation.runs.stored import read_stored
 from evaluation.spec import GradingSpec
@@ -77,9 +77,7 @@ class Parts:
 
 def quality(pool: Population, truth: Population) -> float:
     """The score: F and both ratios."""
-    retain = pool.retain_accuracy.mean() / truth.retain_accuracy.mean()
-    test = pool.test_accuracy.mean() / truth.test_accuracy.mean()
-    return float(METRIC.forgetting_quality(pool.confidences, truth.confidences) * retain * test)
+    return METRIC.forgetting_quality(pool.confidences, truth.confidences) * accuracy_ratio(pool, truth)
 
 
 def parts_of(pools: Sequence[Population], truth: Population, seconds: float) -> Parts:
@@ -119,16 +117,10 @@ def graded(names: Sequence[str], problem: TaskSpec, originals: int, models: int,
             print(f"left out: {report}")
             continue
         stored = read_stored(resolve(spec, task, workers.device).folder)
-        truth = population(stored.retrained, task)
-        pools = [population(outputs, task) for outputs in stored.by_original]
+        truth = population(stored.retrained, task, METRIC)
+        pools = [population(outputs, task, METRIC) for outputs in stored.by_original]
         found[spec.method] = parts_of(pools, truth, report.cost.runs_seconds_mean or 0.0)
     return found
-
-
-def population(outputs: Outputs, task: Task) -> Population:
-    """What the score looks at."""
-    confidences = METRIC.confidence(outputs.forget, task.labels("forget"))
-    return Population(confidences, outputs.retain_accuracy, outputs.accuracy("test", task.labels("test")))
 
 
 def seconds_of_a_model(problem: TaskSpec, device: str) -> float:

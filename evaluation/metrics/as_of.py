@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from evaluation.metrics.densities import draw
-from evaluation.metrics.intervals import SHARE_KEPT, Estimate, Quality, interval
+from evaluation.metrics.intervals import Estimate, Quality, interval_by_draws
 from evaluation.metrics.metric import Floats
 from evaluation.metrics.quantities import AtLeastOne, NotNegative
 
@@ -54,7 +54,6 @@ def as_of(unlearned: Sequence[Floats], retrained: Floats, quality: Quality, mode
 
     All pools are `(N, examples)`, with at least four models. The same arguments give the same bits.
     """
-    count = len(retrained)
     ceiling = _ceiling(retrained, quality, models, seed)
     rng = np.random.default_rng(seed)
 
@@ -63,12 +62,8 @@ def as_of(unlearned: Sequence[Floats], retrained: Floats, quality: Quality, mode
 
     draws = max(2, DRAWS // len(unlearned))
     by_original = np.array([np.mean([filled(pool, retrained) for _ in range(draws)]) for pool in unlearned])
-    kept = round(SHARE_KEPT * count)
-    smaller = np.empty((max(FEWEST_REPLICATES, REPLICATES // len(unlearned)), len(unlearned)))
-    for row in smaller:
-        some = retrained[rng.permutation(count)[:kept]]
-        row[:] = [filled(pool[rng.permutation(count)[:kept]], some) for pool in unlearned]
-    found = interval(by_original, smaller, kept / (count - kept))
+    replicates = max(FEWEST_REPLICATES, REPLICATES // len(unlearned))
+    found = interval_by_draws(by_original, unlearned, retrained, filled, replicates, rng)
     shares = [value / ceiling if ceiling else 0.0 for value in (found.value, found.low, found.high)]
     return AsOf(models, found, by_original.tolist(), ceiling, Estimate(*shares))
 

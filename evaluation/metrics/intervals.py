@@ -150,7 +150,7 @@ def ceiling(retrained: Population, quality: Quality, seed: int = 0, splits: int 
     for split in values:
         order = rng.permutation(models)
         one, other = retrained.take(order[:half]), retrained.take(order[half : 2 * half])
-        ratio = _accuracy_ratio(one, other)
+        ratio = accuracy_ratio(one, other)
         split[0] = quality(one.confidences, other.confidences)
         split[1] = split[0] * (ratio + 1 / ratio) / 2
     f, score = mean_interval(values[:, 0]), mean_interval(values[:, 1])
@@ -160,10 +160,10 @@ def ceiling(retrained: Population, quality: Quality, seed: int = 0, splits: int 
 def _by_original(unlearned: Sequence[Population], retrained: Population, quality: Quality) -> tuple[Floats, Floats]:
     """Return F and score of each original, (originals,) both."""
     qualities = np.array([quality(pool.confidences, retrained.confidences) for pool in unlearned])
-    return qualities, qualities * [_accuracy_ratio(pool, retrained) for pool in unlearned]
+    return qualities, qualities * [accuracy_ratio(pool, retrained) for pool in unlearned]
 
 
-def _accuracy_ratio(one: Population, other: Population) -> float:
+def accuracy_ratio(one: Population, other: Population) -> float:
     """Return the ratio of the mean retain accuracies times that of the mean test accuracies."""
     retain = one.retain_accuracy.mean() / other.retain_accuracy.mean()
     return float(retain * one.test_accuracy.mean() / other.test_accuracy.mean())
@@ -186,6 +186,27 @@ def interval(by_original: Floats, draws: Floats, inflation: float) -> Estimate:
     root = np.sqrt(value)
     low, high = max(root - half, 0.0) ** 2, (root + half) ** 2
     return Estimate(value, float(min(low, value)), float(max(high, value)))  # squaring a root may round
+
+
+def interval_by_draws(
+    by_original: Floats,
+    unlearned: Sequence[Floats],
+    retrained: Floats,
+    quality: Quality,
+    replicates: int,
+    rng: np.random.Generator,
+) -> Estimate:
+    """The mean of the values of K pools, `(originals,)`, with the interval that draws of smaller pools tell.
+
+    All pools are confidences `(models, examples)`. In each draw `quality` is taken of two thirds of the models of each.
+    """
+    models = len(retrained)
+    kept = round(SHARE_KEPT * models)
+    smaller = np.empty((replicates, len(unlearned)))
+    for row in smaller:
+        some = retrained[rng.permutation(models)[:kept]]
+        row[:] = [quality(pool[rng.permutation(models)[:kept]], some) for pool in unlearned]
+    return interval(by_original, smaller, kept / (models - kept))
 
 
 def reach(by_original: Floats, own: float, from_retrained: float, freedom: float) -> float:

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.metrics.densities import bandwidths
-from evaluation.metrics.intervals import SHARE_KEPT, Estimate, interval
+from evaluation.metrics.intervals import Estimate, interval_by_draws
 from evaluation.metrics.metric import Floats
 
 SPLITS = 8
@@ -56,15 +56,14 @@ def overlap(unlearned: Sequence[Floats], retrained: Floats, seed: int = 0) -> Ov
 
     All are `(models, examples)`, with at least six models. The same arguments give the same bits.
     """
-    models = len(retrained)
-    kept = round(SHARE_KEPT * models)
     rng = np.random.default_rng(seed)
     values = np.array([advantage(pool, retrained, SPLITS, rng) for pool in unlearned])
-    smaller = np.empty((max(FEWEST_REPLICATES, REPLICATES // len(unlearned)), len(unlearned)))
-    for row in smaller:
-        some = retrained[rng.permutation(models)[:kept]]
-        row[:] = [advantage(pool[rng.permutation(models)[:kept]], some, REPLICATE_SPLITS, rng) for pool in unlearned]
-    found = interval(values, smaller, kept / (models - kept))
+
+    def quick_advantage(pool: Floats, other: Floats) -> float:
+        return advantage(pool, other, REPLICATE_SPLITS, rng)
+
+    replicates = max(FEWEST_REPLICATES, REPLICATES // len(unlearned))
+    found = interval_by_draws(values, unlearned, retrained, quick_advantage, replicates, rng)
     estimate = Estimate(1 - found.value, max(1 - found.high, 0.0), 1 - found.low)
     return Overlap(estimate, tuple((1 - values).tolist()))
 

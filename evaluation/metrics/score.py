@@ -80,9 +80,9 @@ def score_outputs(
 
     `originals` holds what doing nothing leaves, in the same form: N models for each original.
     """
-    truth = _population(retrained, task, metric)
-    pools = [_population(outputs, task, metric) for outputs in unlearned]
-    idle = [_population(outputs, task, metric) for outputs in originals]
+    truth = population(retrained, task, metric)
+    pools = [population(outputs, task, metric) for outputs in unlearned]
+    idle = [population(outputs, task, metric) for outputs in originals]
     quality = metric.forgetting_quality
     grades = estimate_grades(pools, truth, quality, replicates=_replicates(len(pools)))
     confidences = [pool.confidences for pool in pools]
@@ -136,13 +136,13 @@ def _quality_of(request: Request, pools: list[Population], truth: Population, ta
 
 def quick_score(unlearned: Outputs, retrained: Outputs, task: Task, metric: Metric) -> float:
     """The score of the unlearned models of one original against as many retrained ones, and nothing else."""
-    truth = _population(retrained, task, metric)
-    pool = _population(unlearned, task, metric)
+    truth = population(retrained, task, metric)
+    pool = population(unlearned, task, metric)
     retain, test = ratios([pool], truth)
     return metric.forgetting_quality(pool.confidences, truth.confidences) * retain * test
 
 
-def _population(outputs: Outputs, task: Task, metric: Metric) -> Population:
+def population(outputs: Outputs, task: Task, metric: Metric) -> Population:
     """What the score looks at."""
     confidences = metric.confidence(outputs.forget, task.labels("forget"))  # (models, forget)
     return Population(confidences, outputs.retain_accuracy, outputs.accuracy("test", task.labels("test")))

@@ -61,12 +61,14 @@ def _overlap(report: Report) -> str:
     return "" if report.scores.overlap is None else f"{report.scores.overlap.value:.3f}"
 
 
-def _overlap_with_interval(report: Report) -> str:
+def overlap_with_interval(report: Report) -> str:
+    """In words; empty if it is not known."""
     found = report.scores.overlap
     return "" if found is None else f"{found.value:.3f}  [{found.low:.3f}, {found.high:.3f}]"
 
 
-def _as_of_with_interval(report: Report) -> str:
+def as_of_with_interval(report: Report) -> str:
+    """The share of the ceiling in words; empty if it is not known."""
     if report.scores.as_of is None:
         return ""
     share = report.scores.as_of.share_of_ceiling
@@ -104,8 +106,8 @@ CELLS: dict[str, Callable[[Row], str]] = {
     "F": lambda row: f"{row.report.scores.forgetting_quality.value:.4f}",
     "overlap": lambda row: _overlap(row.report),
     "as of 512": lambda row: _as_of(row.report),
-    "overlap [95 %]": lambda row: _overlap_with_interval(row.report),
-    "as of 512 [95 %]": lambda row: _as_of_with_interval(row.report),
+    "overlap [95 %]": lambda row: overlap_with_interval(row.report),
+    "as of 512 [95 %]": lambda row: as_of_with_interval(row.report),
     "retain ratio": lambda row: f"{row.report.scores.retain_ratio:.3f}",
     "test ratio": lambda row: f"{row.report.scores.test_ratio:.3f}",
     "% of ceiling": lambda row: row.report.percent_of_ceiling() + (MARK if is_suspicious(row.report) else ""),

@@ -21,7 +21,7 @@ from evaluation.metrics.intervals import Estimate
 from evaluation.metrics.score import Reference
 from evaluation.report import Report, read_reports, results_folder
 from evaluation.texts import counted
-from evaluation.views.columns import as_rich_table, remarks
+from evaluation.views.columns import as_of_with_interval, as_rich_table, overlap_with_interval, remarks
 from evaluation.views.leaderboard import MIN_MODELS_FOR_RANK, WHY_NO_RANK, Row, is_suspicious, place_of
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def show_report(report: Report, all_numbers: bool = False) -> None:
         printable(report.label),
         _with_interval(report.scores.score),
         f"{report.scores.forgetting_quality.value:.4f}",
-        _overlap(report.scores.overlap),
+        overlap_with_interval(report),
         f"{report.scores.retain_ratio:.3f}",
         f"{report.scores.test_ratio:.3f}",
         report.percent_of_ceiling(" % of the ceiling"),
@@ -198,10 +198,6 @@ def _reference_cells(reference: Reference) -> tuple[str, str, str, str, str]:
     return (_with_interval(reference.score), quality, overlap, *ratios)
 
 
-def _overlap(estimate: Estimate | None) -> str:
-    return "" if estimate is None else f"{estimate.value:.3f}  [{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
 def _as_of_line(report: Report) -> str:
     found = report.scores.as_of
     if found is None:
@@ -210,9 +206,7 @@ def _as_of_line(report: Report) -> str:
             return f"as of more   not defined for the {report.grading.metric} metric"
         known = report.grading.models >= competition
         return f"as of {competition}    {'there are as many models' if known else 'unknown: score this grading again'}"
-    share = found.share_of_ceiling
-    percents = (f"{100 * value:.0f}" for value in (share.value, share.low, share.high))
-    said = "{} %  [{}, {}] of the ceiling of so many models".format(*percents)
+    said = f"{as_of_with_interval(report)} of the ceiling of so many models"
     return (
         f"as of {found.models}    {said} (F {found.forgetting_quality.value:.4f} of {found.ceiling:.4f}, by estimates)"
     )
