@@ -20,6 +20,7 @@ COMMANDS = {
     "check": "find what spoils scores",
     "compare": "say which method is better",
     "tune": "search for better hyper-parameters",
+    "suite": "grade on many forget sets",
     "score": "score stored outputs again",
     "grade": "grade a zip of checkpoints",
     "show": "draw a contact sheet of a task",

@@ -5,22 +5,20 @@ from __future__ import annotations
 import sys
 from typing import Annotated
 
-from commands.options import OUTPUT, CsvOptions, TaskName
+from commands.options import OUTPUT, TableOptions, TaskName
 from data.errors import UserError, unknown_name
 
 
 def command(
     *,
     only: TaskName = TaskName(),
-    output: CsvOptions = CsvOptions(),
-    markdown: Annotated[bool, OUTPUT] = False,
+    output: TableOptions = TableOptions(),
     wide: Annotated[bool, OUTPUT] = False,
     by: Annotated[str, OUTPUT] = "score",
 ) -> None:
     """Rank the graded methods of all tasks, or of the one named; one table for each set of comparable conditions.
 
     Args:
-        markdown: Print Markdown tables.
         wide: Show seed, budget, code, F as of 512 models, accuracies, seconds and date, too.
         by: Rank by score, overlap or as-of-512.
     """
@@ -29,7 +27,7 @@ def command(
     from evaluation.views import columns, leaderboard
     from evaluation.views.terminal import print_table
 
-    if output.csv and markdown:
+    if output.csv and output.markdown:
         raise UserError("Choose one of --csv and --markdown: they are two forms of the same tables.")
     if by not in leaderboard.NUMBERS:
         raise UserError(f"--by is one of {', '.join(leaderboard.NUMBERS)}, not {by!r}.")
@@ -43,10 +41,11 @@ def command(
     if not reports:
         flag = "" if task is None else f" --task {task}"
         raise UserError(f"Nothing has been graded yet: python main.py -m my_method{flag} does it.")
-    tables = leaderboard.tables(reports, leaderboard.current_codes(reports), by)
+    codes = leaderboard.current_codes(report.method.name for report in reports if report.method.code is not None)
+    tables = leaderboard.tables(reports, codes, by)
     if output.csv:
         print(columns.as_csv(tables), end="")
-    elif markdown:
+    elif output.markdown:
         print("\n\n".join(columns.as_markdown(rows, wide, by) for rows in tables))
     else:
         for rows in tables:

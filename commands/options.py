@@ -88,11 +88,18 @@ class TaskName:
 
 @OPTIONS
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(TaskName):
-    """Which data, and which network."""
+class DataDir:
+    """Where the data lie."""
 
     data_dir: Annotated[str | None, DATA] = None
     """Folder of the images (tasks folder, kaggle), or of downloads."""
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(TaskName, DataDir):
+    """Which data, and which network."""
+
     train_size: Annotated[int | None, DATA, WHOLE] = None
     """Train on this many images, a class-balanced subset."""
     test_size: Annotated[int | None, DATA, WHOLE] = None
@@ -143,13 +150,11 @@ class TaskOptions(DataOptions):
 
 @OPTIONS
 @dataclass(frozen=True, kw_only=True)
-class MethodOptions:
-    """Which methods, and their hyper-parameters."""
+class MethodNames:
+    """Which methods."""
 
     method: Annotated[str | None, METHOD, Parameter(name=("--method", "-m"))] = None
     """Name of a method; to grade or tune several: a,b or all."""
-    set_: Annotated[tuple[str, ...], METHOD, Parameter(name="--set")] = ()
-    """Value of a hyper-parameter, like learning_rate=0.01. Repeatable."""
 
     def names(self) -> list[str]:
         """The methods. Raises `UserError` if there is no such method, or none was named."""
@@ -162,6 +167,15 @@ class MethodOptions:
         from evaluation.spec import choose_one_method
 
         return choose_one_method(self.method or "")
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions(MethodNames):
+    """Which methods, and their hyper-parameters."""
+
+    set_: Annotated[tuple[str, ...], METHOD, Parameter(name="--set")] = ()
+    """Value of a hyper-parameter, like learning_rate=0.01. Repeatable."""
 
     def settings(self, otherwise: tuple[tuple[str, Any], ...] = ()) -> tuple[tuple[str, Any], ...]:
         """The hyper-parameters that were given; if none was, those of `otherwise`."""
@@ -269,11 +283,20 @@ class GradingOptions(SearchOptions, Originals):
 
 @OPTIONS
 @dataclass(frozen=True, kw_only=True)
+class Trials:
+    """How long a search is."""
+
+    trials: Annotated[int | None, GRADING, WHOLE] = None
+    """Settings to try, earlier calls included. [default: tune: 30; suite: 0]"""
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
 class UntilOptions(GradingOptions):
     """How to grade, and how closely."""
 
     until: Annotated[str | None, GRADING] = None
-    """Add originals, up to 64, until the interval is that narrow: like 10%, of the score to each side."""
+    """Add originals, up to 64, until the interval is as narrow as this share: 10%."""
 
     def changed(self, spec: GradingSpec) -> GradingSpec:
         """`spec` with what was given in its place."""
@@ -454,6 +477,26 @@ class AuditOutput(CsvOptions, JsonOptions):
         """Raise `UserError` if two forms are wanted."""
         if self.csv and self.json:
             raise UserError("Choose one of --csv and --json: they are two forms of the same result.")
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
+class TableOptions(CsvOptions):
+    """In which form tables are printed."""
+
+    markdown: Annotated[bool, OUTPUT] = False
+    """Print Markdown tables."""
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
+class SuiteOutput(TableOptions, JsonOptions):
+    """In which form the table of a suite is printed."""
+
+    def check(self) -> None:
+        """Raise `UserError` if several forms are wanted."""
+        if self.csv + self.json + self.markdown > 1:
+            raise UserError("Choose one of --csv, --json and --markdown: they are forms of the same results.")
 
 
 @OPTIONS

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
 
-from commands.options import (
-    GRADING,
-    WHOLE,
-    MethodOptions,
-    RunOptions,
-    SearchOptions,
-    TaskOptions,
-    changed,
-)
+from commands.options import MethodOptions, RunOptions, SearchOptions, TaskOptions, Trials, changed
 from commands.output import usable
+
+USUAL_TRIALS = 30
 
 
 def command(
@@ -22,15 +15,12 @@ def command(
     method: MethodOptions = MethodOptions(),
     task: TaskOptions = TaskOptions(),
     grading: SearchOptions = SearchOptions(),
-    trials: Annotated[int, GRADING, WHOLE] = 30,
+    search: Trials = Trials(),
     run: RunOptions = RunOptions(),
 ) -> int:
     """Search for the best hyper-parameters of methods.
 
     It uses models and seeds that no grading uses; hopeless trials are stopped after a few runs.
-
-    Args:
-        trials: Settings to try, including those of earlier calls.
     """
     from checkpoints.server import start_server
 
@@ -45,6 +35,7 @@ def command(
     if method.method == "all":
         names = [name for name in names if tuning.can_be_tuned(name)]
     places = run.places()
+    trials = USUAL_TRIALS if search.trials is None else search.trials
     spec = changed(GradingSpec("", originals=1, models=32), task, grading, method)
     console = run.console()
     with run.pool(places) as pool:

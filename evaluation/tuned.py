@@ -15,6 +15,9 @@ from data.documents import read_yaml
 from data.files import generated_folder, locked, write_atomically
 
 HEADER = "# Found by `python main.py tune`; `-m NAME` uses these values, `-m NAME --published` does not.\n"
+SUITE = "suite-"
+"""How the names of files begin that hold the values for a suite."""
+HEADER_OF_SUITES = "# Found by `python main.py suite NAME -m METHOD --trials N`, on the tuning part of the suite.\n"
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,7 @@ def tuned_path(task: TaskSpec) -> Path:
     """The file of a problem: `digits.yaml`, `faces-full.yaml`; a hash follows if the user changed more than the size.
 
     Another forget request, network or recipe is another problem: values that suit one are not passed on to the other.
-    It lies in `methods/tuned/`, or where the environment variable UNLEARNING_TUNED says.
     """
-    folder = generated_folder("UNLEARNING_TUNED")
     size = None if task.size == task_info(TaskSpec(task.name)).size else task.size  # the default, named or not
     name = task.name if size is None else f"{task.name}-{size}"
     if task != TaskSpec(task.name, size=task.size):
@@ -50,7 +51,12 @@ def tuned_path(task: TaskSpec) -> Path:
         recipe = tuple(sorted((key, str(value)) for key, value in task.recipe))
         changed = asdict(replace(task, size=size, recipe=recipe))
         name += "-" + hashlib.sha256(json.dumps(changed).encode()).hexdigest()[:8]
-    return folder / f"{name}.yaml"
+    return tuned_file(name)
+
+
+def tuned_file(name: str) -> Path:
+    """A file of tuned values: in `methods/tuned/`, or where the environment variable UNLEARNING_TUNED says."""
+    return generated_folder("UNLEARNING_TUNED") / f"{name}.yaml"
 
 
 def find_tuned(task: TaskSpec, method: str) -> Tuned | None:
@@ -59,7 +65,11 @@ def find_tuned(task: TaskSpec, method: str) -> Tuned | None:
     Raises:
         UserError: the file is damaged.
     """
-    path = tuned_path(task)
+    return tuned_in(tuned_path(task), method)
+
+
+def tuned_in(path: Path, method: str) -> Tuned | None:
+    """The values for `method` in a file; None if it has none, or is not there. Raises `UserError` if it is damaged."""
     try:
         entry = _read(path).get(method)
         return None if entry is None else Tuned.from_dict(entry)
@@ -69,11 +79,25 @@ def find_tuned(task: TaskSpec, method: str) -> Tuned | None:
         ) from error
 
 
+def shares_on_tuning(path: Path, method: str) -> tuple[float | None, float | None]:
+    """Shares of the ceiling that the search for a method's values saw: of the best values, and of the published ones.
+
+    None where a file does not say. (The values of methods that certify are chosen by the validation accuracy.)
+    """
+    entry = _read(path).get(method)
+    numbers = [entry.get(key) if isinstance(entry, dict) else None for key in ("score", "published_score", "ceiling")]
+    best, published, ceiling = (float(one) if isinstance(one, (int, float)) else None for one in numbers)
+    if not ceiling:
+        return None, None
+    return (None if best is None else best / ceiling), (None if published is None else published / ceiling)
+
+
 def write_tuned(path: Path, method: str, entry: dict[str, Any]) -> None:
     """Write or replace the entry of a method; `entry` has what `Tuned` has, and whatever else is worth keeping."""
     with locked(path.with_name(f".{path.name}.lock")):
         entries = dict(sorted({**_read(path), method: entry}.items()))
-        text = HEADER + yaml.safe_dump(entries, sort_keys=False)
+        header = HEADER_OF_SUITES if path.name.startswith(SUITE) else HEADER
+        text = header + yaml.safe_dump(entries, sort_keys=False)
         write_atomically(path, lambda beside: beside.write_text(text))
 
 

@@ -20,12 +20,14 @@ import json
 import os
 import re
 import shutil
+import statistics
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from checkpoints.bank import Bank, ensure
+from checkpoints.bank import Bank, Foresee, ensure
 from checkpoints.outputs import Outputs
 from checkpoints.workers import Workers
 from data import Task, UserError
@@ -36,7 +38,8 @@ from evaluation.catalogue.lookup import facts_of
 from evaluation.console import Console
 from evaluation.grading import load_with_one_request, tell_remarks
 from evaluation.metrics import METRICS
-from evaluation.metrics.score import quick_score
+from evaluation.metrics.intervals import ceiling
+from evaluation.metrics.score import population, quick_score
 from evaluation.report import results_folder
 from evaluation.runs.foresight import foreseer
 from evaluation.runs.many import GradingFailedError, GradingLostError, RunFailedError, unlearn
@@ -89,9 +92,16 @@ def can_be_tuned(method: str) -> bool:
 
 
 def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> TuningResult:
-    """Search for the values of `spec.method` with the best score, in `trials` trials, those of earlier calls included.
+    """Search for the values of `spec.method` with the best score on one problem; see `search`."""
+    return search([spec], trials, tuned_path(spec.task), workers, console)
 
-    Every finished trial is on disk. `spec.models` is the number of runs of a trial that is not stopped early.
+
+def search(specs: Sequence[GradingSpec], trials: int, path: Path, workers: Workers, console: Console) -> TuningResult:
+    """Search for the values of a method with the best mean score, in `trials` trials, those of earlier calls included.
+
+    Each of the `specs` is a problem that all values are tried on; they differ in their task alone. Every finished trial
+    is on disk. `spec.models` is the number of runs of a trial that is not stopped early. What is found is written to
+    `path`.
 
     Raises:
         UserError: the method has no search space, or one that makes no sense, or `trials` is less than 1; or workers
@@ -99,26 +109,41 @@ def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> 
     """
     if trials < 1:
         raise UserError(f"--trials must be at least 1, not {trials}.")
-    if not _space(spec):
-        rest = " but for what --set fixes" if spec.settings else ""
-        raise UserError(f"{spec.method} has nothing to tune: its class has no search_space{rest}.")
-    spec = _for_tuning(spec)
-    task = load_with_one_request(spec.task)
-    published = resolve(spec, task, workers.device)
-    _check_first_trial(published)
-    tell_remarks([published], console)
-    foresee = foreseer([published], workers, console, times=trials)
-    with console.progress("bank for tuning", "models") as on_progress:
-        bank = ensure(task, 1, spec.models, workers, console.tell, on_progress, foresee)
-    folder = _study_folder(published)
-    waiting = f"another process tunes {spec.method} on this task: waiting for it"
-    with locked(folder / "lock", lambda: console.tell(waiting)), console.progress(spec.method, "trials") as on_progress:
+    if not _space(specs[0]):
+        rest = " but for what --set fixes" if specs[0].settings else ""
+        raise UserError(f"{specs[0].method} has nothing to tune: its class has no search_space{rest}.")
+    gradings = [_published(_for_tuning(spec), workers.device) for spec in specs]
+    tell_remarks(gradings, console)
+    foresee: Foresee | None = foreseer(gradings, workers, console, banks=len(gradings), times=trials)
+    problems = []
+    for grading in gradings:
+        with console.progress("bank for tuning", "models") as on_progress:
+            bank = ensure(grading.task, 1, grading.spec.models, workers, console.tell, on_progress, foresee)
+        problems.append(_Problem(grading, bank))
+        foresee = None  # told once, of all
+    method, folder = specs[0].method, _study_folder(gradings)
+    waiting = f"another process tunes {method} on this task: waiting for it"
+    with locked(folder / "lock", lambda: console.tell(waiting)), console.progress(method, "trials") as on_progress:
         study = _open_study(folder)
         while (done := _finished(study)) < trials:
             on_progress(done, trials)
-            _one_trial(study, published, bank, workers)
+            _one_trial(study, problems, workers)
         on_progress(trials, trials)
-        return _conclude(study, published, trials)
+        return _conclude(study, problems, trials, path)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What values are tried on: the grading with the published ones, and the models that judge it."""
+
+    published: Grading
+    bank: Bank
+
+
+def _published(spec: GradingSpec, device: str) -> Grading:
+    grading = resolve(spec, load_with_one_request(spec.task), device)
+    _check_first_trial(grading)
+    return grading
 
 
 def _for_tuning(spec: GradingSpec) -> GradingSpec:
@@ -151,12 +176,13 @@ def _check_first_trial(published: Grading) -> None:
             )
 
 
-def _study_folder(grading: Grading) -> Path:
+def _study_folder(gradings: Sequence[Grading]) -> Path:
     """Where the trials are kept; another for everything that would make other trials."""
-    spec, task = grading.spec, grading.task
+    spec, task = gradings[0].spec, gradings[0].task
     space = {name: [type(range_).__name__, asdict(range_)] for name, range_ in _space(spec).items()}
-    decided = [grading.identity, spec.models, spec.budget, spec.budget_seconds, space]
-    decided += ["validation accuracy"] * grading.method.certifies
+    decided: list[Any] = [grading.identity for grading in gradings]
+    decided += [spec.models, spec.budget, spec.budget_seconds, space]
+    decided += ["validation accuracy"] * gradings[0].method.certifies
     digest = hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:8]
     return results_folder() / f"{task.name}-{task.fingerprint}" / f"tuning-{spec.method}-{digest}"
 
@@ -202,10 +228,11 @@ def _finished(study: optuna.Study) -> int:
     return sum(trial.state.name in ("COMPLETE", "PRUNED") for trial in study.get_trials(deepcopy=False))
 
 
-def _one_trial(study: optuna.Study, published: Grading, bank: Bank, workers: Workers) -> None:
-    """Propose values, run the method with them, and note how good they are; the `published` ones first."""
+def _one_trial(study: optuna.Study, problems: Sequence[_Problem], workers: Workers) -> None:
+    """Propose values, run the method with them, and note how good they are; the published ones first."""
     import optuna
 
+    published = problems[0].published
     spec = published.spec
     number = _finished(study)
     study.sampler = optuna.samplers.TPESampler(
@@ -216,7 +243,7 @@ def _one_trial(study: optuna.Study, published: Grading, bank: Bank, workers: Wor
     trial = study.ask()
     values = {**dict(spec.settings), **propose(trial, spec)}
     try:
-        score = _score_of_trial(trial, replace(spec, settings=tuple(values.items())), published.task, bank, workers)
+        score = _score_of_trial(trial, tuple(values.items()), problems, workers)
     except GradingLostError:  # that is no answer: the trial is done again by the next call
         raise
     except GradingFailedError as error:
@@ -255,22 +282,34 @@ def _rounded(value: Any) -> Any:
     return float(f"{value:.3g}") if isinstance(value, float) else value
 
 
-def _score_of_trial(trial: optuna.Trial, spec: GradingSpec, task: Task, bank: Bank, workers: Workers) -> float | None:
-    """The score after all runs; None if the trial is stopped before. Its files are removed in the end."""
-    folders = []
+def _score_of_trial(
+    trial: optuna.Trial, settings: tuple[tuple[str, Any], ...], problems: Sequence[_Problem], workers: Workers
+) -> float | None:
+    """The mean score after all runs; None if the trial is stopped before. Its files are removed in the end."""
+    folders: list[Path] = []
+    models = problems[0].published.spec.models
     try:
-        for runs in _looks(spec.models):
-            part = resolve(replace(spec, models=runs), task, workers.device)
-            folders.append(part.folder)
-            unlearned = unlearn(part, bank, workers)
-            score = _worth(spec, task, unlearned.outputs, bank.retrained.outputs(runs))
+        for runs in _looks(models):
+            score = statistics.fmean(_worth_of_runs(one, settings, runs, folders, workers) for one in problems)
             trial.report(score, step=runs)
-            if runs < spec.models and trial.should_prune():
+            if runs < models and trial.should_prune():
                 return None
         return score
     finally:
         for folder in folders:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _worth_of_runs(
+    problem: _Problem, settings: tuple[tuple[str, Any], ...], runs: int, folders: list[Path], workers: Workers
+) -> float:
+    """What `runs` runs with these settings are worth; their folder is added to `folders`."""
+    published = problem.published
+    spec = replace(published.spec, settings=settings, models=runs)
+    part = resolve(spec, published.task, workers.device)
+    folders.append(part.folder)
+    unlearned = unlearn(part, problem.bank, workers)
+    return _worth(spec, published.task, unlearned.outputs, problem.bank.retrained.outputs(runs))
 
 
 def _worth(spec: GradingSpec, task: Task, unlearned: Outputs, retrained: Outputs) -> float:
@@ -299,6 +338,14 @@ def _looks(runs: int) -> list[int]:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+def _ceiling(problem: _Problem) -> float:
+    """The score of retrained models against each other."""
+    spec, task = problem.published.spec, problem.published.task
+    metric = METRICS[spec.metric]
+    truth = population(problem.bank.retrained.outputs(spec.models), task, metric)
+    return ceiling(truth, metric.forgetting_quality).score.value
+
+
 def _most_frequent(reasons: list[str]) -> str:
     """The reason that occurs most often, the first of several; "" if there is none.
 
@@ -308,8 +355,9 @@ def _most_frequent(reasons: list[str]) -> str:
     return reasons[kinds.index(Counter(kinds).most_common(1)[0][0])] if reasons else ""
 
 
-def _conclude(study: optuna.Study, published: Grading, trials: int) -> TuningResult:
-    """Write down the best values among the first `trials` trials."""
+def _conclude(study: optuna.Study, problems: Sequence[_Problem], trials: int, path: Path) -> TuningResult:
+    """Write down the best values among the first `trials` trials, in the file `path`."""
+    published = problems[0].published
     spec = published.spec
     ended = [trial for trial in study.get_trials() if trial.state.name in ("COMPLETE", "PRUNED")][:trials]
     complete = [trial for trial in ended if trial.state.name == "COMPLETE"]
@@ -328,15 +376,17 @@ def _conclude(study: optuna.Study, published: Grading, trials: int) -> TuningRes
         trials=trials,
         stopped_early=len(ended) - len(complete),
         failed=sum("complaint" in trial.user_attrs for trial in complete),
-        path=tuned_path(replace(spec.task, role="grading")),
+        path=path,
         why_failed=_most_frequent([one.user_attrs["reason"] for one in complete if "reason" in one.user_attrs]),
     )
-    entry = {
+    entry: dict[str, Any] = {
         "settings": outcome.settings,
         "trials": trials,
         "runs": spec.models,
         "score": round(outcome.score, 6),
         "published_score": round(outcome.published_score, 6),
     }
+    if METRICS[spec.metric].ceiling_bounds and not published.method.certifies:
+        entry["ceiling"] = round(statistics.fmean(map(_ceiling, problems)), 6)
     write_tuned(outcome.path, spec.method, entry)
     return outcome

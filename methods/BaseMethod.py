@@ -126,6 +126,8 @@ class BaseMethod:
     that inherits keeps these restrictions; for its certificates to count, it has to name its own `mechanism`."""
     whole_classes: ClassVar[bool] = False
     """True if it is meant for the removal of whole classes; `python main.py check` warns of other requests."""
+    self_tuning: ClassVar[bool] = False
+    """True if its runs choose its values for each problem, within their budget; `python main.py suite` says so."""
     search_space: ClassVar[dict[str, Between | OneOf]] = {}
     """What `python main.py tune` may change, by hyper-parameter; the rest keep their values."""
     prepares_with: ClassVar[tuple[str, ...]] = ()

@@ -25,6 +25,7 @@ SWITCHES = (
     "recipe_is_binding",
     "certifies",
     "whole_classes",
+    "self_tuning",
 )
 
 

@@ -71,6 +71,7 @@ class MethodFacts:
     run_gives: str = ""
     """What a call of `run` gives: "generator" or "coroutine", and nothing is done; "value", which is ignored; or ""."""
     whole_classes: bool = False
+    self_tuning: bool = False
 
     @property
     def why_unchanged(self) -> str:
@@ -181,6 +182,7 @@ class Described(msgspec.Struct, forbid_unknown_fields=True):
     files: list[str]
     run_gives: Literal["", "generator", "coroutine", "value"] = ""
     whole_classes: bool = False
+    self_tuning: bool = False
 
     def build(self, name: str, place: Place, registered: bool, digests: Mapping[str, str]) -> MethodFacts:
         """The facts of the method `name`; `digests` are the SHA-256 of its files.

@@ -41,11 +41,13 @@ def _rank(row: Row) -> str:
 
 
 def _group(row: Row) -> str:
-    """`a` to `z`, `aa` to `zz`, `aaa` and so on."""
-    if row.rank is None:
-        return ""
-    repeats, letter = divmod(row.rank.group, len(ascii_lowercase))
-    return ascii_lowercase[letter] * (repeats + 1)
+    return "" if row.rank is None else letter(row.rank)
+
+
+def letter(rank: Rank) -> str:
+    """Of a group: `a` to `z`, `aa` to `zz`, `aaa` and so on."""
+    repeats, place = divmod(rank.group, len(ascii_lowercase))
+    return ascii_lowercase[place] * (repeats + 1)
 
 
 def _score(row: Row) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -58,10 +58,10 @@ class Row:
     """Whether the method's code has changed since."""
 
 
-def current_codes(reports: Sequence[Report]) -> dict[str, str]:
-    """The code of the methods that were graded, as it is now, of those that can be used."""
-    names = sorted({report.method.name for report in reports if report.method.code is not None})
-    return {name: found.code_hash for name, found in look_up(names).items() if isinstance(found, MethodFacts)}
+def current_codes(methods: Iterable[str]) -> dict[str, str]:
+    """The code of methods as it is now, of those that can be used."""
+    found = look_up(sorted(set(methods)))
+    return {name: facts.code_hash for name, facts in found.items() if isinstance(facts, MethodFacts)}
 
 
 def _as_of(report: Report) -> list[float] | None:
@@ -95,7 +95,7 @@ def rank(reports: Sequence[Report], codes: Codes = UNKNOWN, by: str = "score") -
     values = {key: -np.inf if of_originals is None else np.mean(of_originals) for key, of_originals in numbers.items()}
     in_order = sorted(reports, key=lambda report: (-values[id(report)], -report.scores.score.value))
     ranked = [report for report in in_order if _has_rank(report) and numbers[id(report)] is not None]
-    ranks = dict(zip(map(id, ranked), _ranks([numbers[id(report)] or [] for report in ranked]), strict=True))
+    ranks = dict(zip(map(id, ranked), ranks_of([numbers[id(report)] or [] for report in ranked]), strict=True))
     rows = []
     for report in in_order:
         is_old = report.method.code is not None and report.method.code != codes[report.method.name]
@@ -107,11 +107,11 @@ def _has_rank(report: Report) -> bool:
     return not report.method.exempt_from_budget and report.grading.models >= MIN_MODELS_FOR_RANK
 
 
-def _ranks(by_original: Sequence[Sequence[float]]) -> list[Rank]:
+def ranks_of(by_original: Sequence[Sequence[float]]) -> list[Rank]:
     """The ranks of comparable reports, of whose numbers by original the means fall.
 
-    They are pairs: originals and retrained models are the same. Where there is only one, by one original or under the
-    full protocol, each may have any rank.
+    They are pairs: originals and retrained models are the same. (Of a suite they are by forget set, which are the
+    same.) Where there is only one, by one original or under the full protocol, each may have any rank.
     """
     if not by_original:
         return []

@@ -1,0 +1,1 @@
+"""Suites: several gradings that give a method one number, some for tuning, the others held out."""
