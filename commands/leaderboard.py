@@ -37,7 +37,7 @@ def command(
     stored, unreadable = read_reports(results_folder())
     for path in unreadable:
         print(f"left out: {path} is not a report that this version of the kit can read", file=sys.stderr)
-    reports = [report for report in stored if task in (None, report.grading.task)]
+    reports = [report for report in stored if task in (None, report.grading.task) and report.grading.role == "grading"]
     if not reports:
         flag = "" if task is None else f" --task {task}"
         raise UserError(f"Nothing has been graded yet: python main.py -m my_method{flag} does it.")

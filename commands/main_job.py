@@ -70,7 +70,8 @@ def read_config(path: Path) -> GradingSpec:
     if spec.submission is not None:
         raise UserError(f"{path} is that of a graded zip: {spec.command(path)} grades it again.")
     # A trial of a search, or a later request, is repeated as a grading of its own.
-    return replace(spec, task=replace(spec.task, role="grading", step=0))
+    role = "grading" if spec.task.role == "tuning" else spec.task.role
+    return replace(spec, task=replace(spec.task, role=role, step=0))
 
 
 def show_help() -> None:

@@ -193,8 +193,8 @@ class TaskSpec:
 
     `forget` empty means the task's own default; `network` and `recipe` (field name -> value) override the
     task's own. `size` chooses among the sizes that a generated task comes in; None is its default. `role` is
-    "grading" or "tuning"; the models of one have other seeds than those of the other, so that hyper-parameters are
-    not chosen by the models that judge them.
+    "grading" or "tuning", or that of a grading of a suite; the models of one have other seeds than those of another, so
+    that hyper-parameters are not chosen by the models that judge them.
 
     Several requests arrive one after another: `step` is the one that has just arrived, counted from 0, and those
     before it have been forgotten already. `at_once` makes one request of all of them.

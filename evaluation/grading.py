@@ -248,6 +248,7 @@ def _grading_record(spec: GradingSpec, task: Task, bank_fingerprint: str) -> Gra
         seed=spec.seed,
         task_fingerprint=task.fingerprint,
         bank_fingerprint=bank_fingerprint,
+        role=spec.task.role,
     )
 
 

@@ -100,6 +100,8 @@ class GradingRecord:
     bank_fingerprint: Text
     """Hash of the weights and outputs of all originals and retrained models that were used. (Of the weights alone in
     reports of version 0.1.0, which are compared among themselves until they are scored again.)"""
+    role: Text = "grading"
+    """What the models are for, see `TaskSpec.role`: "grading", or the held-out part of a suite."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ of kind k with standard deviation s_k,
     variance = sum over k of v_k,    v_k = n_k s_k^2 / n^2,
 
 and the interval is mean +- t sqrt(variance), with Student's t for the degrees of freedom of Welch and Satterthwaite,
-variance^2 / sum over k of v_k^2 / (n_k - 1). A value is a mean over a few originals and has one pool of retrained
-models, other for each forget set; what these add is in s_k. All gradings have the same originals: what these have in
-common for every forget set is not in it (`benchmarks/checks/suite_coverage.py` measures how much that is).
+variance^2 / sum over k of v_k^2 / (n_k - 1). Each forget set has originals and retrained models of its own, so that s_k
+has in it what all of these add, and the interval is about new ones of all three.
 """
 
 from __future__ import annotations

@@ -40,6 +40,8 @@ from evaluation.texts import with_numbers
 from evaluation.tuned import SUITE, Tuned, tuned_file
 
 FOLDER = Path(__file__).parent
+ROLE = "suite:"
+"""How the role of its gradings begins; see `TaskSpec.role`."""
 FEWEST_HELD_OUT = 2
 """Of a kind: a deviation takes two."""
 NOT_OF_A_SUITE = ("forget", "role", "step", "at_once")
@@ -154,7 +156,10 @@ def _read(path: Path) -> Suite:
         task = _task({**file.task, **kind.task})
         for part, problems in parts.items():
             requests = getattr(kind, part)
-            problems += [Problem(name, replace(usual, task=replace(task, forget=(one,)))) for one in requests]
+            for request in requests:  # each with originals of its own: they are a sample, as forget sets are
+                problems.append(
+                    Problem(name, replace(usual, task=replace(task, forget=(request,), role=ROLE + request)))
+                )
     _check_once([*parts["tuning"], *parts["held_out"]])
     return Suite(path.stem, file.about, tuple(parts["tuning"]), tuple(parts["held_out"]))
 

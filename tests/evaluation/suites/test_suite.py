@@ -52,11 +52,11 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     suite = written(tmp_path, SMALL)
     assert (suite.name, suite.about, suite.kinds) == ("mine", "a small one", ("random", "long"))
     (tuning,) = suite.tuning
-    tuned_on = TaskSpec("digits", ("random:20@1",), train_size=160)
+    tuned_on = TaskSpec("digits", ("random:20@1",), train_size=160, role="suite:random:20@1")
     assert tuning.grading == GradingSpec("", tuned_on, originals=3, models=40, budget=0.1)
     assert [problem.request for problem in suite.held_out] == ["random:20@2", "random:20@3", "class:2", "class:3"]
     long = suite.held_out[2].graded("my_method")
-    assert long.task == TaskSpec("digits", ("class:2",), train_size=160, recipe=(("epochs", 90),))
+    assert long.task == TaskSpec("digits", ("class:2",), train_size=160, recipe=(("epochs", 90),), role="suite:class:2")
     assert long.method == "my_method"
 
 
