@@ -24,6 +24,7 @@ def command(
     task: TaskOptions = TaskOptions(),
     grading: SearchOptions = SearchOptions(),
     minutes: Annotated[float, GRADING, NUMBER] = 10.0,
+    error: Annotated[float, GRADING, NUMBER] = 0.05,
     run: RunOptions = RunOptions(),
     output: JsonOptions = JsonOptions(),
 ) -> int:
@@ -31,6 +32,7 @@ def command(
 
     Args:
         minutes: After the first 4, add no originals that would take longer.
+        error: The chance of a wrong verdict, on any pair at any look.
     """
     from checkpoints.server import start_server
 
@@ -42,13 +44,13 @@ def command(
     names = list(dict.fromkeys(values.names()))
     places = run.places()
     specs = grading_specs(names, values, task, grading)
-    check_comparison(specs, minutes)
+    check_comparison(specs, minutes, error)
     with run.pool(places) as pool:
-        comparison = compare(specs, minutes, pool, run.console())
+        comparison = compare(specs, minutes, pool, run.console(), error)
     if output.json:
         print(json.dumps(comparison.to_dict(), indent=1))
     else:
         show_comparison(comparison)
-    for error in comparison.failures:
-        print(f"error: {error}", file=sys.stderr)
+    for failure in comparison.failures:
+        print(f"error: {failure}", file=sys.stderr)
     return 2 if comparison.failures else 0

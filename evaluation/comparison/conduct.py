@@ -19,6 +19,7 @@ from evaluation.comparison.sequential import (
     Verdict,
     mean_difference,
     originals_to_decide,
+    p_of_look,
     share_of_error,
     verdict_on,
 )
@@ -46,6 +47,8 @@ class Pair:
     """Of the first one's score less that of the second. All such intervals, at all looks, hold together."""
     verdict: Verdict
     """On the first."""
+    p: float
+    """The smallest error, for all looks and pairs, at which there would be a verdict by now."""
     originals_to_decide: int | None
     """How many it would take if the differences stay as they are; None if it is decided, or that is beyond measure."""
 
@@ -65,28 +68,32 @@ class Comparison:
     """Of each method, the last one: with the most originals."""
     failures: tuple[UserError, ...]
     seconds: float
+    error: float
+    """The chance of a wrong verdict, on any pair at any look."""
     why_stopped: str
     """Why the last look was not made though a pair is undecided; empty if it was, or none is."""
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        about = {"error": ERROR, "looks": list(LOOKS), "seconds": self.seconds, "why_stopped": self.why_stopped}
+        about = {"error": self.error, "looks": list(LOOKS), "seconds": self.seconds, "why_stopped": self.why_stopped}
         failures = [str(error) for error in self.failures]
         reports = [report.to_dict() for report in self.reports]
         return {**about, "pairs": [asdict(pair) for pair in self.pairs], "failures": failures, "reports": reports}
 
 
-def compare(specs: Sequence[GradingSpec], minutes: float, workers: Workers, console: Console) -> Comparison:
+def compare(
+    specs: Sequence[GradingSpec], minutes: float, workers: Workers, console: Console, error: float = ERROR
+) -> Comparison:
     """Grade the methods of `specs`, which differ in nothing else, with more and more originals.
 
     Runs that earlier gradings, or an interrupted comparison, have left are not done again. The first look is made
     however long it takes.
 
     Raises:
-        UserError: there are less than two methods, or no time.
+        UserError: there are less than two methods, or no time, or `error` is no probability.
         GradingFailedError: so many methods failed that no pair is left.
     """
-    check_comparison(specs, minutes)
+    check_comparison(specs, minutes, error)
     began = time.monotonic()
     found: dict[tuple[str, str], Pair] = {}
     reports: dict[str, Report] = {}
@@ -112,20 +119,20 @@ def compare(specs: Sequence[GradingSpec], minutes: float, workers: Workers, cons
                     reports[spec.method] = result
                 else:
                     failures[spec.method] = result
-        except UserError as error:  # so much work that it is asked about, and nobody is there to answer
+        except UserError as problem:  # so much work that it is asked about, and nobody is there to answer
             if not before:
                 raise
-            why_stopped = str(error)
+            why_stopped = str(problem)
             break
         judged = [pair for pair in waiting if not failures.keys() & {*pair}]
-        found |= {pair: judge(pair, reports, share_of_error(len(all_pairs))) for pair in judged}
+        found |= {pair: judge(pair, reports, len(all_pairs), error, found.get(pair)) for pair in judged}
         decided = sum(pair.verdict != "undecided" for pair in found.values())
         console.tell(f"{originals} originals: {decided} of {counted(len(all_pairs), 'pair')} decided")
     if not found:
         raise next(iter(failures.values()))
     last = tuple(reports[spec.method] for spec in specs if spec.method in reports)
     verdicts = tuple(found[pair] for pair in all_pairs if pair in found)
-    return Comparison(verdicts, last, tuple(failures.values()), time.monotonic() - began, why_stopped)
+    return Comparison(verdicts, last, tuple(failures.values()), time.monotonic() - began, error, why_stopped)
 
 
 def _is_open(pair: Pair) -> bool:
@@ -146,19 +153,25 @@ def _expected_seconds(
     return seconds
 
 
-def check_comparison(specs: Sequence[GradingSpec], minutes: float) -> None:
-    """Raise `UserError` if there is nothing to compare, or no time for it."""
+def check_comparison(specs: Sequence[GradingSpec], minutes: float, error: float) -> None:
+    """Raise `UserError` if there is nothing to compare, or no time for it, or the error is none."""
     if len(specs) < 2:
         raise UserError("To compare takes two methods: -m my_method,finetune.")
     if not 0 < minutes < float("inf"):
         raise UserError(f"--minutes must be greater than 0 and finite, not {minutes:g}.")
+    if not 0 < error < 1:
+        raise UserError(f"--error is a chance between 0 and 1, not {error:g}.")
 
 
-def judge(pair: tuple[str, str], reports: Mapping[str, Report], error: float) -> Pair:
-    """A look at two methods, which may be wrong with chance `error`."""
+def judge(
+    pair: tuple[str, str], reports: Mapping[str, Report], pairs: int, error: float, before: Pair | None = None
+) -> Pair:
+    """A look at two methods, after the one `before`; all looks at so many pairs may be wrong with chance `error`."""
     first, second = (np.array(reports[name].scores.score_by_original) for name in pair)
     differences = first - second  # (originals,)
-    difference = mean_difference(differences, error)
+    of_this_look = share_of_error(pairs, error)
+    difference = mean_difference(differences, of_this_look)
     verdict = verdict_on(difference)
-    needed = originals_to_decide(differences, error) if verdict == "undecided" else None
-    return Pair(*pair, len(differences), difference, verdict, needed)
+    p = min(p_of_look(differences, pairs), 1.0 if before is None else before.p)
+    needed = originals_to_decide(differences, of_this_look) if verdict == "undecided" else None
+    return Pair(*pair, len(differences), difference, verdict, p, needed)

@@ -17,7 +17,7 @@ from evaluation.views.terminal import make_screen, remarks_of, suspicions_of
 def show_comparison(comparison: Comparison) -> None:
     """The scores, best first, a line for each pair with its verdict, and what to beware of."""
     scores, verdicts = Table(box=None, pad_edge=False), Table(box=None, pad_edge=False)
-    for table, names in ((scores, ("", "score", "")), (verdicts, ("", "difference of scores", "verdict", ""))):
+    for table, names in ((scores, ("", "score", "")), (verdicts, ("", "difference of scores", "verdict", "p", ""))):
         table.add_column(names[0], overflow="fold")
         for name in names[1:]:
             table.add_column(name, no_wrap=True)
@@ -35,13 +35,25 @@ def show_comparison(comparison: Comparison) -> None:
         screen.print(line)
 
 
-def _cells(pair: Pair) -> tuple[str, str, str, str]:
+def _cells(pair: Pair) -> tuple[str, str, str, str, str]:
     difference = pair.difference
     numbers = f"{difference.value:+.4f}  [{difference.low:+.4f}, {difference.high:+.4f}]"
     verdict = "equal on every original" if pair.is_equal else "undecided"
     if pair.verdict != "undecided":
         verdict = f"{printable(pair.first if pair.verdict == 'better' else pair.second)} is better"
-    return f"{printable(pair.first)} - {printable(pair.second)}", numbers, verdict, f"{pair.originals} originals"
+    names = f"{printable(pair.first)} - {printable(pair.second)}"
+    return names, numbers, verdict, in_short(pair.p), f"{pair.originals} originals"
+
+
+def in_short(p: float) -> str:
+    """A p value.
+
+    >>> in_short(0.00012), in_short(0.0312), in_short(1e-9), in_short(1.0)
+    ('0.0001', '0.031', '< 0.0001', '1')
+    """
+    if p < 1e-4:
+        return "< 0.0001"
+    return f"{p:.4f}" if p < 0.01 else f"{p:.2g}"
 
 
 def _lines(comparison: Comparison) -> Iterator[str]:
@@ -55,7 +67,10 @@ def _lines(comparison: Comparison) -> Iterator[str]:
     if any(report.grading.models < MIN_MODELS_FOR_RANK for report in comparison.reports):
         yield f"with fewer than {MIN_MODELS_FOR_RANK} models {WHY_NO_RANK}"
     looks = ", ".join(map(str, LOOKS))
-    yield f"Of methods with one distribution of scores, at most 5 % get a verdict, for all looks ({looks}) and pairs."
+    yield (
+        f"Of methods with one distribution of scores, at most {100 * comparison.error:g} % get a verdict, "
+        f"for all looks ({looks}) and pairs; p holds for all of them, too."
+    )
     yield "All are compared with the same retrained models: what others would change is not in it."
 
 

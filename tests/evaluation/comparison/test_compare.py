@@ -63,7 +63,7 @@ def test_the_time_is_over(results: Path) -> None:
     for _ in range(2):  # typed again, it does not begin what there was no time for
         answer = command("compare", "-m", "fisher,seif", *TINY, "--minutes", "1e-6", "-q")
         assert answer.code == 0, answer.stderr
-        assert re.search(r"fisher - seif .* undecided +4 originals", answer.stdout)
+        assert re.search(r"fisher - seif .* undecided +[\d.]+ +4 originals", answer.stdout)
         assert "8 originals would take about" in answer.stdout
         assert "with fewer than 32 models" in answer.stdout
         assert "Of methods with one distribution of scores, at most 5 % get a verdict" in answer.stdout
@@ -95,9 +95,10 @@ def test_what_is_said_of_a_pair(make_report: Callable[..., Report], capsys: pyte
         "beside": [0.06, 0.05, 0.06, 0.05],
     }
     reports = {name: make_report(name, score_by_original=values) for name, values in scores.items()}
-    pairs = tuple(judge(("a", other), reports, 0.0125) for other in list(scores)[1:])
+    pairs = tuple(judge(("a", other), reports, 1, 0.05) for other in list(scores)[1:])
     assert [pair.is_equal for pair in pairs] == [True, False, False, False]
-    show_comparison(Comparison(pairs, tuple(reports.values()), (), 1.0, ""))
+    assert pairs[0].p == 1.0
+    show_comparison(Comparison(pairs, tuple(reports.values()), (), 1.0, 0.05, ""))
     said = capsys.readouterr().out
     assert re.search(r"a - same +\+0.0000 .* equal on every original", said)
     assert re.search(r"a - near: about \d+ originals would decide it, if the difference stays as it is\n", said)
@@ -115,6 +116,9 @@ def test_what_is_said_of_a_pair(make_report: Callable[..., Report], capsys: pyte
         ("-m my_method,finetune --minutes 0", "--minutes must be greater than 0 and finite, not 0"),
         ("-m my_method,finetune --minutes nan", "--minutes must be greater than 0 and finite, not nan"),
         ("-m my_method,finetune --minutes inf", "--minutes must be greater than 0 and finite, not inf"),
+        ("-m my_method,finetune --error 0", "--error is a chance between 0 and 1, not 0"),
+        ("-m my_method,finetune --error 1", "--error is a chance between 0 and 1, not 1"),
+        ("-m my_method,finetune --error nan", "--error is a chance between 0 and 1, not nan"),
         ("-m my_method,finetune --minutes soon", "--minutes takes a number, not 'soon'"),
         ("-m my_method,finetune --originals 3", "There is no option '--originals'"),
         ("-m my_method,finetune --models 3", "needs at least 6 models, not 3"),
