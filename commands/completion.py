@@ -40,6 +40,7 @@ def script() -> str:
     """The script, for bash; zsh emulates it."""
     from commands import COMMANDS, make_app
     from evaluation.audits import AUDITS
+    from evaluation.suites.suite import names_of_suites
 
     app = make_app()
     flags, taking = {"": options(app)}, set(taking_values(app))
@@ -51,6 +52,7 @@ def script() -> str:
     flags["list"] += known["--method"]
     flags["audit"] += AUDITS
     flags["schema"] += AUDITS
+    flags["suite"] += names_of_suites()
     return (
         TEMPLATE.replace("COMMANDS", "|".join(COMMANDS))
         .replace("VALUES", cases(known))

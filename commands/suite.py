@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    name: Annotated[str, Parameter(help="digits, faces, cifar10, or a YAML file like those in evaluation/suites/.")],
+    name: Annotated[str | None, Parameter(help="digits, faces, cifar10, or your YAML file: docs/suites.md.")] = None,
     /,
     *,
     method: MethodNames = MethodNames(),
@@ -34,6 +34,10 @@ def command(
     from evaluation.suites.suite import read_suite
 
     output.check()
+    if name is None:
+        if method.method is not None:
+            raise UserError("Which suite? python main.py suite digits -m my_method; without -m it lists them.")
+        return list_suites()
     suite = read_suite(name)
     if data.data_dir is not None:
         suite = suite.in_folder(data.data_dir)
@@ -42,6 +46,15 @@ def command(
     if search.trials is not None:
         raise UserError("--trials needs a method to tune: -m my_method.")
     show(suite, output, name)
+    return 0
+
+
+def list_suites() -> int:
+    """Print the suites of the kit."""
+    from evaluation.suites.suite import names_of_suites, read_suite
+
+    for name in names_of_suites():
+        print(f"{name:<10}{read_suite(name).about}")
     return 0
 
 

@@ -117,9 +117,9 @@ class Suite:
         return replace(self, tuning=tuning, held_out=held_out)
 
 
-def all_suites() -> dict[str, str]:
-    """What the suites of the kit are about, by name."""
-    return {path.stem: read_suite(path.stem).about for path in sorted(FOLDER.glob("*.yaml"))}
+def names_of_suites() -> list[str]:
+    """Of those of the kit."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def read_suite(name: str) -> Suite:
@@ -130,9 +130,8 @@ def read_suite(name: str) -> Suite:
     """
     path = Path(name).expanduser()
     if not path.suffix:
-        names = [path.stem for path in FOLDER.glob("*.yaml")]
-        if name not in names:
-            raise unknown_name("suite", name, names)
+        if name not in names_of_suites():
+            raise unknown_name("suite", name, names_of_suites())
         path = FOLDER / f"{name}.yaml"
     try:
         return _read(path)

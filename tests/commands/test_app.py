@@ -214,6 +214,7 @@ def completion() -> str:
         ("python main.py leader", ["leaderboard"]),
         ("python main.py score --m", ["--metric"]),
         ("python main.py list noisy", ["noisy_finetune"]),
+        ("python main.py suite dig", ["digits"]),
         ("python main.py --out ", []),
         ("python other.py --ta", []),
         ("unlearning-kit tune --tri", ["--trials"]),

@@ -19,7 +19,7 @@ from evaluation.isolation.handle import room_workers
 from evaluation.report import read_report
 from evaluation.suites.conduct import grade_on_suite
 from evaluation.suites.result import SuiteResult, read_results
-from evaluation.suites.suite import Suite, read_suite
+from evaluation.suites.suite import Suite, names_of_suites, read_suite
 from evaluation.tuned import tuned_in
 from tests.command_line import command
 
@@ -146,9 +146,18 @@ def test_a_method_that_fails_somewhere(
     assert "no ranks: with fewer than 32 models" in shown.stdout
 
 
+def test_the_suites_of_the_kit_are_listed(results: Path) -> None:
+    """By name, with what they are about."""
+    answer = command("suite")
+    assert answer.code == 0
+    assert [line.split()[0] for line in answer.stdout.splitlines()] == names_of_suites()
+    assert "handwritten digits" in answer.stdout
+
+
 def test_mistakes(tmp_path: Path, results: Path) -> None:
     """One sentence each, before anything is done."""
     for arguments, complaint in (
+        (["-m", "my_method"], "Which suite? python main.py suite digits -m my_method"),
         (["digit"], "There is no suite 'digit': did you mean digits?"),
         (["digits"], "Nothing has been graded on digits yet: python main.py suite digits -m my_method does it."),
         (["digits", "--trials", "3"], "--trials needs a method to tune: -m my_method."),

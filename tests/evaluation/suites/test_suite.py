@@ -9,7 +9,7 @@ import pytest
 from data import TaskSpec, UserError, all_tasks
 from data.forget import parse_request
 from evaluation.spec import GradingSpec
-from evaluation.suites.suite import Suite, all_suites, read_suite
+from evaluation.suites.suite import Suite, names_of_suites, read_suite
 from evaluation.views.leaderboard import MIN_MODELS_FOR_RANK
 
 SMALL = """
@@ -34,7 +34,7 @@ def written(folder: Path, text: str) -> Suite:
     return read_suite(str(folder / "mine.yaml"))
 
 
-@pytest.mark.parametrize("name", all_suites())
+@pytest.mark.parametrize("name", names_of_suites())
 def test_suites_of_the_kit(name: str) -> None:
     """Each kind has requests to tune on and others to be graded on; methods are ranked; the tasks exist."""
     suite = read_suite(name)
