@@ -7,7 +7,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import optimize, special, stats
 
 from benchmarks.checks.ranks import ALIKE, EQUAL, UNEQUAL, measure
 from evaluation.comparison.ranks import ERROR, groups, rank_intervals, surely_better
@@ -19,17 +19,42 @@ NOISE = 3 * (ERROR * (1 - ERROR) / TABLES) ** 0.5
 
 
 def p_of(first: Floats, second: Floats) -> float:
-    """Of "the first is no better", in SciPy's words."""
+    """Of "the first is no better", in SciPy's words, if the pair's own differences are all that is known."""
     differences = first - second
     if np.allclose(differences, differences[0], rtol=0, atol=1e-12):
         return 0.0 if differences[0] > 1e-12 else 1.0
     return float(stats.ttest_1samp(differences, 0.0, alternative="greater").pvalue)
 
 
+def belief_in_words(scores: Floats) -> tuple[float, float]:
+    """Smyth's d0 and s0^2, a step at a time: d0 solves trigamma(d0 / 2) = the excess variance of log s^2."""
+    d = scores.shape[1] - 1
+    pairs = [first - second for place, first in enumerate(scores) for second in scores[place + 1 :]]
+    variances = [float(np.var(pair, ddof=1)) for pair in pairs if np.var(pair) > 1e-20]
+    if len(variances) < 3:
+        return 0.0, 0.0
+    e = [np.log(variance) - special.digamma(d / 2) + np.log(d / 2) for variance in variances]
+    excess = np.var(e, ddof=1) - special.polygamma(1, d / 2)
+    excess = max(excess, float(special.polygamma(1, 5000)))
+    d0 = optimize.brentq(lambda x: special.polygamma(1, x / 2) - excess, 1e-2, 1e4)
+    return min(d0, d), float(np.exp(np.mean(e) + special.digamma(d0 / 2) - np.log(d0 / 2)))
+
+
+def moderated_p(first: Floats, second: Floats, d0: float, s0_squared: float) -> float:
+    """Of "the first is no better", with that belief."""
+    differences, d = first - second, len(first) - 1
+    mean, variance = differences.mean(), differences.var(ddof=1)
+    if d0 == 0 or abs(mean) < 1e-12:
+        return p_of(first, second)
+    t = mean / np.sqrt((d0 * s0_squared + d * variance) / (d0 + d) / len(first))
+    return float(stats.t.sf(t, d0 + d))
+
+
 def intervals_in_words(scores: Floats) -> list[list[int]]:
     """What the fast code is to return, a step at a time: Holm's procedure over all ordered pairs, then counts."""
     methods = len(scores)
-    hypotheses = sorted((p_of(scores[i], scores[j]), i, j) for i, j in permutations(range(methods), 2))
+    belief = belief_in_words(scores)
+    hypotheses = sorted((moderated_p(scores[i], scores[j], *belief), i, j) for i, j in permutations(range(methods), 2))
     better: set[tuple[int, int]] = set()
     for tried, (p, i, j) in enumerate(hypotheses):
         if p > ERROR / (len(hypotheses) - tried):
