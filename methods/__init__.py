@@ -18,6 +18,7 @@ def all_method_handlers() -> Handlers:
     entries = {
         "my_method": "MyMethod",
         "noisy_finetune": "NoisyFinetune",
+        "self_tuned": "SelfTuned",
         "fanchuan": "Fanchuan",
         "kookmin": "Kookmin",
         "seif": "Seif",

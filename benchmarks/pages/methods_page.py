@@ -1,8 +1,7 @@
 """One row per method, as a page: `python -m benchmarks.pages.methods_page --out docs/methods.md`.
 
 All of a row comes from the method's file: the first line and the "Source:" paragraph of its docstring, its `guarantee`
-and `published_figures`, and which of the loaders' examples a run on the digits reads. Only our figure does not: it is
-the best score among the reports of `--task` with `--models` runs (see `benchmarks.pages.leaderboards`), so grade first.
+and `published_figures`, and which of the loaders' examples a run on the digits reads.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from checkpoints.workers import seed_everything
 from data import Task, TaskSpec, load
 from data.loaders import Batch, ExampleDataset, Sample, TensorLoader
 from evaluation.catalogue.lookup import facts_of, registry
-from evaluation.report import Report, read_reports, results_folder
 from methods import all_method_handlers
 
 SETS = ("retain", "forget", "validation")
@@ -25,39 +23,30 @@ SETS = ("retain", "forget", "validation")
 def main() -> None:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", default="digits")
-    parser.add_argument("--models", type=int, default=64)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     task = load(TaskSpec("digits", train_size=100))
-    stored, _ = read_reports(results_folder())
-    known = [report for report in stored if report.grading.task == options.task]
-    reports = [
-        report for report in known if report.grading.models == options.models and report.method.submission is None
-    ]
-    lines = [HEAD.format(task=options.task, models=options.models, out=options.out)]
+    lines = [HEAD.format(out=options.out)]
     for name in registry():
         cells = (idea(name), source(name), ", ".join(examples_used(name, task)) or "nothing")
-        figures = (guarantee(name), published(name), best(name, reports))
-        lines.append(f"| `{name}` | {' | '.join([*cells, *figures])} |")
+        lines.append(f"| `{name}` | {' | '.join([*cells, guarantee(name), published(name)])} |")
     options.out.write_text("\n".join(lines) + "\n")
     print(f"written to {options.out}")
 
 
 HEAD = """# The methods
 
-Made by `python -m benchmarks.pages.methods_page --task {task} --models {models} --out {out}`.
+Made by `python -m benchmarks.pages.methods_page --out {out}`. Figures of ours are on the
+[leaderboard](leaderboard-digits.md).
 
 - **idea**, **source**: from the docstring of the method's file.
 - **uses**: the sets whose images a run was observed to read. (Many methods read the validation set only to decide when
   to stop, or for their notes.)
 - **published**: figures of the authors or of papers that compare methods, on other data and by several protocols.
   Figures "on Kaggle" are scores like ours, on hidden data; a gap to retraining can't be compared with them.
-- **here**: the best score on {task}, N = {models}, and its share of the ceiling, with published or tuned values. The
-  leaderboard has the intervals.
 
-| method | idea | source | uses | guarantee | published | here |
-|---|---|---|---|---|---|---|"""
+| method | idea | source | uses | guarantee | published |
+|---|---|---|---|---|---|"""
 
 
 def idea(name: str) -> str:
@@ -115,15 +104,6 @@ def examples_used(name: str, task: Task) -> list[str]:
         net = build_network(task, seed).eval()
         all_method_handlers()[name]().run(net, *(TensorLoader(dataset, 64, shuffle=True) for dataset in datasets))
     return [which for which, dataset in zip(SETS, datasets, strict=True) if dataset.read]
-
-
-def best(name: str, reports: list[Report]) -> str:
-    """The best score of the method, and which values it had."""
-    graded = [report for report in reports if report.method.name == name]
-    if not graded:
-        return "-"
-    own = max(graded, key=lambda report: report.scores.score.value)
-    return f"{own.scores.score.value:.4f}, {own.percent_of_ceiling(' %')} ({own.values})"
 
 
 if __name__ == "__main__":

@@ -20,6 +20,18 @@ DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
         "Kaggle 459334",
         {"noise": 0.3, "epochs": 4, "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 0.0005},
     ),
+    "self_tuned": (
+        "ours",
+        {
+            "epochs": 2,
+            "tries": 3,
+            "lowest_rate": 0.02,
+            "highest_rate": 0.2,
+            "noise": 0.4,
+            "momentum": 0.9,
+            "weight_decay": 0.0005,
+        },
+    ),
     "fanchuan": (
         "Kaggle 458721",
         {
