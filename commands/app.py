@@ -85,6 +85,9 @@ def start(arguments: Sequence[str]) -> int:
             _drop_output()
             return 1
         except OSError as error:
+            if interrupts.lies_behind(error):  # it came while something cleaned up after Ctrl-C
+                interrupts.tell_interrupted()
+                return interrupts.EXIT_CODE
             refused = trouble.sentence(error)
             if refused is None:
                 raise

@@ -55,6 +55,12 @@ def ignore_interrupts() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def lies_behind(error: BaseException) -> bool:
+    """Whether the error arose while Ctrl-C was being handled."""
+    before = error.__cause__ or error.__context__
+    return isinstance(error, KeyboardInterrupt) or (before is not None and lies_behind(before))
+
+
 def tell_interrupted() -> None:
     """Say how to go on, if there is still somebody to read it."""
     with contextlib.suppress(OSError):

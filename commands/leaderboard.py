@@ -40,7 +40,8 @@ def command(
     reports = [report for report in stored if task in (None, report.grading.task) and report.grading.role == "grading"]
     if not reports:
         flag = "" if task is None else f" --task {task}"
-        raise UserError(f"Nothing has been graded yet: python main.py -m my_method{flag} does it.")
+        of_suites = " (python main.py suite NAME shows gradings of suites.)" if stored else ""
+        raise UserError(f"Nothing has been graded yet: python main.py -m my_method{flag} does it.{of_suites}")
     codes = leaderboard.current_codes(report.method.name for report in reports if report.method.code is not None)
     tables = leaderboard.tables(reports, codes, by)
     if output.csv:

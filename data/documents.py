@@ -9,12 +9,16 @@ from typing import Any
 
 import yaml
 
+from data.texts import printable
+
 MOST_BYTES = 64 << 20
 """Of a file of text that is read; the largest of ours, a report of thousands of epsilons, has some megabytes."""
 
 
 MOST_BYTES_OF_YAML = 1 << 19
 """Of a YAML file, of which reading half a megabyte takes seconds."""
+
+MERGE = "tag:yaml.org,2002:merge"
 
 MOST_VALUES = 1_000_000
 """That a YAML file may stand for."""
@@ -96,13 +100,31 @@ def _what_is_wrong(error: Exception) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads what `yaml.safe_load` reads, but for merges (`<<: *a`) that become more values than a file may have."""
+    """Reads what `yaml.safe_load` reads, but for merges (`<<: *a`) that become more values than a file may have.
+
+    An entry that a mapping has twice is refused, too: the first would be lost without a word.
+    """
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping as it is written."""
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        found = set()
+        for key, _ in node.value:
+            name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+            if name in found:
+                line = key.start_mark.line + 1
+                raise DocumentError(
+                    f"it has the entry {printable(key.value, 60)} twice, the second time in line {line}"
+                )
+            if name is not None and key.tag != MERGE:
+                found.add(name)
+        return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Put the entries that are merged into a mapping in their place, if they are not too many."""
         entries = len(node.value)
         for key, merged in node.value:
-            if key.tag == "tag:yaml.org,2002:merge":
+            if key.tag == MERGE:
                 parts = merged.value if isinstance(merged, yaml.SequenceNode) else [merged]
                 for part in parts:
                     if isinstance(part, yaml.MappingNode):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,10 @@ class Tuned:
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Tuned:
         """From an entry of a file, or part of a `config.yaml`. Raises KeyError, TypeError or ValueError."""
-        return Tuned(tuple(dict(values["settings"]).items()), int(values["trials"]))
+        trials = int(values["trials"])
+        if trials < 1:
+            raise ValueError(f"{trials} trials")
+        return Tuned(tuple(dict(values["settings"]).items()), trials)
 
     def to_dict(self) -> dict[str, Any]:
         """As what a file holds."""
@@ -74,9 +78,14 @@ def tuned_in(path: Path, method: str) -> Tuned | None:
         entry = _read(path).get(method)
         return None if entry is None else Tuned.from_dict(entry)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: the entry of {method} is damaged ({error}): repair it, or use --published."
-        ) from error
+        raise UserError(f"{path}: the entry of {method} is damaged ({error}): {_remedy(path)}.") from error
+
+
+def code_of_tuned(path: Path, method: str) -> str | None:
+    """The hash of the code that the values of a method in a file were found with; None if the file does not say."""
+    entry = _read(path).get(method)
+    code = entry.get("code") if isinstance(entry, dict) else None
+    return code if isinstance(code, str) else None
 
 
 def shares_on_tuning(path: Path, method: str) -> tuple[float | None, float | None]:
@@ -86,7 +95,9 @@ def shares_on_tuning(path: Path, method: str) -> tuple[float | None, float | Non
     """
     entry = _read(path).get(method)
     numbers = [entry.get(key) if isinstance(entry, dict) else None for key in ("score", "published_score", "ceiling")]
-    best, published, ceiling = (float(one) if isinstance(one, (int, float)) else None for one in numbers)
+    best, published, ceiling = (
+        float(one) if isinstance(one, (int, float)) and 0 <= one < math.inf else None for one in numbers
+    )
     if not ceiling:
         return None, None
     return (None if best is None else best / ceiling), (None if published is None else published / ceiling)
@@ -108,4 +119,9 @@ def _read(path: Path) -> dict[str, Any]:
         return {}
     except (OSError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} can't be read ({reason}): repair it, or use --published.") from error
+        raise UserError(f"{path} can't be read ({reason}): {_remedy(path)}.") from error
+
+
+def _remedy(path: Path) -> str:
+    """What to do about a file of values that can't be used."""
+    return "repair or remove it" if path.name.startswith(SUITE) else "repair it, or use --published"

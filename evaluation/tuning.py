@@ -385,6 +385,7 @@ def _conclude(study: optuna.Study, problems: Sequence[_Problem], trials: int, pa
         "runs": spec.models,
         "score": round(outcome.score, 6),
         "published_score": round(outcome.published_score, 6),
+        "code": published.method.code_hash,
     }
     if METRICS[spec.metric].ceiling_bounds and not published.method.certifies:
         entry["ceiling"] = round(statistics.fmean(map(_ceiling, problems)), 6)

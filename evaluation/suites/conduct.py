@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from checkpoints.bank import Foresee, ensure
+from checkpoints.networks import build_network
 from checkpoints.workers import Workers
+from data import Task, UserError
 from evaluation.catalogue.lookup import facts_of
 from evaluation.console import Console
 from evaluation.grading import grade_methods, load_with_one_request, tell_remarks
@@ -20,8 +22,8 @@ from evaluation.runs.resolve import resolve
 from evaluation.suites.result import HeldOut, Rule, SuiteResult
 from evaluation.suites.suite import Problem, Suite
 from evaluation.texts import counted
-from evaluation.tuned import Tuned, shares_on_tuning, tuned_in
-from evaluation.tuning import can_be_tuned, search
+from evaluation.tuned import Tuned, code_of_tuned, shares_on_tuning, tuned_in
+from evaluation.tuning import TuningResult, can_be_tuned, search
 
 LONGEST_COMPLAINT = 2000
 """Characters of it that a result keeps."""
@@ -55,10 +57,11 @@ def grade_on_suite(
         UserError: a task of the suite, or a method's search space, is wrong; or the work is so long that it is asked
             about, and the answer is no.
     """
+    tasks = _load_tasks(suite)
     if trials is not None:
         _tune(suite, methods, trials, workers, console)
-    entries = [entry for method in methods for entry in _entries(suite, method)]
-    bank = _make_banks(suite, entries, workers, console)
+    entries = [entry for method in methods for entry in _entries(suite, method, tasks[0], workers.device, console)]
+    bank = _make_banks(suite, entries, tasks, workers, console)
     label = methods[0] if len(methods) == 1 else counted(len(methods), "method")
     done, total = 0, len(entries) * len(suite.held_out)
     with console.progress(label, "gradings") as on_progress:
@@ -75,25 +78,80 @@ def grade_on_suite(
     return [_conclude(entry, suite, bank, console) for entry in entries]
 
 
+def _load_tasks(suite: Suite) -> list[Task]:
+    """The tasks of all held-out gradings; those of the tuning part are looked at, too, before any work is done.
+
+    Raises:
+        UserError: one can't be loaded; or two are of the same forget set, however it is written.
+    """
+    found: dict[tuple[str, str, str], Problem] = {}
+    tasks = []
+    for problem in (*suite.held_out, *suite.tuning):
+        where = f"suite {suite.name}, kind {problem.kind}"
+        try:
+            task = load_with_one_request(problem.grading.task)
+            build_network(task)  # if there is no such network, now is the time to say so
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
+        forgotten = hashlib.sha256(task.forget_indices.tobytes()).hexdigest()
+        other = found.setdefault((task.data_sha256, str((task.network, task.recipe)), forgotten), problem)
+        if other is not problem:
+            raise UserError(f"{where}: {problem.request} and {other.request} forget the same images; leave out one.")
+        tasks.append(task)
+    return tasks[: len(suite.held_out)]
+
+
 def _tune(suite: Suite, methods: Sequence[str], trials: int, workers: Workers, console: Console) -> None:
-    """Search for values of the methods that have some to search for, on the tuning part."""
+    """Search for values of the methods that have some to search for, on the tuning part.
+
+    Raises:
+        UserError: there is no such part, or less than one trial; or as `search` does.
+    """
+    if not suite.tuning:
+        raise UserError(f"Suite {suite.name} has no tuning part: leave out --trials.")
+    if trials < 1:
+        raise UserError(f"--trials must be at least 1, not {trials}.")
     for method in methods:
-        if suite.tuning and can_be_tuned(method):
-            specs = [problem.graded(method) for problem in suite.tuning]
-            search(specs, trials, suite.tuned_path, workers, console)
+        if not can_be_tuned(method):
+            console.tell(f"{method} has no search_space: it is graded as it is")
+            continue
+        specs = [problem.graded(method) for problem in suite.tuning]
+        console.tell(_in_words(search(specs, trials, suite.tuned_path, workers, console)))
 
 
-def _entries(suite: Suite, method: str) -> list[_Entry]:
-    """What a method is graded with: tuned values, if there are some, and its own."""
-    own: Rule = "self-tuned" if facts_of(method).self_tuning else "published"
-    tuned = tuned_in(suite.tuned_path, method)
+def _in_words(result: TuningResult) -> str:
+    """What a search came to, in a line."""
+    values = ", ".join(f"{name}={value}" for name, value in result.settings.items())
+    failed = f", {result.failed} failed ({result.why_failed})" if result.failed else ""
+    return (
+        f"{result.method}: {result.score:.4f} on the tuning part, published {result.published_score:.4f} "
+        f"({counted(result.trials, 'trial')}{failed}): {values}"
+    )
+
+
+def _entries(suite: Suite, method: str, task: Task, device: str, console: Console) -> list[_Entry]:
+    """What a method is graded with: tuned values, if there are some that fit its code, and its own."""
+    facts = facts_of(method)
+    own: Rule = "self-tuned" if facts.self_tuning else "published"
+    path, again = suite.tuned_path, f"python main.py suite {suite.name} -m {method} --trials N tunes it"
+    tuned = tuned_in(path, method)
     if tuned is None:
         return [_Entry(method, own, None, None)]
-    best, published = shares_on_tuning(suite.tuned_path, method)
+    if code_of_tuned(path, method) not in (facts.code_hash, None):
+        console.tell(f"{method} was tuned with other code than it has now: it is graded as published. {again} again.")
+        return [_Entry(method, own, None, None)]
+    try:
+        resolve(suite.held_out[0].graded(method, tuned), task, device)
+    except UserError as error:
+        console.tell(f"{method} can't use its values in {path} ({error}): it is graded as published. {again} again.")
+        return [_Entry(method, own, None, None)]
+    best, published = shares_on_tuning(path, method)
     return [_Entry(method, "tuned", tuned, best), _Entry(method, own, None, published)]
 
 
-def _make_banks(suite: Suite, entries: Sequence[_Entry], workers: Workers, console: Console) -> str:
+def _make_banks(
+    suite: Suite, entries: Sequence[_Entry], tasks: Sequence[Task], workers: Workers, console: Console
+) -> str:
     """Train the models of all held-out gradings that are missing, and return a hash of all of them.
 
     Before that, say, or ask, how long all may take, by what the first of the gradings would.
@@ -103,20 +161,18 @@ def _make_banks(suite: Suite, entries: Sequence[_Entry], workers: Workers, conso
         f"{suite.name}: {counted(times, 'held-out grading')}, "
         f"each of {counted(first.originals, 'original')} x {first.models} runs"
     )
+    gradings = [
+        [resolve(problem.graded(entry.method, entry.tuned), task, workers.device) for entry in entries]
+        for problem, task in zip(suite.held_out, tasks, strict=True)
+    ]
+    tell_remarks(gradings[0], console)
     digest = hashlib.sha256()
-    foresee: Foresee | None = None
-    for problem in suite.held_out:
-        grading = problem.grading
-        task = load_with_one_request(grading.task)
-        specs = [problem.graded(entry.method, entry.tuned) for entry in entries]
-        gradings = [resolve(spec, task, workers.device) for spec in specs]
-        if problem is suite.held_out[0]:
-            tell_remarks(gradings, console)
-            foresee = foreseer(gradings, workers, console, banks=times, times=times)
+    foresee: Foresee | None = foreseer(gradings[0], workers, console, banks=times, times=times)
+    for task in tasks:
         with console.progress("bank", "models") as on_progress:
-            bank = ensure(task, grading.originals, grading.models, workers, console.tell, on_progress, foresee)
+            bank = ensure(task, first.originals, first.models, workers, console.tell, on_progress, foresee)
         foresee = None  # told once, of all
-        originals, retrained = bank.originals.outputs(grading.originals), bank.retrained.outputs(grading.models)
+        originals, retrained = bank.originals.outputs(first.originals), bank.retrained.outputs(first.models)
         digest.update(bank.fingerprint(originals, retrained).encode())
     return digest.hexdigest()[:12]
 

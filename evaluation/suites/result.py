@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -137,6 +138,7 @@ def _from_json(text: str, suite: Suite) -> SuiteResult:
     result = msgspec.convert(parse_json(text), SuiteResult)
     if result.format != FORMAT:
         raise ValueError(f"it has format {result.format}")
+    datetime.fromisoformat(result.created)
     if [(part.kind, part.request) for part in result.held_out] != [(one.kind, one.request) for one in suite.held_out]:
         raise ValueError("it is of other gradings")
     return result

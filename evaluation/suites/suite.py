@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -33,7 +34,7 @@ from msgspec import Meta
 
 from data import TaskSpec, UserError
 from data.documents import read_yaml
-from data.errors import unknown_name
+from data.errors import shortened, unknown_name
 from evaluation.report import results_folder
 from evaluation.spec import GradingSpec
 from evaluation.texts import with_numbers
@@ -47,12 +48,15 @@ FEWEST_HELD_OUT = 2
 NOT_OF_A_SUITE = ("forget", "role", "step", "at_once")
 """Fields of a task that the requests of a suite decide."""
 
-Name = Annotated[str, Meta(pattern=r"^\w[\w.-]{0,49}$")]
+NAME = re.compile(r"\w[\w.-]{0,49}")
+"""What a suite and a kind may be called: it becomes the name of a folder, and of a column."""
+WITH_OWN_DATA = ("folder", "kaggle")
+"""Tasks whose images are those of a folder; all others have the same ones, wherever they lie."""
 Requests = Annotated[list[Annotated[str, Meta(min_length=1, max_length=10_000)]], Meta(max_length=100)]
 
 
 class _KindInFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    held_out: Annotated[Requests, Meta(min_length=FEWEST_HELD_OUT)]
+    held_out: Requests
     tuning: Requests = []
     task: dict[str, Any] = {}
 
@@ -60,7 +64,7 @@ class _KindInFile(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class _File(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     about: Annotated[str, Meta(min_length=1, max_length=200)]
     task: dict[str, Any]
-    kinds: Annotated[dict[Name, _KindInFile], Meta(min_length=1, max_length=50)]
+    kinds: Annotated[dict[str, _KindInFile], Meta(min_length=1, max_length=50)]
     originals: Annotated[int, Meta(ge=1, le=1000)] = 2
     models: Annotated[int, Meta(ge=1, le=10_000)] = 32
     budget: Annotated[float, Meta(gt=0, le=1e6)] = 0.2
@@ -128,13 +132,15 @@ def read_suite(name: str) -> Suite:
     Raises:
         UserError: there is none, or the file is not the description of a suite.
     """
-    path = Path(name).expanduser()
-    if not path.suffix:
+    path = Path(name)
+    if not path.suffix and path.name == name:
         if name not in names_of_suites():
             raise unknown_name("suite", name, names_of_suites())
         path = FOLDER / f"{name}.yaml"
     try:
-        return _read(path)
+        return _read(path.expanduser())
+    except RuntimeError as error:  # ~nobody
+        raise UserError(f"{path} can't be read: {error}") from error
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}. Name a suite, or the YAML file of one.") from error
     except (TypeError, ValueError, AttributeError) as error:
@@ -149,6 +155,13 @@ def _read(path: Path) -> Suite:
     if "budget" in values:
         values["budget"] = with_numbers(values["budget"])
     file = msgspec.convert(values, _File)
+    for name, kind in {path.stem: None, **file.kinds}.items():
+        if not NAME.fullmatch(name):
+            raise ValueError(
+                f"a suite or a kind can't be called {shortened(name)!r}: letters, digits, - and _ can be used"
+            )
+        if kind is not None and len(kind.held_out) < FEWEST_HELD_OUT:
+            raise ValueError(f"kind {name} needs at least {FEWEST_HELD_OUT} held-out requests, to tell how they vary")
     usual = GradingSpec("", originals=file.originals, models=file.models, budget=file.budget)
     parts: dict[str, list[Problem]] = {"tuning": [], "held_out": []}
     for name, kind in file.kinds.items():
@@ -182,8 +195,14 @@ def _check_once(problems: list[Problem]) -> None:
             raise ValueError(f"{problem.request} is in it twice")
 
 
+def _with_data(task: TaskSpec) -> TaskSpec:
+    """The task with its folder, if that decides which images it has."""
+    folder = task.data_dir and str(Path(task.data_dir).expanduser().resolve())
+    return replace(task, data_dir=folder if task.name in WITH_OWN_DATA else None)
+
+
 def _digest(problems: tuple[Problem, ...]) -> str:
-    """A hash of all that decides these gradings, but for where the images lie."""
-    described = [[one.kind, asdict(replace(one.grading.task, data_dir=None))] for one in problems]
+    """A hash of all that decides these gradings."""
+    described = [[one.kind, asdict(_with_data(one.grading.task))] for one in problems]
     numbers = [[one.grading.originals, one.grading.models, one.grading.budget, one.grading.metric] for one in problems]
     return hashlib.sha256(json.dumps([described, numbers]).encode()).hexdigest()[:8]

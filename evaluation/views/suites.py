@@ -78,8 +78,8 @@ def columns(rows: Sequence[Row], kinds: Sequence[str]) -> list[Column]:
         (GROUP, lambda row: "" if row.rank is None else letter(row.rank)),
         ("method", _method),
         *((rule, partial(_by_rule, rule)) for rule in rules),
-        *((kind, partial(_of_kind, kind)) for kind in kinds),
-        *([("tuning part", _on_tuning_part)] if is_tuned else []),
+        *((f"{kind} %", partial(_of_kind, kind)) for kind in kinds),
+        *([("tuning part %", _on_tuning_part)] if is_tuned else []),
         ("overlap", lambda row: f"{row.ranked.overlap.value:.3f}"),
         ("retain ratio", lambda row: f"{fmean(part.retain_ratio for part in row.ranked.held_out):.3f}"),
         ("test ratio", lambda row: f"{fmean(part.test_ratio for part in row.ranked.held_out):.3f}"),
@@ -133,8 +133,9 @@ def remarks(rows: Sequence[Row], others: int) -> Iterator[str]:
     rules = {rule for row in rows for rule in row.results}
     if "tuned" in rules:
         trials = sorted({row.results["tuned"].trials or 0 for row in rows if "tuned" in row.results})
+        number = counted(trials[0], "trial") if len(trials) == 1 else f"{' or '.join(map(str, trials))} trials"
         equal = "" if len(trials) == 1 else ": not the same for all, which is unfair"
-        yield f"tuned: the best of {' or '.join(map(str, trials))} trials on the tuning part{equal}"
+        yield f"tuned: the best of {number} on the tuning part{equal}"
     if "self-tuned" in rules:
         yield "self-tuned: the method chooses its values itself, within its budget"
     if sum(row.rank is not None for row in rows) > 1:

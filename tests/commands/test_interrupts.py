@@ -266,3 +266,15 @@ def with_few_files(soft: int, hard: int, *arguments: str) -> subprocess.Complete
         timeout=300,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard)),
     )
+
+
+def test_ctrl_c_may_come_in_another_disguise() -> None:
+    """An error of whoever cleaned up after it, as Optuna's lock of its journal does. Catches "it can't be written"."""
+    try:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            Path("/nowhere/at/all").unlink()
+    except OSError as error:
+        assert interrupts.lies_behind(error)
+    assert not interrupts.lies_behind(OSError("of its own"))

@@ -108,6 +108,40 @@ def test_tuned_on_one_part_graded_on_the_other(small: Suite, two: Workers, resul
     assert {path: read_sealed(path)["seconds"].tolist() for path in results.glob("*/*/outputs.npz")} == before
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        ('"random:20@1"', '"random:0.25@2"', "kind random: random:0.25@2 and random:30@2 forget the same images"),
+        ('"class:3"', '"class:12"', "suite small, kind class: Forget request 'class:12': There is no class"),
+        ("train_size: 120", "network: none", "suite small, kind random: There is no network 'none'"),
+    ],
+)
+def test_all_tasks_are_looked_at_first(tmp_path: Path, results: Path, old: str, new: str, complaint: str) -> None:
+    """Before anything is trained; forget sets are compared, not texts."""
+    text = SMALL.replace("random:20@2", "random:30@2").replace(old, new)
+    (tmp_path / "small.yaml").write_text(text)
+    answer = command("suite", str(tmp_path / "small.yaml"), "-m", "my_method")
+    assert answer.code == 2
+    assert complaint in answer.stderr
+    assert not list(results.glob("*"))
+
+
+@pytest.mark.slow
+def test_values_of_other_code_are_not_used(small: Suite, two: Workers, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nor those that the method can't take: it is graded as published, and that is said."""
+    for entry, complaint in (
+        ({"code": "other"}, "my_method was tuned with other code than it has now: it is graded as published."),
+        ({"settings": {"epoch": 3}}, "my_method can't use its values in"),
+    ):
+        values = {"settings": {"epochs": 2}, "trials": 3, **entry}
+        small.tuned_path.parent.mkdir(exist_ok=True)
+        small.tuned_path.write_text(yaml.safe_dump({"my_method": values}))
+        (result,) = grade_on_suite(small, ["my_method"], None, two, Console())
+        assert isinstance(result, SuiteResult)
+        assert result.rule == "published"
+        assert complaint in capsys.readouterr().err
+
+
 BREAKS = '''
 from methods.BaseMethod import BaseMethod
 
@@ -164,6 +198,7 @@ def test_mistakes(tmp_path: Path, results: Path) -> None:
         (["digits", "-m", "my_methd"], "did you mean my_method"),
         (["digits", "-m", "my_method", "--csv", "--json"], "Choose one of --csv, --json and --markdown"),
         (["digits", "-m", "finetune", "--trials", "0"], "--trials must be at least 1, not 0."),
+        (["digits", "-m", "do_nothing", "--trials", "-2"], "--trials must be at least 1, not -2."),
         ([str(tmp_path / "none.yaml"), "-m", "my_method"], "can't be read: No such file"),
     ):
         answer = command("suite", *arguments)

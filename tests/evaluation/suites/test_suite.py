@@ -70,9 +70,13 @@ def test_results_and_values_belong_to_their_part(tmp_path: Path) -> None:
     assert (suite.folder, suite.tuned_path == tuned.tuned_path) == (tuned.folder, False)
     longer = written(tmp_path, SMALL.replace("epochs: 90", "epochs: 91"))
     assert (suite.folder == longer.folder, suite.tuned_path) == (False, longer.tuned_path)
-    moved = suite.in_folder("/somewhere")
+    moved = suite.in_folder("/somewhere")  # a download is the same everywhere
     assert (moved.folder, moved.tuned_path) == (suite.folder, suite.tuned_path)
     assert {problem.grading.task.data_dir for problem in (*moved.tuning, *moved.held_out)} == {"/somewhere"}
+    own = written(tmp_path, SMALL.replace("name: digits", "name: folder, data_dir: /mine"))
+    assert own.in_folder("/mine/../mine").folder == own.folder
+    assert own.in_folder("/other").folder != own.folder
+    assert own.in_folder("/other").tuned_path != own.tuned_path
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,8 @@ def test_results_and_values_belong_to_their_part(tmp_path: Path) -> None:
     [
         ("random:20@1", "random:20@2", "random:20@2 is in it twice"),
         ("random:20@3", "random:20@2", "random:20@2 is in it twice"),
-        (', "random:20@3"', "", "of length >= 2"),
+        (', "random:20@3"', "", "kind random needs at least 2 held-out requests"),
+        ("  long:", "  random:", "it has the entry random twice, the second time in line 11"),
         ("about: a small one", "", "missing required field `about`"),
         ("train_size: 160", "trainsize: 160", "its task has an unknown entry trainsize; these are known: name, "),
         ("train_size: 160", "forget: [class:1]", "its task has an unknown entry forget"),
@@ -89,7 +94,7 @@ def test_results_and_values_belong_to_their_part(tmp_path: Path) -> None:
         ("models: 40", "models: -1", "Expected `int` >= 1"),
         ("models: 40", "model: 40", "unknown field `model`"),
         ("budget: 1e-1", "budget: 0", "> 0.0"),
-        ("random:\n", "a b:\n", "matching regex"),
+        ("random:\n", "a b:\n", "can't be called 'a b'"),
         ("kinds:", "kinds: 3\nmore:", "Expected `object`, got `int` - at `$.kinds`"),
         ("kinds:", "kinds: [", "it is not YAML"),
     ],
@@ -122,6 +127,11 @@ def test_names(tmp_path: Path) -> None:
         read_suite("digts")
     with pytest.raises(UserError, match="can't be read: No such file"):
         read_suite(str(tmp_path / "none.yaml"))
+    with pytest.raises(UserError, match="can't be read: Could not determine home directory"):
+        read_suite("~nobody-of-this-name/mine.yaml")
+    (tmp_path / f"{'n' * 60}.yaml").write_text(SMALL)
+    with pytest.raises(UserError, match="can't be called 'nnn"):
+        read_suite(str(tmp_path / f"{'n' * 60}.yaml"))
     (tmp_path / "folder.yaml").mkdir()
     with pytest.raises(UserError, match="can't be read: Is a directory"):
         read_suite(str(tmp_path / "folder.yaml"))

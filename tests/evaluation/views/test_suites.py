@@ -83,6 +83,7 @@ def test_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
         ["3", "c", "weak"],
     ]
     assert "weak (old)" in lines[3]
+    assert "random %" in names
     assert "51.0 [" in lines[1]
     assert "5.0 [5.0, 5.0]" in lines[1]
     said = "\n".join(lines[4:])
