@@ -268,13 +268,16 @@ def with_few_files(soft: int, hard: int, *arguments: str) -> subprocess.Complete
     )
 
 
+def _fails_while_cleaning_up() -> None:
+    try:
+        raise KeyboardInterrupt
+    finally:
+        Path("/nowhere/at/all").unlink()
+
+
 def test_ctrl_c_may_come_in_another_disguise() -> None:
     """An error of whoever cleaned up after it, as Optuna's lock of its journal does. Catches "it can't be written"."""
-    try:
-        try:
-            raise KeyboardInterrupt
-        finally:
-            Path("/nowhere/at/all").unlink()
-    except OSError as error:
-        assert interrupts.lies_behind(error)
+    with pytest.raises(FileNotFoundError) as caught:
+        _fails_while_cleaning_up()
+    assert interrupts.lies_behind(caught.value)
     assert not interrupts.lies_behind(OSError("of its own"))
