@@ -27,7 +27,7 @@ original of its own, it is about all.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +120,7 @@ def estimate_grades(
     )
     inflation = kept / (models - kept)
     return Grades(
-        interval(qualities, drawn[:, 0], inflation),
+        _up_to_one(interval(qualities, drawn[:, 0], inflation)),
         interval(scores, drawn[:, 1], inflation),
         tuple(qualities.tolist()),
         tuple(scores.tolist()),
@@ -153,7 +153,7 @@ def ceiling(retrained: Population, quality: Quality, seed: int = 0, splits: int 
         ratio = accuracy_ratio(one, other)
         split[0] = quality(one.confidences, other.confidences)
         split[1] = split[0] * (ratio + 1 / ratio) / 2
-    f, score = mean_interval(values[:, 0]), mean_interval(values[:, 1])
+    f, score = _up_to_one(mean_interval(values[:, 0])), mean_interval(values[:, 1])
     return Grades(f, score, (f.value,), (score.value,))
 
 
@@ -226,6 +226,15 @@ def reach(by_original: Floats, own: float, from_retrained: float, freedom: float
         squares = from_originals**2 / weight + from_retrained**2 / freedom
         freedom = variance**2 / squares if squares > 0 else freedom
     return float(_t_quantile(freedom) * np.sqrt(variance))
+
+
+def _up_to_one(estimate: Estimate) -> Estimate:
+    """F is a mean of points, none of which is more than 1. (A score may be: accuracies can exceed those of retraining.)
+
+    >>> _up_to_one(Estimate(0.9, 0.7, 1.2))
+    Estimate(value=0.9, low=0.7, high=1.0)
+    """
+    return replace(estimate, high=max(estimate.value, min(estimate.high, 1.0)))
 
 
 def mean_interval(values: Floats) -> Estimate:

@@ -217,3 +217,13 @@ def test_the_fewest_models() -> None:
         estimate_grades([three], three, forgetting_quality)
     with pytest.raises(UserError, match="at least 6"):
         ceiling(pool.take(np.arange(5)), forgetting_quality)
+
+
+def test_f_is_never_more_than_one() -> None:
+    """By the notebook's metric good methods come near 1, and the interval ends there. Catches 1.03 as its end."""
+    rng = np.random.default_rng(0)
+    retrained = _random_pool(rng, 12)
+    grades = estimate_grades([_random_pool(rng, 12), _random_pool(rng, 12)], retrained, notebook_forgetting_quality)
+    for found in (grades, ceiling(retrained, notebook_forgetting_quality)):
+        assert found.forgetting_quality.value <= found.forgetting_quality.high <= 1
+    assert grades.forgetting_quality.high == 1  # of 1.38
