@@ -29,11 +29,11 @@ class SelfTuned(BaseMethod):
 
     epochs: int = 2
     """Passes over the retain set at each rate."""
-    tries: int = 3
+    tries: int = 2
     """Rates that are tried, a geometric series."""
-    lowest_rate: float = 0.02
+    lowest_rate: float = 0.05
     """The smallest rate of SGD."""
-    highest_rate: float = 0.2
+    highest_rate: float = 0.15
     """The largest rate of SGD."""
     noise: float = 0.4
     """Noise on the weights of the first layer, as a share of their standard deviation: it sets runs apart."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from statistics import median
 
 from checkpoints.bank import Foresee, ensure
 from checkpoints.networks import build_network
@@ -61,12 +62,12 @@ def grade_on_suite(
     if trials is not None:
         _tune(suite, methods, trials, workers, console)
     entries = [entry for method in methods for entry in _entries(suite, method, tasks[0], workers.device, console)]
-    bank = _make_banks(suite, entries, tasks, workers, console)
+    bank, budgets = _make_banks(suite, entries, tasks, workers, console)
     label = methods[0] if len(methods) == 1 else counted(len(methods), "method")
     done, total = 0, len(entries) * len(suite.held_out)
     with console.progress(label, "gradings") as on_progress:
         for problem in suite.held_out:
-            specs = [problem.graded(entry.method, entry.tuned) for entry in entries]
+            specs = [problem.graded(entry.method, entry.tuned, budgets[problem.kind]) for entry in entries]
             began = time.monotonic()
             on_progress(done, total)
             for entry, result in zip(entries, grade_methods(specs, workers, Console(quiet=True)), strict=True):
@@ -151,10 +152,11 @@ def _entries(suite: Suite, method: str, task: Task, device: str, console: Consol
 
 def _make_banks(
     suite: Suite, entries: Sequence[_Entry], tasks: Sequence[Task], workers: Workers, console: Console
-) -> str:
-    """Train the models of all held-out gradings that are missing, and return a hash of all of them.
+) -> tuple[str, dict[str, float]]:
+    """Train the models of all held-out gradings that are missing: a hash of all, and the seconds that a run may take.
 
-    Before that, say, or ask, how long all may take, by what the first of the gradings would.
+    The seconds are by kind, of the median time of retraining: each is measured once, and the machine may have been busy
+    or idle then. Before training, say, or ask, how long all may take, by what the first of the gradings would.
     """
     first, times = suite.held_out[0].grading, len(suite.held_out)
     console.tell(
@@ -168,13 +170,15 @@ def _make_banks(
     tell_remarks(gradings[0], console)
     digest = hashlib.sha256()
     foresee: Foresee | None = foreseer(gradings[0], workers, console, banks=times, times=times)
-    for task in tasks:
+    seconds: dict[str, list[float]] = {}
+    for problem, task in zip(suite.held_out, tasks, strict=True):
         with console.progress("bank", "models") as on_progress:
             bank = ensure(task, first.originals, first.models, workers, console.tell, on_progress, foresee)
         foresee = None  # told once, of all
         originals, retrained = bank.originals.outputs(first.originals), bank.retrained.outputs(first.models)
         digest.update(bank.fingerprint(originals, retrained).encode())
-    return digest.hexdigest()[:12]
+        seconds.setdefault(problem.kind, []).append(bank.retrain_seconds)
+    return digest.hexdigest()[:12], {kind: first.budget * median(some) for kind, some in seconds.items()}
 
 
 def _note(entry: _Entry, problem: Problem, result: Report | GradingFailedError) -> None:

@@ -86,9 +86,9 @@ class Problem:
         """The same with the images in that folder."""
         return replace(self, grading=replace(self.grading, task=replace(self.grading.task, data_dir=data_dir)))
 
-    def graded(self, method: str, tuned: Tuned | None = None) -> GradingSpec:
-        """The grading of a method."""
-        return replace(self.grading, method=method, tuned=tuned)
+    def graded(self, method: str, tuned: Tuned | None = None, budget_seconds: float | None = None) -> GradingSpec:
+        """The grading of a method, whose runs may take so long."""
+        return replace(self.grading, method=method, tuned=tuned, budget_seconds=budget_seconds)
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,9 @@ DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
         "ours",
         {
             "epochs": 2,
-            "tries": 3,
-            "lowest_rate": 0.02,
-            "highest_rate": 0.2,
+            "tries": 2,
+            "lowest_rate": 0.05,
+            "highest_rate": 0.15,
             "noise": 0.4,
             "momentum": 0.9,
             "weight_decay": 0.0005,

@@ -95,6 +95,9 @@ def test_tuned_on_one_part_graded_on_the_other(small: Suite, two: Workers, resul
         assert {part.request: part.share for part in result.held_out} == shares
         assert result.share.value == pytest.approx(statistics.fmean(result.shares))
 
+    seconds = {(one.grading.forget[0].split(":")[0], one.cost.budget_seconds) for one in held_out}
+    assert len(seconds) == 2  # one budget for each kind, though retraining is timed for each forget set
+
     entry = yaml.safe_load(small.tuned_path.read_text())["noisy_finetune"]
     assert tuned.on_tuning_part == entry["score"] / entry["ceiling"]
     assert published.on_tuning_part == entry["published_score"] / entry["ceiling"]
