@@ -15,6 +15,7 @@ from statistics import fmean
 from checkpoints.devices import choose_device, describe_device
 from checkpoints.server import start_server
 from checkpoints.workers import default_workers
+from evaluation.catalogue.lookup import registry
 from evaluation.console import Console
 from evaluation.isolation.handle import room_workers
 from evaluation.spec import choose_methods
@@ -53,6 +54,7 @@ def main() -> None:
         f"{about}. Made by `{command} --out {options.out}` on {describe_device(device)}. "
         "[What a suite is](suites.md), and what its numbers mean.",
         as_markdown(suite, rows, others),
+        _missing(rows),
         "\n".join(_flattery(suite, rows)),
         "\n".join(_failures(rows)),
     ]
@@ -74,6 +76,8 @@ def _flattery(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
             continue
         tuned, published = row.results["tuned"], row.results["published"]
         if tuned.on_tuning_part is None or published.on_tuning_part is None:
+            continue
+        if len(tuned.failures) == len(tuned.held_out):  # there is nothing that could have been flattered
             continue
         seen = published.on_tuning_part, tuned.on_tuning_part
         unseen = over_kinds(published, suite), over_kinds(tuned, suite)
@@ -98,18 +102,26 @@ def _flattery(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _failures(rows: Sequence[Row]) -> Iterator[str]:
-    """Which gradings failed, and why."""
-    lines = [
-        # The path of the log on this machine does not belong on the page.
-        f"- `{result.method}` ({rule}), {in_markdown(part.request)}: {in_markdown(part.failure.split(' Its log:')[0])}"
-        for row in rows
-        for rule, result in row.results.items()
-        for part in result.failures
-    ]
+    """Which gradings failed, and why: of each result the first reason."""
+    lines = []
+    for row in rows:
+        for rule, result in row.results.items():
+            if result.failures:
+                many = f"{len(result.failures)} of {len(result.held_out)}"
+                # The path of the log on this machine does not belong on the page, nor advice for whoever ran it.
+                reason = result.failures[0].failure.partition(";")[0].split(" Its log:")[0]
+                lines.append(f"- `{result.method}`, {rule}: {many}; the first: {in_markdown(reason)}")
     if lines:
         yield "## Failed, and counted as 0"
         yield ""
         yield from lines
+
+
+def _missing(rows: Sequence[Row]) -> str:
+    """Which methods have not been graded."""
+    graded = {row.ranked.method for row in rows}
+    names = [f"`{name}`" for name in registry() if name not in graded]
+    return f"Not graded yet: {', '.join(names)}." if names else ""
 
 
 if __name__ == "__main__":
