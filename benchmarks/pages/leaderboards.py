@@ -22,7 +22,7 @@ from evaluation.spec import choose_methods
 from evaluation.suites.conduct import grade_on_suite
 from evaluation.suites.result import SuiteResult, comparable, read_results
 from evaluation.suites.suite import Suite, read_suite
-from evaluation.texts import in_markdown
+from evaluation.texts import counted, in_markdown
 from evaluation.views.leaderboard import current_codes
 from evaluation.views.suites import Row, as_markdown, rows_of
 
@@ -92,7 +92,7 @@ def _flattery(suite: Suite, rows: Sequence[Row]) -> Iterator[str]:
     yield (
         "Mean share of the ceiling in per cent, with equal weights for the kinds. On the tuning part each setting is "
         "tried once, with other models than those that grade, and the best of all is what stands here: some of its "
-        f"advantage is luck. Over all {len(gains)} tuned methods the mean gain over the published values is "
+        f"advantage is luck. Over {counted(len(gains), 'tuned method')} the mean gain over the published values is "
         f"{on_seen:.1f} points on the tuning part and {on_unseen:.1f} points on the held-out part."
     )
     yield ""
