@@ -65,13 +65,16 @@ def test_documented_fields_are_there(make_report: MakeReport) -> None:
 def test_a_report_of_format_1_is_read() -> None:
     """Flat, without a number of its format, as stored by version 0.1.0: every value is where it belongs now.
 
-    It knows nothing of the code of its method, whether it is plausible, overlap, and F as of more models.
+    It knows nothing of the code of its method, whether it is plausible, overlap, and F as of more models; and there
+    were no suites.
     """
     stored = json.loads(FORMAT_1.read_text())
     report = Report.from_json(FORMAT_1.read_text())
     assert report.format == FORMAT
     assert Report.from_json(report.to_json()) == report
-    assert sorted(values_of(report.to_dict()), key=str) == sorted([*values_of(stored), FORMAT, *[None] * 7], key=str)
+    added = [FORMAT, "grading", *[None] * 7]
+    assert sorted(values_of(report.to_dict()), key=str) == sorted([*values_of(stored), *added], key=str)
+    assert report.grading.role == "grading"
     assert report.method.name == stored["method"] == "constrained"
     assert report.scores.ceiling.score.interval == tuple(stored["ceiling"]["score_interval"])
     assert report.unlearned.forget_by_request == stored["forget_accuracy_by_request"]
