@@ -73,10 +73,10 @@ def grade(suite: Suite, method: MethodNames, trials: int | None, run: RunOptions
     places = run.places()
     with run.pool(places) as pool:
         results = grade_on_suite(suite, names, trials, pool, run.console())
-    show(suite, output, suite.name, names)
     lost = [result for result in results if not isinstance(result, SuiteResult)]
     for error in lost:
         print(f"error: {error}", file=sys.stderr)
+    show(suite, output, suite.name, names)
     failed = any(result.failures for result in results if isinstance(result, SuiteResult))
     return 2 if broken or lost or failed else 0
 

@@ -74,33 +74,46 @@ def find_tuned(task: TaskSpec, method: str) -> Tuned | None:
 
 def tuned_in(path: Path, method: str) -> Tuned | None:
     """The values for `method` in a file; None if it has none, or is not there. Raises `UserError` if it is damaged."""
+    found = search_in(path, method)
+    return None if found is None else found.tuned
+
+
+@dataclass(frozen=True)
+class Search:
+    """All that a file keeps of the search for a method's values."""
+
+    tuned: Tuned
+    code: str | None
+    """Hash of the code that they were found with; None if the file does not say."""
+    best: float | None
+    """Share of the ceiling that the best values had; None if the file does not say. (The values of methods that certify
+    are chosen by the validation accuracy.)"""
+    published: float | None
+    """That of the published values, likewise."""
+
+
+def search_in(path: Path, method: str) -> Search | None:
+    """The search for a method's values in a file; None, and errors, as of `tuned_in`."""
+    entry = _read(path).get(method)
+    if entry is None:
+        return None
     try:
-        entry = _read(path).get(method)
-        return None if entry is None else Tuned.from_dict(entry)
+        tuned = Tuned.from_dict(entry)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: the entry of {method} is damaged ({error}): {_remedy(path)}.") from error
-
-
-def code_of_tuned(path: Path, method: str) -> str | None:
-    """The hash of the code that the values of a method in a file were found with; None if the file does not say."""
-    entry = _read(path).get(method)
-    code = entry.get("code") if isinstance(entry, dict) else None
-    return code if isinstance(code, str) else None
-
-
-def shares_on_tuning(path: Path, method: str) -> tuple[float | None, float | None]:
-    """Shares of the ceiling that the search for a method's values saw: of the best values, and of the published ones.
-
-    None where a file does not say. (The values of methods that certify are chosen by the validation accuracy.)
-    """
-    entry = _read(path).get(method)
-    numbers = [entry.get(key) if isinstance(entry, dict) else None for key in ("score", "published_score", "ceiling")]
-    best, published, ceiling = (
-        float(one) if isinstance(one, (int, float)) and 0 <= one < math.inf else None for one in numbers
+    best, published, ceiling = map(_number, map(entry.get, ("score", "published_score", "ceiling")))
+    code = entry.get("code")
+    return Search(
+        tuned,
+        code if isinstance(code, str) else None,
+        best / ceiling if best is not None and ceiling else None,
+        published / ceiling if published is not None and ceiling else None,
     )
-    if not ceiling:
-        return None, None
-    return (None if best is None else best / ceiling), (None if published is None else published / ceiling)
+
+
+def _number(value: Any) -> float | None:
+    """A score in a file; None for what is none."""
+    return float(value) if isinstance(value, (int, float)) and 0 <= value < math.inf else None
 
 
 def write_tuned(path: Path, method: str, entry: dict[str, Any]) -> None:

@@ -91,6 +91,12 @@ def can_be_tuned(method: str) -> bool:
     return bool(facts_of(method).search_space)
 
 
+def check_trials(trials: int) -> None:
+    """Raise `UserError` if a search by so many trials is none."""
+    if trials < 1:
+        raise UserError(f"--trials must be at least 1, not {trials}.")
+
+
 def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> TuningResult:
     """Search for the values of `spec.method` with the best score on one problem; see `search`."""
     return search([spec], trials, tuned_path(spec.task), workers, console)
@@ -107,8 +113,7 @@ def search(specs: Sequence[GradingSpec], trials: int, path: Path, workers: Worke
         UserError: the method has no search space, or one that makes no sense, or `trials` is less than 1; or workers
             were lost again and again.
     """
-    if trials < 1:
-        raise UserError(f"--trials must be at least 1, not {trials}.")
+    check_trials(trials)
     if not _space(specs[0]):
         rest = " but for what --set fixes" if specs[0].settings else ""
         raise UserError(f"{specs[0].method} has nothing to tune: its class has no search_space{rest}.")

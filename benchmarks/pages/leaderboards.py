@@ -1,8 +1,8 @@
 """The leaderboard of a suite, as a page: `python -m benchmarks.pages.leaderboards --out docs/leaderboard-digits.md`.
 
 Tunes every method by as many trials on the tuning part of the suite, grades it on the held-out part with tuned and with
-published values, and writes the table as Markdown, with what tuning gained on either part. Some three hours on two
-cores; if interrupted, the same command continues. With `--stored` it grades nothing, and writes what there is.
+published values, and writes the table as Markdown, with what tuning gained on either part. Three to four hours on
+two cores; if interrupted, the same command continues. With `--stored` it grades nothing, and writes what there is.
 """
 
 from __future__ import annotations

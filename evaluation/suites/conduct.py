@@ -23,8 +23,8 @@ from evaluation.runs.resolve import resolve
 from evaluation.suites.result import HeldOut, Rule, SuiteResult
 from evaluation.suites.suite import Problem, Suite
 from evaluation.texts import counted
-from evaluation.tuned import Tuned, code_of_tuned, shares_on_tuning, tuned_in
-from evaluation.tuning import TuningResult, can_be_tuned, search
+from evaluation.tuned import Tuned, search_in
+from evaluation.tuning import TuningResult, can_be_tuned, check_trials, search
 
 LONGEST_COMPLAINT = 2000
 """Characters of it that a result keeps."""
@@ -110,8 +110,7 @@ def _tune(suite: Suite, methods: Sequence[str], trials: int, workers: Workers, c
     """
     if not suite.tuning:
         raise UserError(f"Suite {suite.name} has no tuning part: leave out --trials.")
-    if trials < 1:
-        raise UserError(f"--trials must be at least 1, not {trials}.")
+    check_trials(trials)
     for method in methods:
         if not can_be_tuned(method):
             console.tell(f"{method} has no search_space: it is graded as it is")
@@ -135,19 +134,18 @@ def _entries(suite: Suite, method: str, task: Task, device: str, console: Consol
     facts = facts_of(method)
     own: Rule = "self-tuned" if facts.self_tuning else "published"
     path, again = suite.tuned_path, f"python main.py suite {suite.name} -m {method} --trials N tunes it"
-    tuned = tuned_in(path, method)
-    if tuned is None:
+    found = search_in(path, method)
+    if found is None:
         return [_Entry(method, own, None, None)]
-    if code_of_tuned(path, method) not in (facts.code_hash, None):
+    if found.code not in (facts.code_hash, None):
         console.tell(f"{method} was tuned with other code than it has now: it is graded as published. {again} again.")
         return [_Entry(method, own, None, None)]
     try:
-        resolve(suite.held_out[0].graded(method, tuned), task, device)
+        resolve(suite.held_out[0].graded(method, found.tuned), task, device)
     except UserError as error:
         console.tell(f"{method} can't use its values in {path} ({error}): it is graded as published. {again} again.")
         return [_Entry(method, own, None, None)]
-    best, published = shares_on_tuning(path, method)
-    return [_Entry(method, "tuned", tuned, best), _Entry(method, own, None, published)]
+    return [_Entry(method, "tuned", found.tuned, found.best), _Entry(method, own, None, found.published)]
 
 
 def _make_banks(
