@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from data.texts import printable
@@ -28,16 +28,18 @@ class WeightsError(ValueError):
     """The file holds no such tensors; the message says what it is instead, as what follows "the file ..."."""
 
 
-def load_tensors(data: bytes) -> Any:
+def load_tensors(data: bytes, beside: Sequence[Any] = ()) -> Any:
     """What `torch.save` has written, if it is made of tensors, numbers, texts, lists and dicts; on the CPU.
 
-    Raises `WeightsError` for anything else, for a damaged file, and for one whose parts are larger than it is.
+    `beside` are types of values that may stand beside them, as `torch.serialization.safe_globals` takes them. Raises
+    `WeightsError` for anything else, for a damaged file, and for one whose parts are larger than it is.
     """
     import torch
 
     _check_container(data)
     try:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(beside)):
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # of a file that somebody else wrote: whatever pickle, zipfile or PyTorch stumble over
         raise WeightsError(_what_it_is(data)) from error
 
