@@ -17,7 +17,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from checkpoints.devices import describe_device
-from checkpoints.jobs import objection_to_groups, record_group, time_retraining, time_training, train_group
+from checkpoints.jobs import record_group, remark_on_way, time_retraining, time_training, train_group
 from checkpoints.outputs import OUTPUTS_FORMAT, SCORED, Outputs
 from checkpoints.pool import Pool, Tell
 from checkpoints.queue import answers_of, work_off
@@ -137,14 +137,14 @@ def _is_of_early_version(manifest: dict[str, Any], outputs: Path) -> bool:
 
 
 def _tell_of_groups(pieces: list[_Piece], workers: Workers, tell: Tell) -> None:
-    """Say it if models that are to be trained can't be trained many at once; it takes longer then."""
+    """Say how models are trained, if it is not as grouped networks; it may take longer then."""
     groups = [piece for piece in pieces if piece.job is train_group]
     if not groups:
         return
     task, largest = groups[0].pool.task, max(piece.stop - piece.start for piece in groups)
-    (objection,) = answers_of(workers, lambda pool: pool.submit(objection_to_groups, task.spec, pool.device, largest))
-    if objection is not None:
-        tell(f"{task.network}: its models are trained one by one, which takes longer, because {objection}.")
+    (remark,) = answers_of(workers, lambda pool: pool.submit(remark_on_way, task.spec, pool.device, largest))
+    if remark is not None:
+        tell(remark)
 
 
 def _training_seconds(pieces: list[_Piece], alone: float, workers: Workers) -> float:

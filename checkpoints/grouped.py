@@ -1,9 +1,9 @@
 """Many networks of one architecture as a single network with grouped convolutions.
 
 The channels of the models lie side by side: activations are `(batch, models * channels, H, W)`, a convolution has
-`groups = models`, batch normalisation (which treats channels one by one) needs no change but its width, and a linear
-layer becomes a batched matrix product. One call then does the work of all models, which on small networks costs
-hardly more than the work of one.
+`groups = models`, batch and group normalisation (which treat channels, or groups of them, one by one) need no change
+but their width, and a linear layer becomes a batched matrix product. One call then does the work of all models, which
+on small networks costs hardly more than the work of one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class GroupedNetwork(nn.Module):
     Starts from their weights and leaves them alone; `states()` gives the weights back, one dict per model.
 
     Raises:
-        TypeError: a layer with weights is none of Conv2d, BatchNorm2d and Linear.
+        TypeError: a layer with weights is none of Conv2d, BatchNorm1d, BatchNorm2d, GroupNorm and Linear.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
@@ -95,8 +95,10 @@ def _widen(module: nn.Module, models: int) -> nn.Module:
             groups=module.groups * models,
             bias=module.bias is not None,
         ).to(memory_format=torch.channels_last)
-    if isinstance(module, nn.BatchNorm2d):
-        return nn.BatchNorm2d(
+    if isinstance(module, nn.GroupNorm):
+        return nn.GroupNorm(module.num_groups * models, module.num_channels * models, module.eps, module.affine)
+    if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        return type(module)(
             module.num_features * models,
             module.eps,
             module.momentum,

@@ -17,7 +17,7 @@ from checkpoints.networks import build_network
 from checkpoints.outputs import OUTPUTS_FORMAT, record_outputs
 from checkpoints.pool import Pool
 from checkpoints.pruning import PrunedTrainer, epochs_in_all, pruned_steps
-from checkpoints.together import Together, together, why_one_by_one
+from checkpoints.together import Together, Way, together, way_of
 from checkpoints.training import GroupTrainer, training_steps
 from checkpoints.workers import add_progress, load_task
 from data.errors import UserError
@@ -42,9 +42,9 @@ def train_group(
     """
     task = load_task(spec, device)
     pool = Pool(task, kind)
-    one_by_one = why_one_by_one(task, stop - start)
+    way = way_of(task, stop - start)
     trainer = _make_trainer(task)(task, pool.indices, [pool.seed(model) for model in range(start, stop)])
-    seconds = _restore(trainer, pool.snapshot_path(start), one_by_one)
+    seconds = _restore(trainer, pool.snapshot_path(start), way)
     epochs = epochs_in_all(task.recipe)
     add_progress((stop - start) * trainer.epoch / epochs)
     began = saved = time.monotonic()
@@ -55,7 +55,7 @@ def train_group(
         add_progress((stop - start) / epochs)
         if time.monotonic() - saved > snapshot_seconds and not trainer.finished:
             saved = time.monotonic()
-            snapshot = {"seconds": seconds + saved - began, "one_by_one": one_by_one, **trainer.snapshot()}
+            snapshot = {"seconds": seconds + saved - began, "way": way.name, **trainer.snapshot()}
             write_tensors(pool.snapshot_path(start), snapshot)
     seconds += time.monotonic() - began
 
@@ -63,8 +63,8 @@ def train_group(
     about |= {"device": describe_device(device), "versions": versions()}
     if task.recipe.optimizer == "dp_sgd":
         about["accounting"] = accounting(task.recipe, len(pool.indices))
-    if one_by_one is not None:
-        about["one_by_one"] = one_by_one
+    if way.objection is not None:
+        about |= {"way": way.name, "because": way.objection}
     records = _save_outputs(pool, start, trainer.network)  # first: it refuses models whose outputs are not finite
     for model, state in zip(range(start, stop), trainer.states(), strict=True):
         path = pool.model_path(model)
@@ -107,15 +107,20 @@ def _make_trainer(task: Task) -> type[GroupTrainer] | type[PrivateTrainer] | typ
     return PrivateTrainer if task.recipe.optimizer == "dp_sgd" else GroupTrainer
 
 
-def _restore(trainer: GroupTrainer | PrivateTrainer | PrunedTrainer, path: Path, one_by_one: str | None) -> float:
+def _restore(trainer: GroupTrainer | PrivateTrainer | PrunedTrainer, path: Path, way: Way) -> float:
     """Go on from a snapshot if there is a readable one of such a trainer; the seconds of training that it holds."""
     snapshot = read_tensors(path, trainer.images.device)
-    if snapshot is None or (snapshot.get("one_by_one") is None) != (one_by_one is None):  # then the group starts anew
+    if snapshot is None or _way_of(snapshot) != way.name:  # then the group starts anew
         path.unlink(missing_ok=True)
         return 0.0
     snapshot["generators"] = [state.cpu() for state in snapshot["generators"]]
     trainer.restore(snapshot)
     return snapshot["seconds"]
+
+
+def _way_of(snapshot: dict[str, Any]) -> str:
+    """The way in which the models of a snapshot were computed; early versions knew two."""
+    return snapshot.get("way", "grouped" if snapshot.get("one_by_one") is None else "separate")
 
 
 def record_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) -> dict[str, Any]:
@@ -129,9 +134,10 @@ def record_group(spec: TaskSpec, device: str, kind: str, start: int, stop: int) 
     return _save_outputs(pool, start, together(task, networks).to(device))
 
 
-def objection_to_groups(spec: TaskSpec, device: str, models: int) -> str | None:
-    """See `why_one_by_one`."""
-    return why_one_by_one(load_task(spec, device), models)
+def remark_on_way(spec: TaskSpec, device: str, models: int) -> str | None:
+    """What there is to tell of how so many models are trained; see `Way`."""
+    task = load_task(spec, device)
+    return way_of(task, models).remark(task.network)
 
 
 def _save_outputs(pool: Pool, start: int, network: Together) -> dict[str, Any]:

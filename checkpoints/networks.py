@@ -1,13 +1,20 @@
-"""The networks a task can name. Each builder takes `(channels, size, classes)` of square images."""
+"""The networks a task can name: the kit's, those of libraries, and the user's own.
+
+Each builder takes `(channels, size, classes)` of square images.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from checkpoints.library_networks import library_builder
+from checkpoints.own_networks import own_builder
+from checkpoints.trial import try_network
 from data.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
@@ -157,22 +164,53 @@ NETWORKS: dict[str, Builder] = {
 }
 
 
+OTHER_NETWORKS = {
+    "FILE.py:NAME": "your own: a class or function in a file, of (channels, size, classes) or of classes",
+    "torchvision:NAME": "any classification network of torchvision, untrained, like torchvision:resnet50",
+    "timm:NAME": "any network of timm, untrained, like timm:vit_tiny_patch16_224; needs pip install timm",
+}
+"""How networks are named that are not in `NETWORKS`."""
+
+
+def builder_of(task: Task) -> Builder:
+    """What builds the networks of `task`; the same object for the same network, in one process.
+
+    Raises:
+        UserError: the task names a network that is not in `NETWORKS`, nor in a library; or its own can't be used.
+    """
+    if task.network_source is not None:
+        return _own_builder(task.network, task.network_source)
+    if task.network in NETWORKS:
+        return NETWORKS[task.network]
+    builder = _library_builder(task.network)
+    if builder is None:
+        raise unknown_name("network", task.network, [*NETWORKS, *OTHER_NETWORKS])
+    return builder
+
+
+_own_builder = lru_cache(own_builder)
+_library_builder = lru_cache(library_builder)
+
+
 def build_network(task: Task, seed: int | None = None) -> nn.Module:
     """A freshly initialised network of `task`, on the CPU; a function of `seed` alone when one is given.
 
+    One that is none of the kit's is tried out on two images the first time.
+
     Raises:
-        UserError: the task names a network that is not in `NETWORKS`, its images are not square, or its recipe is
-            DP-SGD and the network has batch normalisation.
+        UserError: as `builder_of` does; the images are not square; the recipe is DP-SGD and the network has batch
+            normalisation, or prunes weights that are not there; what `try_network` finds.
     """
-    if task.network not in NETWORKS:
-        raise unknown_name("network", task.network, NETWORKS)
+    builder = builder_of(task)
     _, channels, height, width = task.train.images.shape
     if height != width:
         raise UserError(f"Networks take square images, but those of {task.name} are {height}x{width}.")
+    if builder is not NETWORKS.get(task.network):
+        try_network(builder, task.network, channels, height, len(task.classes))
     with torch.random.fork_rng(devices=[]):
         if seed is not None:
             torch.manual_seed(seed)
-        network = NETWORKS[task.network](channels, height, len(task.classes))
+        network = builder(channels, height, len(task.classes))
     if task.recipe.optimizer == "dp_sgd" and any(isinstance(module, _BATCH_NORMS) for module in network.modules()):
         raise UserError(
             f"{task.network} has batch normalisation, which mixes images before their gradients can be clipped one by "

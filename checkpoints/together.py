@@ -1,14 +1,19 @@
-"""Several networks behind one interface: as a grouped network if that computes what they compute, else one by one.
+"""Several networks behind one interface, in the quickest of three ways that computes what they compute.
 
-Grouping (`grouped.py`) replaces layers and lays the channels of all models side by side. Whatever a network does with
-its channels besides (joins them with others, takes a mean over them, normalises over them) then mixes models, without
-an error. So the two are compared before a group is trained: on a few images, in a step of training and after it.
+- *grouped* (`grouped.py`): layers are replaced by ones for many models, whose channels lie side by side;
+- *stacked* (`stacked.py`): any layers, mapped over the models by vmap; on a CPU only if the network is small;
+- *separate*: one after another.
+
+Whatever a network does with its channels besides (joins them with others, takes a mean over them, normalises over them)
+mixes grouped models, without an error; and vmap can't map all that Python can do. So each way is compared with single
+networks before it is used: on a few images, in a step of training and after it.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -16,8 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from checkpoints.dropout import WithoutDropout
 from checkpoints.grouped import GroupedNetwork, State
-from checkpoints.networks import NETWORKS, Builder, build_network
+from checkpoints.networks import Builder, build_network, builder_of
+from checkpoints.stacked import StackedNetwork, pays
 
 if TYPE_CHECKING:
     from data import Task
@@ -30,9 +37,6 @@ RATE = 0.1
 """Of the step of training."""
 TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-2}
 """Differences that are rounding, relative to the largest number (or to 1). What mixes models differs by much more."""
-
-_INDEPENDENT = (nn.Dropout, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-"""Layers that drop numbers or channels by themselves, whichever model they are of."""
 
 
 class SeparateNetworks(nn.Module):
@@ -65,67 +69,107 @@ class SeparateNetworks(nn.Module):
         return [{name: value.clone() for name, value in network.state_dict().items()} for network in self.networks]
 
 
-Together = GroupedNetwork | SeparateNetworks
+Together = GroupedNetwork | StackedNetwork | SeparateNetworks
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the networks of a task are computed, if there are several."""
+
+    make: type[GroupedNetwork] | type[StackedNetwork] | type[SeparateNetworks]
+    objection: str | None = None
+    """What speaks against the quicker ways; None if there are none."""
+
+    @property
+    def name(self) -> str:
+        """What a manifest and a snapshot call it."""
+        return {GroupedNetwork: "grouped", StackedNetwork: "stacked", SeparateNetworks: "separate"}[self.make]
+
+    def remark(self, network: str) -> str | None:
+        """What the user is told of it, before models are trained; None if there is nothing to tell."""
+        if self.make is GroupedNetwork:
+            return None
+        if self.make is StackedNetwork:
+            return f"{network}: its models are trained many at once by vmap, because {self.objection}."
+        return f"{network}: its models are trained one by one, which takes longer, because {self.objection}."
 
 
 def together(task: Task, networks: Sequence[nn.Module]) -> Together:
     """Networks of `task` behind one interface, in the quickest way that computes what they compute."""
-    return GroupedNetwork(networks) if why_one_by_one(task, len(networks)) is None else SeparateNetworks(networks)
+    return way_of(task, len(networks)).make(networks)
 
 
-def why_one_by_one(task: Task, models: int) -> str | None:
-    """What speaks against computing so many models of `task` as one grouped network; None if nothing does.
+def way_of(task: Task, models: int) -> Way:
+    """How so many models of `task` are computed: the quickest way that computes what they compute.
 
-    Compared once for each network and size of images in each process. Raises `UserError` as
-    `build_network` does, and whatever the network itself raises.
+    Compared once for each network and size of images in each process. Raises `UserError` as `build_network` does, and
+    whatever the network itself raises.
     """
     build_network(task)
     _, channels, size, _ = task.train.images.shape
-    return _objection(NETWORKS[task.network], channels, size, len(task.classes), min(models, MODELS))
+    on_cpu = task.train.images.device.type == "cpu"
+    return _way(builder_of(task), channels, size, len(task.classes), min(models, MODELS), on_cpu)
 
 
 @lru_cache
-def _objection(builder: Builder, channels: int, size: int, classes: int, models: int) -> str | None:
+def _way(builder: Builder, channels: int, size: int, classes: int, models: int, on_cpu: bool) -> Way:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
-        networks = [_without_dropout(builder(channels, size, classes)) for _ in range(models)]
+        networks = [builder(channels, size, classes) for _ in range(models)]
         images = torch.randn(models, IMAGES, channels, size, size)
         labels = torch.randint(classes, (models, IMAGES))
         try:
-            return _difference(networks, images.double(), labels)
+            return _quickest(networks, images.double(), labels, on_cpu)
         except _SinglesFailError:  # it makes tensors of float32 itself, say
-            return _difference(networks, images.float(), labels)
-
-
-def _without_dropout(network: nn.Module) -> nn.Module:
-    for module in network.modules():
-        if isinstance(module, _INDEPENDENT):
-            module.p = 0.0
-    return network
+            return _quickest(networks, images.float(), labels, on_cpu)
 
 
 class _SinglesFailError(Exception):
     """The networks can't compute with this type of numbers, not even by themselves."""
 
 
-def _difference(networks: Sequence[nn.Module], images: Tensor, labels: Tensor) -> str | None:
-    """How a grouped network differs from single ones, which are computed in the type of `images`; None: it doesn't."""
+def _quickest(networks: Sequence[nn.Module], images: Tensor, labels: Tensor, on_cpu: bool) -> Way:
+    """The way for these networks, compared on images `(models, batch, C, H, W)` in the type of the images."""
     try:
-        single = _tried(SeparateNetworks(networks).to(images.dtype), images, labels, seed=0)
-        first = {name: values[:1] for name, values in single.items()}
-        again = _tried(SeparateNetworks(networks[:1]).to(images.dtype), images[:1], labels[:1], seed=1)
+        with WithoutDropout():
+            single = _tried(SeparateNetworks(networks).to(images.dtype), images, labels, seed=0)
+            first = {name: values[:1] for name, values in single.items()}
+            again = _tried(SeparateNetworks(networks[:1]).to(images.dtype), images[:1], labels[:1], seed=1)
     except Exception as error:
         if images.dtype == torch.float64:
             raise _SinglesFailError from error
         raise
-    if _first_difference(first, again) is not None:
-        return "it draws random numbers in ways that can't be compared"
+    if _first_difference(first, again, "again") is not None:
+        return Way(SeparateNetworks, "it draws random numbers in ways that can't be compared")
+    grouped = _objection(GroupedNetwork, networks, images, labels, single)
+    if grouped is None:
+        return Way(GroupedNetwork)
+    if on_cpu and not pays(networks[0], images[0, 0]):
+        return Way(SeparateNetworks, f"{grouped}, and by vmap so large a network would take no less on a CPU")
+    stacked = _objection(StackedNetwork, networks, images, labels, single)
+    if stacked is None:
+        return Way(StackedNetwork, grouped)
+    return Way(SeparateNetworks, f"{grouped}, and {stacked}")
+
+
+def _objection(
+    make: Callable[[Sequence[nn.Module]], Together],
+    networks: Sequence[nn.Module],
+    images: Tensor,
+    labels: Tensor,
+    single: dict[str, list[Tensor]],
+) -> str | None:
+    """How networks computed in a way differ from `single` ones; None if they don't."""
+    how = "as one grouped network" if make is GroupedNetwork else "by vmap"
     try:
-        grouped = _tried(GroupedNetwork(networks).to(images.dtype), images, labels, seed=0)
+        with WithoutDropout():
+            found = _tried(make(networks).to(images.dtype), images, labels, seed=0)
+        if make is StackedNetwork:  # vmap may have no rule for what draws random numbers
+            _tried(make(networks).to(images.dtype), images, labels, seed=0)
     except Exception as error:
         reason = " ".join(str(error).split())
-        return f"as one grouped network they fail ({type(error).__name__}: {reason[:200]})"
-    return _first_difference(single, grouped)
+        return f"{how} they fail ({type(error).__name__}: {reason[:200]})"
+    return _first_difference(single, found, how)
 
 
 def _tried(network: Together, images: Tensor, labels: Tensor, seed: int) -> dict[str, list[Tensor]]:
@@ -146,17 +190,18 @@ def _tried(network: Together, images: Tensor, labels: Tensor, seed: int) -> dict
     return found | {f"{name} after a step of training": [state[name] for state in states] for name in states[0]}
 
 
-def _first_difference(single: dict[str, list[Tensor]], other: dict[str, list[Tensor]]) -> str | None:
+def _first_difference(single: dict[str, list[Tensor]], other: dict[str, list[Tensor]], how: str) -> str | None:
+    """The first thing in which networks computed in two ways differ, in words; `how` names the other way."""
     if single.keys() != other.keys():
-        return "as one grouped network they have other weights"
+        return f"{how} they have other weights"
     for name, values in single.items():
         for value, compared in zip(values, other[name], strict=True):
             if value.shape != compared.shape:
-                return f"as one grouped network their {name} have another shape"
+                return f"{how} their {name} have another shape"
             difference = (value - compared).double().abs().nan_to_num(0, posinf=torch.inf)
             is_unlike = value.isfinite() != compared.isfinite()
             largest = value.double().abs().nan_to_num(0, posinf=0).amax().item() if value.numel() else 0.0
             tolerance = TOLERANCES.get(value.dtype, 0.0) * max(1.0, largest)
             if is_unlike.any() or (difference > tolerance).any():
-                return f"as one grouped network their {name} differ from those of single ones by {difference.max():.2g}"
+                return f"{how} their {name} differ from those of single ones by {difference.max():.2g}"
     return None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Group, Parameter, Token
 
 from data.errors import UserError
+from data.own_network import pinned
 
 if TYPE_CHECKING:
     from checkpoints.workers import Workers
@@ -114,6 +115,8 @@ class DataOptions(TaskName, DataDir):
         values = given(self)
         if "task" in values:
             values["name"] = values.pop("task")
+        if "network" in values:
+            values["network"] = pinned(values["network"])
         return values
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from data.errors import UserError, shortened
+from data.own_network import absolute
 
 if TYPE_CHECKING:
     import torch
@@ -200,6 +201,9 @@ class TaskSpec:
     before it have been forgotten already. `at_once` makes one request of all of them.
 
     `features` names a network (see `data.features`) whose features take the place of the images.
+
+    `network` is a name of `checkpoints.networks.NETWORKS`, `torchvision:NAME`, `timm:NAME`, or `FILE.py:NAME` (see
+    `data.own_network`), whose path becomes a whole one.
     """
 
     name: str = "digits"
@@ -214,6 +218,10 @@ class TaskSpec:
     step: int = 0
     at_once: bool = False
     features: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.network is not None:
+            object.__setattr__(self, "network", absolute(self.network))
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,6 +243,8 @@ class Task:
     they are images."""
     remarks: tuple[str, ...] = ()
     """What the user should know of the data before it is used: which folders are not, for example."""
+    network_source: str | None = None
+    """The text of the file that an own network is in; `network` is then the file's name, and the network's."""
 
     @property
     def name(self) -> str:
@@ -297,6 +307,9 @@ class Task:
     @property
     def _described(self) -> dict[str, object]:
         described: dict[str, object] = {"data": self.data_sha256, "network": self.network}
+        if self.network_source is not None:  # whatever its file is called, and wherever it lies
+            source = hashlib.sha256(self.network_source.encode()).hexdigest()
+            described["network"] = {"name": self.network.rpartition(":")[2], "source": source}
         described["recipe"] = self.recipe.described()
         if self.spec.role != "grading":
             described["role"] = self.spec.role

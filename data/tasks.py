@@ -17,6 +17,7 @@ from data.faces import FULL, MINI, read_faces
 from data.features import with_features
 from data.folder import read_folder
 from data.forget import merge_requests, parse_requests
+from data.own_network import is_own, read_own
 from data.raw import RawData
 from data.splits import SplitRows, split_parts, split_undivided
 from data.task import Recipe, Request, Source, Split, Task, TaskSpec
@@ -220,6 +221,7 @@ def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = Tr
     """
     info = task_info(spec)
     recipe = override_recipe(info.recipe, spec.recipe)
+    own_network = read_own(spec.network) if spec.network is not None and is_own(spec.network) else None
     raw = info.read(spec.data_dir, progress)
     rows = _split(raw, info.train_size if spec.train_size is None else spec.train_size, spec.test_size)
     normalisation, network, kind = info.normalisation, info.network or _network_for(raw), None
@@ -242,12 +244,13 @@ def load(spec: TaskSpec, device: str | torch.device = "cpu", progress: bool = Tr
         validation=validation,
         test=test,
         classes=raw.classes,
-        network=spec.network or network,
+        network=own_network.label if own_network else spec.network or network,
         recipe=recipe,
         requests=requests,
         data_sha256=data_sha256,
         features=kind,
         remarks=raw.remarks,
+        network_source=own_network.source if own_network else None,
     )
     return task.to(device)
 

@@ -14,8 +14,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
+from checkpoints.installed import is_installed
 from evaluation.isolation.hints import complaint_of
-from evaluation.isolation.libraries import is_installed
 from evaluation.isolation.limits import Limits
 from evaluation.isolation.watch import Verdict
 from evaluation.isolation.wire import Message

@@ -8,14 +8,10 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.util
-import sysconfig
 from functools import cache
 from pathlib import Path
 
-INSTALLED = tuple(
-    str(Path(sysconfig.get_path(name)).resolve()) for name in ("stdlib", "platstdlib", "purelib", "platlib")
-)
+from checkpoints.installed import is_installed
 
 
 @cache
@@ -42,14 +38,3 @@ def import_libraries(file: Path) -> None:
 def _is_internal(name: str) -> bool:
     """Whether a module is not meant to be imported by others: some change PyTorch, or do their work, when they are."""
     return any(part.startswith("_") or part == "testing" for part in name.split("."))
-
-
-def is_installed(package: str) -> bool:
-    """Whether a top-level package is a part of Python or installed, and not a file of somebody's project."""
-    try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):
-        return False
-    if spec is None:
-        return False
-    return spec.origin in ("built-in", "frozen") or str(Path(spec.origin or "").resolve()).startswith(INSTALLED)

@@ -36,6 +36,7 @@ def to_message(task: Task, with_request: bool = True) -> Message:
     facts = {
         "classes": list(task.classes),
         "network": task.network,
+        "network_source": task.network_source,
         "recipe": asdict(task.recipe),
         "texts": texts,
         "columns": {name: list(getattr(task, name).columns) for name in ("train", "validation")},
@@ -71,4 +72,5 @@ def from_message(message: Message, device: str) -> Task:
         recipe=Recipe(**facts["recipe"]),
         requests=requests,
         data_sha256="",
+        network_source=facts["network_source"],
     )

@@ -9,7 +9,7 @@ from rich.console import Console as Screen
 from rich.table import Table
 from rich.text import Text
 
-from checkpoints.networks import NETWORKS, Builder
+from checkpoints.networks import NETWORKS, OTHER_NETWORKS, Builder
 from data import UserError, all_tasks
 from data.texts import printable
 from evaluation.audits import AUDITS
@@ -298,7 +298,7 @@ def print_registries() -> None:
     for title, rows in (
         ("methods", {name: _summary(found) for name, found in look_up(registry()).items()}),
         ("tasks", {name: info.summary for name, info in all_tasks().items()}),
-        ("networks", {name: _first_line(builder) for name, builder in NETWORKS.items()}),
+        ("networks", {name: _first_line(one) for name, one in NETWORKS.items()} | OTHER_NETWORKS),
         ("audits", {name: _with_options(audit) for name, audit in AUDITS.items()}),
     ):
         screen.print(title)

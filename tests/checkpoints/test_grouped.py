@@ -79,8 +79,8 @@ def test_a_group_does_not_care_how_images_lie(models: int, examples: int, channe
 
 def test_grouping_refuses_a_layer_it_does_not_know() -> None:
     """A layer with weights that is silently shared between models would make them all alike."""
-    with pytest.raises(TypeError, match="GroupNorm can't be trained in groups"):
-        GroupedNetwork([nn.Sequential(nn.GroupNorm(1, 4)) for _ in range(2)])
+    with pytest.raises(TypeError, match="LayerNorm can't be trained in groups"):
+        GroupedNetwork([nn.Sequential(nn.LayerNorm(4)) for _ in range(2)])
 
 
 @pytest.mark.parametrize(
