@@ -25,7 +25,7 @@ from checkpoints.grouped import State
 from checkpoints.networks import build_network
 from checkpoints.together import Together, together
 from checkpoints.training import drawing_by, learning_rate, make_optimizer
-from data.errors import UserError
+from data.errors import UserError, shortened
 from data.seeds import derive_seed
 
 if TYPE_CHECKING:
@@ -80,7 +80,10 @@ class PrivateModel:
         self.batches = torch.Generator().manual_seed(derive_seed("batches", seed))  # not those of the start
         self.noise = torch.Generator(images.device).manual_seed(derive_seed("noise", seed))
         # Of the sum of the losses, the gradient of an image does not depend on how many there are: there may be none.
-        self.wrapped = opacus.GradSampleModule(network, loss_reduction="sum")
+        try:
+            self.wrapped = opacus.GradSampleModule(network, loss_reduction="sum")
+        except NotImplementedError as error:
+            raise _refused(error) from error
         self.optimizer = opacus.optimizers.DPOptimizer(
             make_optimizer(recipe, network),
             noise_multiplier=recipe.noise_multiplier,
@@ -97,7 +100,12 @@ class PrivateModel:
             self.wrapped.train()
             self.optimizer.zero_grad()
             loss = F.cross_entropy(self.wrapped(self.images[chosen]), self.labels[chosen], reduction="sum")
-            loss.backward()
+            try:
+                loss.backward()
+            except RuntimeError as error:
+                if "vmap" not in str(error):  # by which Opacus finds gradients of layers that it does not know
+                    raise
+                raise _refused(error) from error
             self.optimizer.step()
             yield
 
@@ -187,6 +195,12 @@ def _examples(task: Task, indices: np.ndarray) -> tuple[Tensor, Tensor]:
     """Images `(examples, C, H, W)` and labels `(examples,)` of some training indices."""
     chosen = torch.as_tensor(indices, device=task.train.images.device)
     return task.train.images[chosen], task.train.labels[chosen]
+
+
+def _refused(error: Exception) -> UserError:
+    """The error for a network of whose layers Opacus can't tell the gradient of each image."""
+    reason = shortened(" ".join(str(error).split()).rstrip("."), 200)
+    return UserError(f"DP-SGD can't train this network: Opacus has no gradients of single images for it ({reason}).")
 
 
 def _opacus() -> Any:

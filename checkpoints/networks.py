@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from checkpoints.library_networks import library_builder
 from checkpoints.own_networks import own_builder
@@ -211,12 +212,27 @@ def build_network(task: Task, seed: int | None = None) -> nn.Module:
         if seed is not None:
             torch.manual_seed(seed)
         network = builder(channels, height, len(task.classes))
-    if task.recipe.optimizer == "dp_sgd" and any(isinstance(module, _BATCH_NORMS) for module in network.modules()):
+    _check_recipe(task, network)
+    return network
+
+
+def _check_recipe(task: Task, network: nn.Module) -> None:
+    """Raises `UserError` if the recipe of `task` is not for such a network."""
+    modules = list(network.modules())
+    if task.recipe.optimizer == "dp_sgd" and any(isinstance(module, _BATCH_NORMS) for module in modules):
         raise UserError(
             f"{task.network} has batch normalisation, which mixes images before their gradients can be clipped one by "
             "one: DP-SGD needs a network without it, like --network mlp."
         )
-    return network
+    if task.recipe.pruning == "none":
+        return
+    pruned = [one for one in modules if isinstance(one, nn.Conv2d)] or [m for m in modules if isinstance(m, nn.Linear)]
+    if not pruned or any(is_parametrized(module, "weight") for module in pruned):
+        why = "computes these from others" if pruned else "has no such layer"
+        raise UserError(
+            f"recipe: pruning={task.recipe.pruning} prunes weights of convolutions and linear layers, and "
+            f"{task.network} {why}: leave out the pruning, or use another network."
+        )
 
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
+from methods.initialisation import reinitialise
 
 
 class Amnesiacs(BaseMethod):
@@ -58,8 +59,8 @@ class Amnesiacs(BaseMethod):
         device = next(net.parameters()).device
         original = copy.deepcopy(net).eval()
         layers = [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-        layers[0].reset_parameters()
-        layers[-1].reset_parameters()
+        reinitialise(layers[0])
+        reinitialise(layers[-1])
         classes = [int(text) for text in self.warm_up_classes.split(",") if text]
         momentum, weight_decay = self.momentum, self.weight_decay
         warm_up = torch.optim.SGD(net.parameters(), self.warm_up_rate, momentum, weight_decay=weight_decay)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
+from methods.initialisation import reinitialise
 
 
 class Forget(BaseMethod):
@@ -114,7 +115,7 @@ class Forget(BaseMethod):
             pool = [pool[place] for place in torch.randint(len(pool), (self.layers,)).tolist()]
         for layer in pool:
             before = [weight.clone() for weight in layer.parameters()]
-            layer.reset_parameters()
+            reinitialise(layer)
             if self.share:
                 for weight, old in zip(layer.parameters(), before, strict=True):
                     weight.copy_(torch.where(torch.rand_like(weight) < self.share, weight, old))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
+from methods.initialisation import reinitialise
 
 
 class Sun(BaseMethod):
@@ -57,7 +58,7 @@ class Sun(BaseMethod):
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`."""
         device = next(net.parameters()).device
-        [module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))][-1].reset_parameters()
+        reinitialise([module for module in net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))][-1])
         everything = list(net.parameters())
         norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
         normalising = [weight for norm in norms for weight in norm.parameters()]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from checkpoints.networks import NETWORKS
 from data import Task
 from data.loaders import run_loaders
+from methods import all_method_handlers
 from methods.CertifiedRetrain import CertifiedRetrain
 from methods.initialisation import freshly_initialised, reinitialise
 from methods.Retrain import Retrain
@@ -83,6 +87,40 @@ def test_what_nobody_can_draw_is_refused(method: Retrain, task: Task) -> None:
     left = unlearn(method, Owner(), task)
     assert isinstance(left, Owner)
     assert float((left.scale.detach() - 1).abs().max()) < 1
+
+
+class Reparametrised(nn.Sequential):
+    """Its ends compute their weights from other parameters, which `reset_parameters()` does not draw."""
+
+    def __init__(self) -> None:
+        first, last = nn.Conv2d(1, 4, 3), nn.Linear(144, 10)
+        middle = nn.Conv2d(4, 4, 3, padding=1)
+        layers = parametrizations.weight_norm(first), middle, nn.Flatten(), parametrizations.weight_norm(last)
+        super().__init__(*layers)
+
+
+METHODS = all_method_handlers()
+DRAWING = [name for name in METHODS if "reinitialise" in vars(inspect.getmodule(METHODS[name]))]
+DRAWING += [name for name in METHODS if "freshly_initialised" in vars(inspect.getmodule(METHODS[name]))]
+
+
+ASKED: dict[str, dict[str, Any]] = {"constrained": {"stop": "confusion"}, "forget": {"layers": 50}}
+"""What makes those draw that need not, or that may choose another layer."""
+ASKED |= {name: {"fresh_start": True} for name in DRAWING if "fresh_start" in METHODS[name].hyper_parameters()}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_every_method_that_draws_refuses(name: str, task: Task) -> None:
+    """A network whose `reset_parameters()` leave the original's weights: none is taken for a new one."""
+    method = METHODS[name](**METHODS[name].tried_with, **ASKED.get(name, {}))
+    with pytest.raises(ValueError, match=r"original0 can't be drawn anew"):
+        unlearn(method, Reparametrised(), task)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_method_draws_by_itself(name: str) -> None:
+    """What it draws anew is drawn by `methods/initialisation.py`, which notices what is left."""
+    assert "reset_parameters" not in inspect.getsource(METHODS[name])
 
 
 def test_the_owner_has_the_last_word() -> None:
