@@ -226,7 +226,8 @@ def _check_recipe(task: Task, network: nn.Module) -> None:
         )
     if task.recipe.pruning == "none":
         return
-    pruned = [one for one in modules if isinstance(one, nn.Conv2d)] or [m for m in modules if isinstance(m, nn.Linear)]
+    pruned: list[nn.Module] = [module for module in modules if isinstance(module, nn.Conv2d)]
+    pruned = pruned or [module for module in modules if isinstance(module, nn.Linear)]
     if not pruned or any(is_parametrized(module, "weight") for module in pruned):
         why = "computes these from others" if pruned else "has no such layer"
         raise UserError(

@@ -108,11 +108,12 @@ def way_of(task: Task, models: int) -> Way:
     build_network(task)
     _, channels, size, _ = task.train.images.shape
     on_cpu = task.train.images.device.type == "cpu"
-    return _way(builder_of(task), channels, size, len(task.classes), min(models, MODELS), on_cpu)
+    return quickest_way(builder_of(task), channels, size, len(task.classes), min(models, MODELS), on_cpu)
 
 
 @lru_cache
-def _way(builder: Builder, channels: int, size: int, classes: int, models: int, on_cpu: bool) -> Way:
+def quickest_way(builder: Builder, channels: int, size: int, classes: int, models: int, on_cpu: bool) -> Way:
+    """The way for so many networks of a builder; see `way_of`."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         networks = [builder(channels, size, classes) for _ in range(models)]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from commands.options import ExecutionOptions, MethodOptions, NotebookOptions, TaskOptions, ValuesOptions
+from data.own_network import is_own
 
 if TYPE_CHECKING:
     from evaluation.spec import GradingSpec
@@ -42,6 +45,10 @@ def make_notebooks(
     spec = config or GradingSpec("")
     named = config is not None or task.task is not None
     problem = task.changed(spec.task) if named else None
+    network = task.network or spec.task.network
+    if network is not None and is_own(network):
+        name = Path(network.partition("@")[0]).name
+        print(f"The notebook unlearns the network of the competition: {name} can't be taken along.", file=sys.stderr)
     for name in values.names():
         tuned = values.tuned(problem, name, config) if problem else None
         settings = {**dict(tuned.settings if tuned else ()), **dict(values.settings(otherwise=spec.settings))}

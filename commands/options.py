@@ -106,7 +106,7 @@ class DataOptions(TaskName, DataDir):
     test_size: Annotated[int | None, DATA, WHOLE] = None
     """Test on this many images, a class-balanced subset."""
     network: Annotated[str | None, DATA] = None
-    """Network to train. [default: that of the task]"""
+    """Network to train; yours: FILE.py:NAME. [default: that of the task]"""
     features: Annotated[str | None, DATA] = None
     """resnet18, resnet18-imagenet: use features instead of images."""
 

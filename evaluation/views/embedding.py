@@ -159,19 +159,25 @@ def penultimate_features(network: nn.Module, images: torch.Tensor) -> tuple[np.n
 
     The last layer is the last linear or convolutional one; what a convolution gets is averaged over the image, as its
     logits are.
+
+    Raises:
+        UserError: the network has no such layer.
     """
-    last = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
+    layers = [module for module in network.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
     seen: list[torch.Tensor] = []
 
     def note(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         seen.append(arguments[0].flatten(2).mean(dim=2) if arguments[0].ndim == 4 else arguments[0])
 
-    hook = last.register_forward_pre_hook(note)
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers[-1:]]
     try:
         network.eval()
         logits = [network(batch) for batch in images.split(1000)]
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
+    if not seen or seen[0].ndim != 2:
+        raise UserError("What the last layer gets can't be drawn: this network does not end with a linear layer.")
     return torch.cat(seen).cpu().numpy(), torch.cat(logits).cpu().numpy()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,7 +111,7 @@ SEPARATE: dict[str, Callable[[], nn.Module]] = {
 def task_with(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Task]:
     """A task of random images whose network is the given one."""
 
-    def make(build: Callable[[], nn.Module], **recipe: object) -> Task:
+    def make(build: Callable[[], nn.Module], **recipe: Any) -> Task:
         monkeypatch.setitem(NETWORKS, "mine", lambda channels, size, classes: build())
         return make_task("mine", **recipe)
 
@@ -269,8 +270,8 @@ def test_group_norm_is_grouped() -> None:
     """As if each model were alone. Catches groups that reach into the next model's channels."""
     networks = [nn.Sequential(nn.Conv2d(1, 6, 3), nn.GroupNorm(3, 6), nn.Flatten()).eval() for _ in range(3)]
     for network in networks:
-        nn.init.normal_(network[1].weight)
-        nn.init.normal_(network[1].bias)
+        for parameter in network[1].parameters():
+            nn.init.normal_(parameter)
     images = torch.randn(3, 5, 1, 8, 8)
     grouped = GroupedNetwork(networks)(images)
     for logits, network, batch in zip(grouped, networks, images, strict=True):
