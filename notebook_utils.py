@@ -197,12 +197,12 @@ def execute(
 
             def submit(pool: Workers) -> Future[Any]:
                 arguments = submission.method, submission.settings, task_spec, original, checkpoints, device
-                return pool.submit(checks.local_states, *arguments)
+                return pool.submit(checks.local_runs, *arguments)
 
             local = submit(grader)
             execution = execute_notebook(submission.notebook, folder, scratch, checkpoints)
             states = checks.read_states(execution.submission, checkpoints)
-            expected = _result_of_grader(local, lambda: answers_of(grader, submit)[0])
+            runs = _result_of_grader(local, lambda: answers_of(grader, submit)[0])
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     task = load(task_spec, progress=False)
@@ -211,7 +211,8 @@ def execute(
         expect_change = not facts.leaves_original
     original_state = torch.load(original, map_location="cpu", weights_only=True)
     remarks = checks.check_states(states, task, original_state, expect_change)
-    checks.check_equal(states, expected)
+    checks.check_equal(states, [run.weights for run in runs])
+    remarks += checks.remarks_on_certificate(runs[0])
     seconds = execution.seconds_per_checkpoint
     remarks.append(checks.check_time(seconds, len(task.train), device, facts.exempt_from_budget))
     return ExecutionReport(checkpoints, execution.seconds_per_checkpoint, remarks)

@@ -446,6 +446,15 @@ class ConfigOptions(RunOptions):
 
 @OPTIONS
 @dataclass(frozen=True, kw_only=True)
+class WeightsOption:
+    """Which model is meant."""
+
+    weights: Annotated[Path | None, DATA] = None
+    """A file with the weights of a model."""
+
+
+@OPTIONS
+@dataclass(frozen=True, kw_only=True)
 class JsonOptions:
     """In which form the result is printed."""
 

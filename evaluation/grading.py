@@ -17,7 +17,7 @@ from checkpoints.workers import Workers
 from data import Task, TaskSpec, UserError, load
 from data.files import shown
 from evaluation.catalogue.facts import MethodFacts
-from evaluation.certification.certificates import collect
+from evaluation.certification.finishing import collect
 from evaluation.checks.finding import make_checks, warnings_in
 from evaluation.checks.scores import SCORE_CHECKS, ScoredOutputs
 from evaluation.checks.task import TASK_CHECKS
@@ -129,7 +129,7 @@ def _grade_one(grading: Grading, bank: Bank, workers: Workers, console: Console,
     report = make_report(grading, bank, unlearned, workers, began)
     report.save(grading.folder)
     console.tell(f"{name}: saved in {shown(grading.folder)}")
-    certificate = collect(grading.folder, name)
+    certificate = collect(grading)
     if certificate is not None:
         console.tell(f"{name}: python main.py certify {shown(certificate)} recomputes what it certifies")
     return report

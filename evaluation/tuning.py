@@ -6,8 +6,9 @@ leaves, against models (`TaskSpec.role` "tuning") and with seeds that no grading
 hopeless after a few runs. Values are proposed by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011,
 "Algorithms for Hyper-Parameter Optimization"), trials stopped by its successive halving (Li et al., arXiv 1810.05934).
 
-A score looks at the forget set, and values that were chosen by it would void a certificate. Trials of a method that
-certifies are therefore worth their validation accuracy.
+A score looks at the forget set, and values that were chosen by it would void a certificate. So would values that were
+chosen by what an original becomes, which has seen the forget set. Trials of a method that certifies therefore start
+from retrained models, and are worth their validation accuracy: nothing in them has seen what is to be forgotten.
 
 The same arguments give the same trials, whatever the number of workers and however often the search is interrupted:
 each trial's sampler has a seed of its own, and nothing else but the finished trials is looked at.
@@ -35,6 +36,7 @@ from data.files import locked
 from data.seeds import derive_seed
 from evaluation.catalogue.declared import complaint_of_entry
 from evaluation.catalogue.lookup import facts_of
+from evaluation.certification.finishing import SEARCHED
 from evaluation.console import Console
 from evaluation.grading import load_with_one_request, tell_remarks
 from evaluation.metrics import METRICS
@@ -99,15 +101,23 @@ def check_trials(trials: int) -> None:
 
 def tune(spec: GradingSpec, trials: int, workers: Workers, console: Console) -> TuningResult:
     """Search for the values of `spec.method` with the best score on one problem; see `search`."""
-    return search([spec], trials, tuned_path(spec.task), workers, console)
+    return search([spec], trials, tuned_path(spec.task), workers, console, for_same_request=True)
 
 
-def search(specs: Sequence[GradingSpec], trials: int, path: Path, workers: Workers, console: Console) -> TuningResult:
+def search(
+    specs: Sequence[GradingSpec],
+    trials: int,
+    path: Path,
+    workers: Workers,
+    console: Console,
+    for_same_request: bool = False,
+) -> TuningResult:
     """Search for the values of a method with the best mean score, in `trials` trials, those of earlier calls included.
 
     Each of the `specs` is a problem that all values are tried on; they differ in their task alone. Every finished trial
     is on disk. `spec.models` is the number of runs of a trial that is not stopped early. What is found is written to
-    `path`.
+    `path`. `for_same_request`: it is for the very forget set of the one problem. Other forget sets may be in what the
+    retrained models of these problems were trained on.
 
     Raises:
         UserError: the method has no search space, or one that makes no sense, or `trials` is less than 1; or workers
@@ -134,7 +144,7 @@ def search(specs: Sequence[GradingSpec], trials: int, path: Path, workers: Worke
             on_progress(done, trials)
             _one_trial(study, problems, workers)
         on_progress(trials, trials)
-        return _conclude(study, problems, trials, path)
+        return _conclude(study, problems, trials, path, for_same_request)
 
 
 @dataclass(frozen=True)
@@ -153,12 +163,13 @@ def _published(spec: GradingSpec, device: str) -> Grading:
 
 def _for_tuning(spec: GradingSpec) -> GradingSpec:
     """The grading that a trial is: other models, other seeds, one original, a tighter budget."""
+    certifies = facts_of(spec.method).certifies
     return replace(
         spec,
         task=replace(spec.task, role="tuning"),
         originals=1,
         tuned=None,
-        seed=derive_seed("tuning", spec.seed),
+        seed=derive_seed("tuning from retrained models" if certifies else "tuning", spec.seed),
         budget=spec.budget * BUDGET_MARGIN,
         budget_seconds=spec.budget_seconds and spec.budget_seconds * BUDGET_MARGIN,
     )
@@ -187,7 +198,7 @@ def _study_folder(gradings: Sequence[Grading]) -> Path:
     space = {name: [type(range_).__name__, asdict(range_)] for name, range_ in _space(spec).items()}
     decided: list[Any] = [grading.identity for grading in gradings]
     decided += [spec.models, spec.budget, spec.budget_seconds, space]
-    decided += ["validation accuracy"] * gradings[0].method.certifies
+    decided += ["validation accuracy, from retrained models"] * gradings[0].method.certifies
     digest = hashlib.sha256(json.dumps(decided).encode()).hexdigest()[:8]
     return results_folder() / f"{task.name}-{task.fingerprint}" / f"tuning-{spec.method}-{digest}"
 
@@ -313,7 +324,8 @@ def _worth_of_runs(
     spec = replace(published.spec, settings=settings, models=runs)
     part = resolve(spec, published.task, workers.device)
     folders.append(part.folder)
-    unlearned = unlearn(part, problem.bank, workers)
+    start = "retrained" if published.method.certifies else "original"
+    unlearned = unlearn(part, problem.bank, workers, start=start)
     return _worth(spec, published.task, unlearned.outputs, problem.bank.retrained.outputs(runs))
 
 
@@ -360,7 +372,17 @@ def _most_frequent(reasons: list[str]) -> str:
     return reasons[kinds.index(Counter(kinds).most_common(1)[0][0])] if reasons else ""
 
 
-def _conclude(study: optuna.Study, problems: Sequence[_Problem], trials: int, path: Path) -> TuningResult:
+def _chosen_on(grading: Grading, for_same_request: bool) -> str:
+    """What a certificate may say of values that were found: `SEARCHED` if nothing that was used saw the forget set.
+
+    What is prepared is prepared for an original, which did.
+    """
+    return SEARCHED if for_same_request and not grading.method.has_prepare else "retain"
+
+
+def _conclude(
+    study: optuna.Study, problems: Sequence[_Problem], trials: int, path: Path, for_same_request: bool
+) -> TuningResult:
     """Write down the best values among the first `trials` trials, in the file `path`."""
     published = problems[0].published
     spec = published.spec
@@ -373,7 +395,7 @@ def _conclude(study: optuna.Study, problems: Sequence[_Problem], trials: int, pa
         settings={
             **{name: published.settings[name] for name, _ in spec.settings},
             **{name: _rounded(value) for name, value in best.params.items()},
-            **({"constants_chosen_on": "retain"} if published.method.certifies else {}),
+            **({"constants_chosen_on": _chosen_on(published, for_same_request)} if published.method.certifies else {}),
         },
         score=max(scores),
         # The first trial is the published values; with nobody to compare it with, it is never stopped early.

@@ -80,7 +80,7 @@ class CertifiedDpSgd(BaseMethod):
     finetune_batch_size: int = 128
     """Images in a step of these."""
     constants_chosen_on: str = "published"
-    """Where the values above come from: "published" or "retain"; "forget" voids the certificate, and is refused."""
+    """Where the values above come from: "published", or as `tune` says; "forget" voids the certificate: refused."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`. Raises `ValueError` for what would void the certificate."""
@@ -184,8 +184,8 @@ def _renyi(order: int, sampling_rate: float, noise: float) -> float:
 
 def _refuse_uncovered(net: nn.Module, chosen_on: str) -> None:
     """Raise `ValueError` for what the noise of the training has not hidden."""
-    if chosen_on not in ("published", "retain"):
-        raise ValueError(f"Constants must be chosen without the forget set (published, retain), not on {chosen_on!r}.")
+    if chosen_on not in ("published", "retain", "retrained"):
+        raise ValueError(f"Constants must be chosen without the forget set, not on {chosen_on!r}.")
     uncovered = [name for name, _ in net.named_buffers()]
     if uncovered:
         raise ValueError(f"{uncovered[0]} has seen the forget set, and DP-SGD adds no noise to it: no certificate.")

@@ -82,7 +82,7 @@ class CertifiedModelClipping(BaseMethod):
     fresh_start: bool = False
     """Whether to add the noised weights to a usual initialisation first: deeper networks can't be trained otherwise."""
     constants_chosen_on: str = "published"
-    """Where the values above come from: "published" or "retain"; "forget" voids the certificate, and is refused."""
+    """Where the values above come from: "published", or as `tune` says; "forget" voids the certificate: refused."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`. Raises `ValueError` for what would void the certificate."""
@@ -202,8 +202,8 @@ def _gaussian_delta(epsilon: float, ratio: float) -> float:
 
 def _refuse_uncovered(net: nn.Module, chosen_on: str) -> None:
     """Raise `ValueError` for what the noise would not hide."""
-    if chosen_on not in ("published", "retain"):
-        raise ValueError(f"Constants must be chosen without the forget set (published, retain), not on {chosen_on!r}.")
+    if chosen_on not in ("published", "retain", "retrained"):
+        raise ValueError(f"Constants must be chosen without the forget set, not on {chosen_on!r}.")
     normalising = [module for module in net.modules() if hasattr(module, "reset_running_stats")]
     known = {id(buffer) for module in normalising for buffer in module.buffers(recurse=False)}
     unknown = [name for name, buffer in net.named_buffers() if id(buffer) not in known]

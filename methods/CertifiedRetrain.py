@@ -51,7 +51,7 @@ class CertifiedRetrain(BaseMethod):
     batch_size: int = 128
     """Images in a step."""
     constants_chosen_on: str = "published"
-    """Where the values above come from: "published" or "retain"; "forget" voids the certificate, and is refused."""
+    """Where the values above come from: "published", or as `tune` says; "forget" voids the certificate: refused."""
 
     def run(self, net: nn.Module, retain_loader: Loader, forget_loader: Loader, val_loader: Loader) -> None:
         """See `BaseMethod.run`. Raises `ValueError` for what would void the certificate."""
@@ -104,8 +104,8 @@ class CertifiedRetrain(BaseMethod):
 
 def _refuse_uncovered(net: nn.Module, chosen_on: str) -> None:
     """Raise `ValueError` for what would not be new."""
-    if chosen_on not in ("published", "retain"):
-        raise ValueError(f"Constants must be chosen without the forget set (published, retain), not on {chosen_on!r}.")
+    if chosen_on not in ("published", "retain", "retrained"):
+        raise ValueError(f"Constants must be chosen without the forget set, not on {chosen_on!r}.")
     normalising = [module for module in net.modules() if hasattr(module, "reset_running_stats")]
     known = {id(buffer) for module in normalising for buffer in module.buffers(recurse=False)}
     unknown = [name for name, buffer in net.named_buffers() if id(buffer) not in known]

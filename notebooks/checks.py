@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from checkpoints.devices import describe_device
 from checkpoints.networks import build_network
 from data import Task, TaskSpec, load
 from data.errors import UserError
-from evaluation.runs.one import unlearn
+from evaluation.certification.finishing import warning_of_many
+from evaluation.runs.one import Finished, unlearn
 from evaluation.runs.settings import outside_gradings, run_seed
 
 if TYPE_CHECKING:
@@ -47,10 +49,10 @@ def read_states(submission: Path, checkpoints: int) -> list[State]:
         ]
 
 
-def local_states(
+def local_runs(
     method: str, settings: Mapping[str, Any], task_spec: TaskSpec, original: Path, runs: int, device: str
-) -> list[State]:
-    """The weights that the grader's first runs leave, for grading seed 0 and original 0: a job for a worker.
+) -> list[Finished]:
+    """What the grader's first runs leave, for grading seed 0 and original 0: a job for a worker.
 
     `original` is the file of the original's weights.
     """
@@ -59,7 +61,15 @@ def local_states(
     grading = outside_gradings(task_spec, method, settings, device)
     with open(os.devnull, "wb") as nothing:
         log = nothing.fileno()
-        return [unlearn(grading, task, state, run_seed(grading, 0, run), log).weights for run in range(runs)]
+        return [unlearn(grading, task, state, run_seed(grading, 0, run), log) for run in range(runs)]
+
+
+def remarks_on_certificate(run: Finished) -> list[str]:
+    """What to say if a run certifies something: it does so for one model, and a submission is many."""
+    notes = json.loads(run.notes or "{}")
+    claimed = notes.get("certificate") if isinstance(notes, dict) else None
+    warning = warning_of_many(claimed, KAGGLE_CHECKPOINTS) if claimed else None
+    return [] if warning is None else [warning]
 
 
 def check_states(states: Sequence[State], task: Task, original: State, expect_change: bool) -> list[str]:

@@ -112,9 +112,14 @@ class MethodFacts:
         return [self.source, others] if others else self.source
 
     @property
+    def code_sha256(self) -> str:
+        """The SHA-256 of `code`, in hexadecimal digits: what a certificate is bound to."""
+        return hashlib.sha256(json.dumps(self.code).encode()).hexdigest()
+
+    @property
     def code_hash(self) -> str:
-        """A name for this version of the code, for people: the beginning of the SHA-256 of `code`."""
-        return hashlib.sha256(json.dumps(self.code).encode()).hexdigest()[:8]
+        """A name for this version of the code, for people: the beginning of `code_sha256`."""
+        return self.code_sha256[:8]
 
     @property
     def remarks(self) -> list[str]:

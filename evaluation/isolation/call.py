@@ -18,6 +18,7 @@ from checkpoints.pruning import pruned_weights, zero, zero_before_forward
 from checkpoints.workers import be_deterministic, seed_everything
 from data import Task
 from data.loaders import ExampleDataset, TensorLoader, loader_seed, run_datasets, run_loaders
+from evaluation.isolation.watched import WatchedDataset
 from methods import all_method_handlers
 from methods.BaseMethod import BaseMethod
 from methods.registry import Place, find_class
@@ -35,6 +36,8 @@ class Unlearning(NamedTuple):
     """The method's `notes`; None if it has left none."""
     memory: dict[str, Tensor]
     """The method's `memory`: what it keeps for the next request, on the CPU."""
+    read_forget_set: bool | None = None
+    """Whether it read an example of the forget set; None if nobody watched: the method does not certify."""
 
 
 def unlearn_once(
@@ -64,7 +67,9 @@ def unlearn_once(
         handler.memory = {name: value.to(device, copy=True) for name, value in memory.items()}
     if prepared:
         handler.prepared = {name: value.to(device, copy=True) for name, value in prepared.items()}
-    loaders = run_loaders(task, seed, datasets=datasets or run_datasets(task))
+    retain, forget, validation = datasets or run_datasets(task)
+    watched = WatchedDataset(forget) if handler.certifies else None
+    loaders = run_loaders(task, seed, datasets=(retain, forget if watched is None else watched, validation))
     try:
         with _kept_pruned(net, task):
             began = compute_seconds(device)
@@ -73,7 +78,8 @@ def unlearn_once(
     finally:  # where no process is made for each run, the next one is another's
         reset_globals(seed, device)
     kept = {name: value.cpu() for name, value in getattr(handler, "memory", {}).items()}
-    return Unlearning(net, seconds, getattr(handler, "notes", None), kept)
+    read = None if watched is None else watched.was_read
+    return Unlearning(net, seconds, getattr(handler, "notes", None), kept, read)
 
 
 def prepare_once(

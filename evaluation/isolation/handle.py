@@ -60,6 +60,8 @@ class Left(NamedTuple):
     peak_memory: int
     training: bool = False
     """Whether it left the network in train mode."""
+    read_forget_set: bool | None = None
+    """Whether it read an example of the forget set; None if nobody watched."""
 
 
 class Room:
@@ -188,7 +190,9 @@ def _read(answer: bytearray, about: Mapping[str, Any], limits: Limits) -> Left:
     if notes is not None and len(notes) > limits.notes_bytes:
         raise CallFailedError(f"it left {len(notes)} bytes of notes, and {limits.notes_bytes} are allowed")
     training = message.facts.get("training") is True
-    return Left(dict(message.tensors), notes, about["seconds"], about["peak_memory"], training)
+    read = message.facts.get("read_forget_set")
+    read = read if isinstance(read, bool) else None
+    return Left(dict(message.tensors), notes, about["seconds"], about["peak_memory"], training, read)
 
 
 def _in_one_line(complaint: str) -> str:

@@ -233,7 +233,11 @@ def _do(place: Place, call: Call) -> Message:
     check_structure(place.fresh, done.net, call.method)
     tensors = {f"weights/{name}": value for name, value in done.net.state_dict().items()}
     tensors |= {f"memory/{name}": value for name, value in done.memory.items()}
-    facts = {"notes": notes_as_json(done.notes), "training": getattr(done.net, "training", None) is True}
+    facts = {
+        "notes": notes_as_json(done.notes),
+        "training": getattr(done.net, "training", None) is True,
+        "read_forget_set": done.read_forget_set,
+    }
     return Message(facts, tensors)
 
 

@@ -52,12 +52,14 @@ def unlearn(
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     for_audit: bool = False,
     keep_weights: bool = False,
+    start: str = "original",
 ) -> Unlearned:
     """Run the method as often as the grading needs; runs that are on disk already are not repeated.
 
     Weights are kept where another request is to arrive, and with `keep_weights`: `runs/*.pt` in the grading's folder.
-    With `for_audit`, runs may take as long as they like, need logits on the retain set, which early versions did not
-    record, and what the folder says of the grading (its config, and whether it failed) stays.
+    Runs start from the originals, or as `RunSettings.start` says. With `for_audit`, runs may take as long as they like,
+    need logits on the retain set, which early versions did not record, and what the folder says of the grading (its
+    config, and whether it failed) stays.
 
     Raises:
         GradingFailedError: a run raised, broke the contract or exceeded the budget. The others are kept.
@@ -66,7 +68,8 @@ def unlearn(
     spec, folder = grading.spec, grading.folder
     last = spec.task.step == len(grading.task.requests) - 1
     budget = None if for_audit else budget_seconds(grading, bank.retrain_seconds)
-    settings = replace(grading.run_settings, budget_seconds=budget, keep_weights=keep_weights or not last)
+    keep = keep_weights or not last
+    settings = replace(grading.run_settings, budget_seconds=budget, keep_weights=keep, start=start)
     with locked(folder / "lock", lambda: tell("another process works on this grading: waiting for it")):
         config = folder / "config.yaml"
         if not (for_audit and config.is_file()):

@@ -7,8 +7,11 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-HISTORY, CERTIFICATE = "history", "certificate"
-"""Notes with a meaning: curves by name; what a method certifies, whose numbers are no curves."""
+HISTORY, CERTIFICATE, WATCHED = "history", "certificate", "watched"
+"""Notes with a meaning: curves by name; what a method certifies, whose numbers are no curves; and what the kit has seen
+of a run that certifies, which it adds (see `with_watched`)."""
+FORGET_SET = "forget_set"
+"""In `WATCHED`: whether the run read the forget set."""
 
 LARGEST = 1e100
 """Numbers beyond it are none that a picture can have room for."""
@@ -24,6 +27,18 @@ def valid_json(notes: str) -> str:
     return json.dumps(json.loads(notes, parse_constant=lambda name: None), allow_nan=False)
 
 
+def with_watched(notes: str, forget_set_was_read: bool | None) -> str:
+    """Notes of a run, as JSON, with what was seen of it if they have a certificate. None: nobody has watched.
+
+    Whatever the method has noted by that name is gone: it is for the kit to say.
+    """
+    values = json.loads(notes)
+    if not isinstance(values, dict) or not values.get(CERTIFICATE):
+        return notes
+    words = {None: "not watched", True: "read", False: "not read"}
+    return json.dumps({**values, WATCHED: {FORGET_SET: words[forget_set_was_read]}})
+
+
 def curves(notes: Any) -> dict[str, list[float]]:
     """All lists of numbers in the notes of a run, by name; null is NaN.
 
@@ -34,7 +49,7 @@ def curves(notes: Any) -> dict[str, list[float]]:
         return {}
     found = dict(_curves(notes.get(HISTORY), ""))
     for name, value in notes.items():
-        if name not in (HISTORY, CERTIFICATE):
+        if name not in (HISTORY, CERTIFICATE, WATCHED):
             found = {**dict(_curves(value, name)), **found}
     return found
 

@@ -27,7 +27,7 @@ from data import Task
 from data.files import write_atomically, write_tensors, writing_to
 from evaluation.isolation.handle import CallFailedError, room
 from evaluation.isolation.structure import MethodError, fresh_network, take_over
-from evaluation.runs.notes import valid_json
+from evaluation.runs.notes import valid_json, with_watched
 from evaluation.runs.prepared import prepared_for
 from evaluation.runs.settings import RunSettings, call_of, files_of, run_path, run_seed
 from evaluation.runs.unlearned import Unlearned, drift_from
@@ -47,8 +47,10 @@ class Failure(NamedTuple):
 def perform(settings: RunSettings, original: int, run: int) -> Failure | None:
     """Do one run and save what it leaves. A job for a worker; None if all went well."""
     task = load_task(settings.task, settings.device)
-    start, memory = _original_state(task, original), dict[str, Tensor]()
-    key: int | None = original
+    model = original if settings.start == "original" else run
+    begun, memory = _state(task, settings.start, model), dict[str, Tensor]()
+    start = begun
+    key: Hashable = (settings.start, model)
     if settings.previous is not None:
         start, memory = load_weights(run_path(settings.previous, original, run, ".pt"))
         key = None
@@ -64,12 +66,12 @@ def perform(settings: RunSettings, original: int, run: int) -> Failure | None:
     except CallFailedError as error:
         return Failure(error.complaint, error.retry)
     if done.notes is not None:
-        notes = valid_json(done.notes)
+        notes = with_watched(valid_json(done.notes), done.read_forget_set)
         write_atomically(run_path(settings.folder, original, run, ".json"), lambda beside: beside.write_text(notes))
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
     if settings.keep_weights:
         save_weights(run_path(settings.folder, original, run, ".pt"), weights, done.memory)
-    drift = drift_from(_original_state(task, original), weights)
+    drift = drift_from(begun, weights)
     left = Unlearned(outputs, np.array([done.seconds]), np.array([done.peak_memory]), np.array([drift]))
     left.save(run_path(settings.folder, original, run, ".npz"))
     return None
@@ -87,6 +89,8 @@ class Finished(NamedTuple):
     """In bytes."""
     training: bool
     """Whether the network was in train mode then."""
+    read_forget_set: bool | None
+    """Whether the run read an example of the forget set; None if nobody watched: the method does not certify."""
 
 
 def unlearn(
@@ -117,7 +121,8 @@ def unlearn(
     for name, value in left.tensors.items():
         part, _, rest = name.partition("/")
         parts.setdefault(part, {})[rest] = value
-    return Finished(parts["weights"], parts["memory"], left.notes, left.seconds, left.peak_memory, left.training)
+    facts = (left.notes, left.seconds, left.peak_memory, left.training, left.read_forget_set)
+    return Finished(parts["weights"], parts["memory"], *facts)
 
 
 def finite_outputs(network: nn.Module, task: Task, method: str) -> Outputs:
@@ -139,9 +144,11 @@ def single_run(settings: RunSettings, task: Task, original: int, run: int, log: 
     Raises:
         CallFailedError: see `unlearn`; or the method broke its contract.
     """
-    state = _original_state(task, original)
+    state = _state(task, "original", original)
     prepared = prepared_for(settings, task, original, log)
-    done = unlearn(settings, task, state, run_seed(settings, original, run), log, prepared=prepared, key=original)
+    done = unlearn(
+        settings, task, state, run_seed(settings, original, run), log, prepared=prepared, key=("original", original)
+    )
     with told_in(log):
         return done, fresh_network(task, done.weights, settings.method)
 
@@ -182,8 +189,8 @@ def load_weights(path: Path) -> tuple[State, dict[str, Any]]:
 
 
 @lru_cache(maxsize=4)
-def _original_state(task: Task, original: int) -> State:
-    return Pool(task, "original").state(original)
+def _state(task: Task, kind: str, model: int) -> State:
+    return Pool(task, kind).state(model)
 
 
 @lru_cache(maxsize=1)

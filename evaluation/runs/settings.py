@@ -35,6 +35,8 @@ class RunSettings:
     """Seconds after which a run is killed; None for methods that are exempt, and outside gradings."""
     previous: Path | None = None
     """The folder of the grading of the request before, whose runs these go on from; None: from the originals."""
+    start: str = "original"
+    """The pool whose models the first request's runs start from; "retrained": run r from retrained model r."""
     keep_weights: bool = False
     """Whether the weights that each run leaves are kept: the runs of another request go on from them."""
     limits: Limits = field(default_factory=lambda: limits.LIMITS)

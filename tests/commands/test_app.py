@@ -187,7 +187,7 @@ def test_certify_tells_by_its_exit_code(holds: bool, code: int, monkeypatch: pyt
         def __str__(self) -> str:
             return "verdict"
 
-    monkeypatch.setattr("evaluation.certification.certificates.certify", lambda path: Verdict())
+    monkeypatch.setattr("evaluation.certification.verification.certify", lambda path, weights: Verdict())
     answer = command("certify", "certificate.json")
     assert (answer.code, answer.stdout) == (code, "verdict\n")
 

@@ -22,7 +22,7 @@ from checkpoints.workers import seed_everything
 from data import Recipe, Split, Task, TaskSpec, load
 from data.loaders import TensorLoader, run_loaders
 from data.task import Request
-from evaluation.certification.certificates import MECHANISMS
+from evaluation.certification.mechanisms import MECHANISMS
 from evaluation.isolation.structure import check_structure, fresh_network
 from evaluation.views.history import can_be_drawn
 from methods import all_method_handlers

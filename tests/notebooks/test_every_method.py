@@ -12,7 +12,7 @@ from data import TaskSpec, load
 from methods import all_method_handlers
 from notebook_utils import export, kaggle_settings
 from notebooks.assembly import TEMPLATE
-from notebooks.checks import check_equal, check_states, local_states, read_states
+from notebooks.checks import check_equal, check_states, local_runs, read_states
 from tests.notebooks.light import execute_light
 
 NETWORK = "small_cnn"
@@ -23,7 +23,8 @@ def assert_matches(notebook: Path, method: str, folder: Path, scratch: Path) -> 
     states = read_states(execute_light(notebook, folder, scratch, 2, NETWORK), 2)
     spec = TaskSpec("kaggle", data_dir=str(folder), network=NETWORK)
     original = folder / "original_model.pth"
-    check_equal(states, local_states(method, kaggle_settings(method, {}), spec, original, 2, "cpu"))
+    runs = local_runs(method, kaggle_settings(method, {}), spec, original, 2, "cpu")
+    check_equal(states, [run.weights for run in runs])
     # A method may find nothing to change on so little data, as long as the grader's run finds nothing, too.
     check_states(states, load(spec), torch.load(original, weights_only=True), expect_change=False)
 
