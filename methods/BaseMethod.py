@@ -110,7 +110,7 @@ class BaseMethod:
     """True if nothing is random in it, with its default values: runs from one original are equal, and F is 0."""
     mechanism: ClassVar[str] = ""
     """How the epsilon of its certificates follows from their constants: a name among the `MECHANISMS` of
-    `evaluation.certification.certificates`. Without one, or if a certificate names another method, none is kept."""
+    `evaluation.certification.mechanisms`. Without one, or if a certificate names another method, none is kept."""
 
     # How the kit treats it. These are inherited, as `run` is.
     exempt_from_budget: ClassVar[bool] = False
@@ -121,9 +121,10 @@ class BaseMethod:
     recipe_is_binding: ClassVar[bool] = False
     """True if these must keep the recipe's values, because they tell how the original was trained."""
     certifies: ClassVar[bool] = False
-    """True if its runs leave certificates. They hold only for values that were chosen without looking at the forget
-    set, so `tune` goes by validation accuracy, and for networks in which nothing else of the original is left. A class
-    that inherits keeps these restrictions; for its certificates to count, it has to name its own `mechanism`."""
+    """True if its runs leave certificates. They hold only for runs that don't read the forget set, which is
+    watched; for values that were chosen without looking at it, so `tune` goes by validation accuracy from retrained
+    models; and for networks in which nothing else of the original is left. A class that inherits keeps these
+    restrictions; for its certificates to count, it has to name its own `mechanism`."""
     whole_classes: ClassVar[bool] = False
     """True if it is meant for the removal of whole classes; `python main.py check` warns of other requests."""
     self_tuning: ClassVar[bool] = False

@@ -25,7 +25,7 @@ class CertifiedOutputPerturbation(BaseMethod):
     """Hide where the weights came from: clip the model, add noise once, and fine-tune on the retain set.
 
     Weights of norm `initial_clip` C0 at most are never further than 2 C0 apart, so that noise which hides a
-    difference of that norm makes them (epsilon, delta), by the Gaussian mechanism: exactly ("analytic"), or by the
+    difference of that norm makes them (epsilon, delta), by the Gaussian mechanism: "analytic", or by the
     classical bound, 2 C0 sqrt(2 ln(1.25 / delta)) / epsilon, which is 30 % more noise than is needed at epsilon = 1
     and proven up to there. Then fine-tune with a fresh optimiser and new statistics of batch normalisation. The
     forget set is not read at all.
@@ -52,7 +52,7 @@ class CertifiedOutputPerturbation(BaseMethod):
     delta: float = 1e-5
     """Probability that is left out of this bound."""
     accounting: str = "analytic"
-    """How noise follows from epsilon: "analytic", the least there is, or "classical", as published."""
+    """How noise follows from epsilon: "analytic", or "classical", as published."""
     initial_clip: float = 0.01
     """Norm to which the weights are shortened before the noise."""
     epochs: int = 6

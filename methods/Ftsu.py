@@ -71,7 +71,6 @@ class Ftsu(BaseMethod):
     logits are those of cross-entropy besides, far from one-hot: "mse" takes a step that it does not survive.
     """
 
-    guarantee = "bound on the distance to retraining, of the linearised network only"
     published_figures = "test 96.1 to 95.5, backdoor 94.4 to 10.1 % (MNIST)"
     search_space: ClassVar = {
         "k": Between(0.01, 1.0, log=True),

@@ -230,8 +230,7 @@ def test_certified_methods_are_tuned_without_the_forget_set(
     texts = tuple((name, str(value)) for name, value in settings.items())
     trial = replace(spec, task=replace(TASK, role="tuning"), seed=seed, settings=texts)
     grading = resolve(trial, load(trial.task), "cpu")
-    pools = [Pool(grading.task, kind) for kind in ("original", "retrained")]
-    bank = Bank(*pools, retrain_seconds=60.0)
+    bank = Bank(Pool(grading.task, "original"), Pool(grading.task, "retrained"), retrain_seconds=60.0)
     worth = {}
     for start in ("original", "retrained"):
         unlearned = unlearn(replace(grading, folder=results / start / "runs of its own"), bank, workers, start=start)

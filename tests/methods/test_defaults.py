@@ -654,7 +654,7 @@ DEFAULTS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "epsilon": 1.0,
             "delta": 1e-05,
-            "accounting": "exact",
+            "accounting": "gdp",
             "initial_clip": 0.01,
             "gradient_clip": 10.0,
             "noisy_learning_rate": 0.0001,
