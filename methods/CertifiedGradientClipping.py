@@ -16,7 +16,7 @@ from methods.BaseMethod import BaseMethod, Between, Loader, OneOf
 from methods.initialisation import reinitialise
 
 ASSUMPTIONS = (
-    "The seed of the noise is secret, and the arithmetic exact: rounding is not accounted for.",
+    "The noise is as good as random, and the arithmetic exact: rounding is not accounted for.",
     "Only the weights after the last noisy step, and what is made of them, are published.",
     "What comes after the noise, and every choice on the way, depends on the retain set alone.",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,12 +79,10 @@ def verify(certificate: Certificate) -> Verdict:
     voided = tuple(_complaint(name, value) for name, value in certificate.conditions.items() if _voids(name, value))
     for_grading = tuple(_of_the_kit(certificate, mechanism))
     epsilon, accounted, wrong = _recomputed(certificate, mechanism)
-    together = None
-    if certificate.models_per_original > 1:
-        numbers = dict(certificate.constants), certificate.epsilon, certificate.delta
-        together = mechanism.together(*numbers, certificate.models_per_original)
     own = tuple(reason for reason in voided if reason not in for_grading)
-    return Verdict(certificate, epsilon, accounted, (*for_grading, *own, *wrong), for_grading, together)
+    return Verdict(
+        certificate, epsilon, accounted, (*for_grading, *own, *wrong), for_grading, _together(certificate, mechanism)
+    )
 
 
 def _voids(name: str, value: Value) -> bool:
@@ -132,6 +131,17 @@ def _recomputed(certificate: Certificate, mechanism: Mechanism) -> tuple[float, 
     if epsilon > most:
         reasons.append(f"Rightly accounted for, its constants give epsilon = {epsilon:.6g}.")
     return epsilon, accounted, reasons
+
+
+def _together(certificate: Certificate, mechanism: Mechanism) -> tuple[float, float] | None:
+    """Epsilon and delta of all models from one original; infinity if it is too large to be computed."""
+    models = certificate.models_per_original
+    if models <= 1:
+        return None
+    try:
+        return mechanism.together(dict(certificate.constants), certificate.epsilon, certificate.delta, models)
+    except (ValueError, ArithmeticError):
+        return math.inf, certificate.delta
 
 
 # ----------------------------------------------------------------------------------------------------------------------
