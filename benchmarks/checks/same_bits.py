@@ -49,7 +49,7 @@ Found = dict[str, dict[str, str]]
 # ----------------------------------------------------------------------------------------------------------------------
 
 METHODS = (
-    *("my_method", "noisy_finetune", "scrub", "fisher", "ssd", "salun", "certified_gradient_clipping"),
+    *("my_method", "noisy_finetune", "scrub", "fisher", "ssd", "salun"),
     "constrained",  # notes a history
     "retrain",  # exempt from the budget
 )
@@ -114,6 +114,12 @@ def grade_methods(tree: Tree) -> None:
     tree.run("grade", "-m", ",".join(METHODS), *SIZE, *FORGET, *GRADING, "--originals", "2", "-q", "--json")
 
 
+def grade_certified(tree: Tree) -> None:
+    """Grade a method that certifies, with the accounting that was its default in 0.1.0."""
+    method = ("-m", "certified_gradient_clipping", "--set", "accounting=exact")
+    tree.run("certified", *method, *SIZE, *FORGET, *GRADING, "--originals", "2", "-q", "--json")
+
+
 def grade_prepared(tree: Tree) -> None:
     """Grade a method that prepares something for each original; as it is slow, less of it."""
     few = ("--models", "6", "--originals", "1", "--set", "pretrain_steps=30", "--set", "warm_up_steps=5")
@@ -167,7 +173,8 @@ def sequence(tree: Tree) -> None:
     tree.run("sequence", "-m", "my_method,scrub", *SIZE, *requests, *GRADING, "--originals", "1", "-q", "--json")
 
 
-JOBS: tuple[Callable[[Tree], None], ...] = (decode, grade_methods, grade_prepared, grade_zip, sequence, sweep, tune)
+GRADINGS = (grade_methods, grade_certified, grade_prepared, grade_zip)
+JOBS: tuple[Callable[[Tree], None], ...] = (decode, *GRADINGS, sequence, sweep, tune)
 
 # ----------------------------------------------------------------------------------------------------------------------
 # What is compared
@@ -183,8 +190,9 @@ SINCE_0_1_0 = ("plausibility", "remarks")
 SCORES_SINCE_0_1_0 = ("overlap", "overlap_by_original", "as_of")
 """Numbers that its scores lack."""
 
-CLOCK = re.compile(r"seconds|datetime|created|worker_id")
-"""Keys in notes and trials whose values differ from run to run."""
+CLOCK = re.compile(r"seconds|datetime|created|worker_id|watched|assumptions")
+"""Keys in notes and trials whose values differ from run to run; and in those of certified methods, what is no result:
+what the grader has seen of a run, which 0.1.0 did not note, and sentences."""
 
 HASH = re.compile(r"-[0-9a-f]{8,12}(?=-|\.|$)")
 """In the names of folders and files: of a method's source and settings, or of a zip."""
@@ -216,7 +224,7 @@ def in_bank(bank: Path) -> Iterator[tuple[str, str, str]]:
 
 def in_gradings(tree: Tree) -> Iterator[tuple[str, str, str]]:
     """Outputs, facts and notes of each graded method."""
-    for job in ("grade", "prepared", "zip", "sequence"):
+    for job in ("grade", "certified", "prepared", "zip", "sequence"):
         for path in sorted(tree.results(job).glob("*/*/report.json")):
             folder = path.parent
             task, method = folder.parent.name, HASH.sub("", folder.name)
@@ -224,7 +232,7 @@ def in_gradings(tree: Tree) -> Iterator[tuple[str, str, str]]:
                 yield f"{job}: {method}, outputs", f"{task} {array}", value
             for name, value in facts_of(path.read_text()).items():
                 yield f"{job}: {method}, report", f"{task} {name}", value
-            for notes in sorted({*folder.glob("runs/*.json"), *folder.glob("certificate*.json")}):
+            for notes in sorted(folder.glob("runs/*.json")):  # a certificate.json has more in it since 0.1.0
                 name = str(notes.relative_to(folder))
                 yield f"{job}: {method}, notes", f"{task} {name}", timeless(json.loads(notes.read_text()))
 

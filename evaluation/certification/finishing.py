@@ -14,7 +14,7 @@ from data.documents import read_json
 from data.errors import UserError
 from evaluation.certification.certificates import Certificate, claim
 from evaluation.certification.mechanisms import Together, mechanisms
-from evaluation.runs.notes import CERTIFICATE, FORGET_SET, WATCHED
+from evaluation.runs.notes import CERTIFICATE, FORGET_SET, SEEN, WATCHED
 from evaluation.texts import counted
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Circumstances:
     chosen: Chosen
     """See `how_chosen`."""
     forget_set: str
-    """Whether the run read it, as was watched: "read", "not read" or "not watched"."""
+    """Whether the run read it, as was watched: one of the words of `SEEN`."""
     models_per_original: int = 1
     """How many models were made from each original."""
     weights: str = ""
@@ -139,13 +139,13 @@ def _circumstances(grading: Grading, watched: list[Any]) -> Circumstances:
     if facts.follows_recipe:
         user += [name for name, _ in spec.task.recipe]
     searched = dict(spec.tuned.settings) if spec.tuned else None
-    seen = {one.get(FORGET_SET, "not watched") if isinstance(one, dict) else "not watched" for one in watched}
+    seen = {one.get(FORGET_SET, SEEN[None]) if isinstance(one, dict) else SEEN[None] for one in watched}
     return Circumstances(
         spec.method,
         facts.code_sha256,
         seed="public",
         chosen=how_chosen(facts, grading.settings, user, searched),
-        forget_set=next(what for what in ("read", "not watched", "not read") if what in seen),
+        forget_set=SEEN[True] if SEEN[True] in seen else SEEN[False] if seen == {SEEN[False]} else SEEN[None],
         models_per_original=1 if spec.protocol == "full" else spec.models,
     )
 

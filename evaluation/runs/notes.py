@@ -11,7 +11,9 @@ HISTORY, CERTIFICATE, WATCHED = "history", "certificate", "watched"
 """Notes with a meaning: curves by name; what a method certifies, whose numbers are no curves; and what the kit has seen
 of a run that certifies, which it adds (see `with_watched`)."""
 FORGET_SET = "forget_set"
-"""In `WATCHED`: whether the run read the forget set."""
+"""In `WATCHED`: whether the run read the forget set, in one of the words of `SEEN`."""
+SEEN: dict[bool | None, str] = {None: "not watched", True: "read", False: "not read"}
+"""What a certificate calls it that a run was seen to read the forget set, or not to; None if nobody has watched."""
 
 LARGEST = 1e100
 """Numbers beyond it are none that a picture can have room for."""
@@ -35,8 +37,7 @@ def with_watched(notes: str, forget_set_was_read: bool | None) -> str:
     values = json.loads(notes)
     if not isinstance(values, dict) or not values.get(CERTIFICATE):
         return notes
-    words = {None: "not watched", True: "read", False: "not read"}
-    return json.dumps({**values, WATCHED: {FORGET_SET: words[forget_set_was_read]}})
+    return json.dumps({**values, WATCHED: {FORGET_SET: SEEN[forget_set_was_read]}})
 
 
 def curves(notes: Any) -> dict[str, list[float]]:
