@@ -23,6 +23,8 @@ COMMANDS = {
     "suite": "grade on many forget sets",
     "score": "score stored outputs again",
     "grade": "grade a zip of checkpoints",
+    "unlearn": "unlearn a model of yours",
+    "evaluate": "look at a model of yours",
     "show": "draw a contact sheet of a task",
     "embed": "draw how networks see images",
     "history": "draw what runs have recorded",

@@ -249,7 +249,7 @@ class Seed(_GradingGroup):
     """Which seed."""
 
     seed: Annotated[int | None, GRADING, WHOLE] = None
-    """Seed of the grading, or of the search. [default: 0]"""
+    """Seed of the grading or search. [default: 0; unlearn: secret]"""
 
 
 @OPTIONS
@@ -450,7 +450,7 @@ class WeightsOption:
     """Which model is meant."""
 
     weights: Annotated[Path | None, DATA] = None
-    """A file with the weights of a model."""
+    """Weights of a model: a state_dict by torch.save, a checkpoint, or safetensors."""
 
 
 @OPTIONS
@@ -517,7 +517,7 @@ class OutOptions:
     """Where the result is written."""
 
     out: Annotated[Path | None, OUTPUT] = None
-    """PNG file to write; of sweep, a folder. [default: one in results/]"""
+    """File to write; of sweep, a folder. [default: one in results/]"""
 
 
 # ----------------------------------------------------------------------------------------------------------------------

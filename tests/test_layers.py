@@ -25,7 +25,7 @@ LEVELS = (
     {"evaluation.views"},
     {
         *("evaluation.submission", "evaluation.sweeps", "evaluation.sequence", "evaluation.tuning"),
-        *("evaluation.audits", "evaluation.comparison", "evaluation.suites"),
+        *("evaluation.audits", "evaluation.comparison", "evaluation.suites", "evaluation.handover"),
     },
     {"evaluation.grading"},
     {"evaluation.checks"},

@@ -108,6 +108,15 @@ def how_chosen(
     return Chosen("published" if searched is None else SEARCHED)
 
 
+def chosen_for(grading: Grading) -> Chosen:
+    """Where the hyper-parameters of a grading, or of a run like one of its, come from."""
+    spec, facts = grading.spec, grading.method
+    user = [name for name, _ in spec.settings]
+    if facts.follows_recipe:
+        user += [name for name, _ in spec.task.recipe]
+    return how_chosen(facts, grading.settings, user, dict(spec.tuned.settings) if spec.tuned else None)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Gradings
 # ----------------------------------------------------------------------------------------------------------------------
@@ -135,16 +144,12 @@ def collect(grading: Grading) -> Path | None:
 
 def _circumstances(grading: Grading, watched: list[Any]) -> Circumstances:
     spec, facts = grading.spec, grading.method
-    user = [name for name, _ in spec.settings]
-    if facts.follows_recipe:
-        user += [name for name, _ in spec.task.recipe]
-    searched = dict(spec.tuned.settings) if spec.tuned else None
     seen = {one.get(FORGET_SET, SEEN[None]) if isinstance(one, dict) else SEEN[None] for one in watched}
     return Circumstances(
         spec.method,
         facts.code_sha256,
         seed="public",
-        chosen=how_chosen(facts, grading.settings, user, searched),
+        chosen=chosen_for(grading),
         forget_set=SEEN[True] if SEEN[True] in seen else SEEN[False] if seen == {SEEN[False]} else SEEN[None],
         models_per_original=1 if spec.protocol == "full" else spec.models,
     )

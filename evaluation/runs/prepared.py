@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from checkpoints.grouped import State
 from checkpoints.pool import Pool
 from data import Task
 from data.files import locked, read_tensors, write_tensors
@@ -71,18 +72,40 @@ def prepared_path(method: str, settings: Mapping[str, Any], task: Task, original
     return Pool(task, "original").folder / f"prepared-{method}-{digest}-{original:05d}.pt"
 
 
-def _prepare(path: Path, settings: RunSettings, task: Task, original: int, log: int) -> None:
-    pool = Pool(task, "original")
-    seed = derive_seed("prepare", pool.seed(original))
+class Prepared(NamedTuple):
+    """What a method has prepared for a model."""
+
+    tensors: dict[str, Tensor]
+    seconds: float
+
+
+def prepare_for(
+    settings: RunSettings, task: Task, weights: State, seed: int, log: int, key: Hashable = None
+) -> Prepared:
+    """Have a method prepare for a model with these weights; nothing for a method that does not prepare.
+
+    `log` is the descriptor of the file that it prints to; `key` tells the model from others, None: it is a new one.
+
+    Raises:
+        CallFailedError: `prepare` failed.
+    """
+    if not prepares(settings.method):
+        return Prepared({}, 0.0)
     budget = None
     if settings.budget_seconds is not None:
         limits = settings.limits
         budget = max(limits.prepare_seconds, limits.prepare_budgets * settings.budget_seconds)
     here = room(settings.device, files_of(settings), unknowing=True)
     try:
-        here.enter(task, (original, settings.method, ()), pool.state(original), {}, with_request=False)
+        here.enter(task, None if key is None else (key, settings.method, ()), weights, {}, with_request=False)
         left = here.call(call_of(settings, "prepare", seed, budget), log)
     except CallFailedError as error:
         raise CallFailedError(f"preparing failed: {error.complaint}") from error
-    tensors = {name.removeprefix("prepared/"): value for name, value in left.tensors.items()}
-    write_tensors(path, {"tensors": tensors, "seconds": left.seconds})
+    return Prepared({name.removeprefix("prepared/"): value for name, value in left.tensors.items()}, left.seconds)
+
+
+def _prepare(path: Path, settings: RunSettings, task: Task, original: int, log: int) -> None:
+    pool = Pool(task, "original")
+    seed = derive_seed("prepare", pool.seed(original))
+    prepared = prepare_for(settings, task, pool.state(original), seed, log, key=original)
+    write_tensors(path, {"tensors": prepared.tensors, "seconds": prepared.seconds})
