@@ -5,12 +5,23 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-from commands.options import GRADING, WHOLE, OutOptions, RunOptions, Seed, TaskOptions, ValuesOptions, changed
+from commands.options import (
+    GRADING,
+    WHOLE,
+    OutOptions,
+    RunOptions,
+    Seed,
+    TaskOptions,
+    ValuesOptions,
+    WeightsOption,
+    changed,
+)
 
 
 def command(
     *,
     values: ValuesOptions = ValuesOptions(),
+    model: WeightsOption = WeightsOption(),
     task: TaskOptions = TaskOptions(),
     grading: Seed = Seed(),
     original: Annotated[int, GRADING, WHOLE] = 0,
@@ -19,7 +30,7 @@ def command(
     where: RunOptions = RunOptions(),
     output: OutOptions = OutOptions(),
 ) -> None:
-    """Draw how an original, a retrained and an unlearned network see the images, side by side (t-SNE).
+    """Draw how an original, a retrained and an unlearned network (-m or --weights) see the images (t-SNE).
 
     Args:
         original: Which original.
@@ -33,10 +44,10 @@ def command(
     from evaluation.views.embedding import embed
 
     where.enter_sandbox()
-    name = values.name()
+    name = values.name() if values.method is not None or model.weights is None else ""
     places = where.places()
     spec = changed(GradingSpec(name), task, grading, values)
-    spec = replace(spec, tuned=values.tuned(spec.task, name))
+    spec = replace(spec, tuned=values.tuned(spec.task, name) if name else None)
     with where.pool(places) as pool:
-        path = embed(spec, pool, where.console(), original, retrained, run, output.out)
+        path = embed(spec, pool, where.console(), original, retrained, run, output.out, model.weights)
     print(path)

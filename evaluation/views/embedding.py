@@ -15,6 +15,7 @@ from torch import nn
 from checkpoints.bank import ensure
 from checkpoints.networks import build_network
 from checkpoints.outputs import Outputs, record_outputs
+from checkpoints.own_weights import read_weights
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers, be_deterministic
 from data import Task, UserError
@@ -24,6 +25,7 @@ from evaluation.console import Console
 from evaluation.grading import load_with_one_request, tell_remarks
 from evaluation.isolation.handle import CallFailedError
 from evaluation.metrics.accuracies import accuracy_by_class
+from evaluation.report import results_folder
 from evaluation.runs.foresight import longest_run, tell_seconds
 from evaluation.runs.one import single_run
 from evaluation.runs.resolve import Grading, resolve
@@ -65,37 +67,53 @@ def embed(
     retrained: int = 0,
     run: int = 0,
     path: Path | None = None,
+    weights: Path | None = None,
 ) -> Path:
     """Draw an original, a retrained and an unlearned network side by side; the path of the PNG file.
 
     The unlearned network is what `run` of `spec.method` from that original leaves, the very run of a grading with
-    `spec`. The models that this takes are trained if they are not there. Without a `path`, the picture is
-    `embedding.png` in the folder of the grading.
+    `spec`; or, where that names no method, the one whose weights are in the file `weights`; with both, both are drawn.
+    The models that this takes are trained if they are not there. Without a `path`, the picture is `embedding.png` in
+    the folder of the grading, or lies with the results of the task.
 
     Raises:
-        UserError: the task or a setting is wrong, there are several requests, or the method failed.
+        UserError: the task, the file or a setting is wrong, there are several requests, or the method failed.
     """
     if min(original, retrained, run) < 0:
         raise UserError("Originals, retrained models and runs are counted from 0.")
     task = load_with_one_request(spec.task, workers.device)
-    grading = resolve(spec, task, workers.device)
-    tell_remarks([grading], console)
+    grading = resolve(spec, task, workers.device) if spec.method else None
+    tell_remarks([grading] if grading else [], console)
+    own = {} if weights is None else {weights.name: own_network(task, weights, console)}
 
     def foresee(training: float, retraining: float) -> None:
-        tell_seconds(training, 1, longest_run(grading, retraining), console)
+        tell_seconds(training, 1, longest_run(grading, retraining) if grading else 0, console)
 
     with console.progress("bank", "models") as on_progress:
         ensure(task, original + 1, retrained + 1, workers, console.tell, on_progress, foresee)
     networks = {
         f"original {original}": from_bank(task, "original", original),
         f"retrained {retrained}": from_bank(task, "retrained", retrained),
-        f"{spec.method}, run {run}": unlearned_network(grading, original, run),
+        **({f"{spec.method}, run {run}": unlearned_network(grading, original, run)} if grading else {}),
+        **own,
     }
     with console.waiting("arranging the images"):
         figure = draw(task, panels(task, networks))
-    path = path or grading.folder / "embedding.png"
+    if path is None and weights is not None:
+        path = results_folder() / f"{task.name}-{task.fingerprint}" / f"embedding-{weights.stem}.png"
+    elif path is None and grading is not None:
+        path = grading.folder / "embedding.png"
+    assert path is not None, "a method or weights are named"
     write_atomically(path, lambda beside: figure.savefig(beside, dpi=110, format="png", bbox_inches="tight"))
     return path
+
+
+def own_network(task: Task, path: Path, console: Console) -> nn.Module:
+    """A network of the task with the weights in a file, in eval mode. Raises `UserError` as `read_weights` does."""
+    be_deterministic(str(task.train.images.device))
+    network = build_network(task)
+    network.load_state_dict(read_weights(path, task, console.tell))
+    return network.to(task.train.images.device).eval()
 
 
 def from_bank(task: Task, kind: str, model: int) -> nn.Module:

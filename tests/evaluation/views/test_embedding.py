@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import nn
 
+from checkpoints.bank import ensure
 from checkpoints.networks import NETWORKS, build_network
 from checkpoints.pool import Pool
 from checkpoints.workers import Workers
-from data import TaskSpec, UserError, load
+from data import Task, TaskSpec, UserError, load
 from evaluation.console import Console
 from evaluation.grading import grade_methods
 from evaluation.metrics import METRICS
@@ -30,6 +32,7 @@ from evaluation.views import embedding
 from evaluation.views.embedding import (
     MOST_FORGOTTEN,
     MOST_RETAINED,
+    Panel,
     arrange,
     chosen_examples,
     draw,
@@ -222,6 +225,35 @@ def test_the_file(workers: Workers, report: Report, tmp_path: Path) -> None:
     assert again.read_bytes() == path.read_bytes()
     other = embed(SPEC, workers, QUIET, path=tmp_path / "other.png")
     assert other.read_bytes() != path.read_bytes()
+
+
+def test_own_weights(workers: Workers, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A model in a file is a panel of its own, without a method or beside one; a wrong file is told before the work.
+
+    Catches a panel of another model: the file is a copy of the original's, and so is its panel.
+    """
+    drawn: list[list[Panel]] = []
+
+    def noting(task: Task, shown: list[Panel]) -> Figure:
+        drawn.append(shown)
+        return draw(task, shown)
+
+    task = load(TASK)
+    ensure(task, 1, 1, workers)
+    monkeypatch.setattr(embedding, "draw", noting)
+    path = embed(replace(SPEC, method=""), workers, QUIET, weights=Pool(task, "original").model_path(0))
+    assert path.name == "embedding-model-00000.png"
+    assert path.is_file()
+    embed(SPEC, workers, QUIET, path=tmp_path / "both.png", weights=Pool(task, "original").model_path(0))
+    titles = [[panel.title for panel in shown] for shown in drawn]
+    assert titles[0] == ["original 0", "retrained 0", "model-00000.pt"]
+    assert titles[1] == ["original 0", "retrained 0", f"{SPEC.method}, run 0", "model-00000.pt"]
+    for shown in drawn:
+        assert np.array_equal(shown[0].outputs.test, shown[-1].outputs.test)
+        assert not np.array_equal(shown[0].outputs.test, shown[1].outputs.test)
+    (tmp_path / "odd.pth").write_bytes(b"no weights")
+    with pytest.raises(UserError, match=r"odd\.pth"):
+        embed(replace(SPEC, method=""), workers, QUIET, weights=tmp_path / "odd.pth")
 
 
 @pytest.mark.parametrize(
