@@ -58,5 +58,5 @@ def warn_of_chance(look: Look, task: Task, name: str, console: Console) -> None:
     if look.accuracies.retain < CHANCE / len(task.classes):
         console.tell(
             f"{name} is right about {look.accuracies.retain:.1%} of the retained images, hardly more than a guess: was "
-            "it trained with other classes, an other order of them, or images that are normalised in another way?"
+            "it trained with other classes, another order of them, or images that are normalised in another way?"
         )

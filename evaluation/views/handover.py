@@ -17,10 +17,11 @@ CAPTION = "Accuracies; and the share of the forget set that an attack by confide
 def show_handover(record: HandoverRecord) -> None:
     """What was done, in a line for each request, and the model before and after."""
     screen = make_screen()
+    name = record.method if record.tuned_trials is None else f"{record.method} (tuned)"
     for step in record.steps:
         images, seconds = counted(step.images, "image"), f"{step.seconds:.2g} s"
         screen.print(
-            f"{record.method}: {printable(step.request, 100)}, {images} forgotten in {seconds}; "
+            f"{name}: {printable(step.request, 100)}, {images} forgotten in {seconds}; "
             f"weights changed by {step.drift:.2g} of their length"
         )
     show_looks({"before": record.before, "after": record.after})
