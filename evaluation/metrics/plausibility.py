@@ -41,6 +41,9 @@ CLOSE = 0.5
 MOST_LOGITS = 10_000
 """Of a model and split, that are compared; of more examples, some are taken evenly."""
 
+DECIMALS = 6
+"""Of distances in reports: where arrays lie in memory decides how linear algebra adds up, and last bits."""
+
 SMALLEST = 1e-6
 """Retrained models that differ by less can't be told apart, by rounding: then nothing is called a copy."""
 
@@ -91,10 +94,10 @@ def examine(unlearned: Sequence[Outputs], retrained: Outputs, scores: Scores) ->
         apart = distances(directions(outputs), truth) / smallest  # (runs, models)
         nearest = min(nearest, float(apart.min()))
         copies += [
-            Copy(original, int(run), int(apart[run].argmin()), float(apart[run].min()))
+            Copy(original, int(run), int(apart[run].argmin()), round(float(apart[run].min()), DECIMALS))
             for run in np.flatnonzero(apart.min(axis=1) < CLOSE)
         ]
-    return Plausibility(above, nearest, copies)
+    return Plausibility(above, round(nearest, DECIMALS), copies)
 
 
 def is_above_ceiling(scores: Scores) -> bool:
