@@ -69,13 +69,13 @@ def test_what_draws_weights_anew_refuses(kit: Kit, own: list[str], results: Path
 
 
 @pytest.mark.slow
-def test_in_a_sandbox(kit: Kit, own: list[str], results: Path) -> None:
+def test_in_a_sandbox(kit: Kit, own: list[str], results: Path, tmp_path: Path) -> None:
     """The network is there, and its file is not."""
     try:
         check_sandbox()
     except UserError as error:
         pytest.skip(str(error))
-    spy = """
+    spy = f"""
 from pathlib import Path
 from methods.BaseMethod import BaseMethod
 
@@ -83,7 +83,7 @@ class Spy(BaseMethod):
     \"\"\"Look for the file of the network.\"\"\"
     def run(self, net, retain_loader, forget_loader, val_loader):
         assert type(net).__name__ == "Tokens"
-        assert not list(Path("/").glob("tmp/**/tokens.py"))
+        assert not Path({str(tmp_path / "tokens.py")!r}).exists()
 """
     kit.add_method("spy", spy)
     answer = kit.run("-m", "spy", *own[2:], "--sandbox")
