@@ -7,15 +7,14 @@ one that is drawn as He et al. do (normal, fan out; arXiv 1502.01852).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
 from torch import nn
 
+from checkpoints.trial import Builder
 from data.errors import UserError, shortened, unknown_name
-
-Builder = Callable[[int, int, int], nn.Module]
 
 SIZE_ARGUMENTS = {"vit_": "image_size", "maxvit_": "input_size"}
 """What those networks of torchvision whose names begin so call the size of the images."""

@@ -5,7 +5,6 @@ Each builder takes `(channels, size, classes)` of square images.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -15,13 +14,11 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from checkpoints.library_networks import library_builder
 from checkpoints.own_networks import own_builder
-from checkpoints.trial import try_network
+from checkpoints.trial import Builder, try_network
 from data.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from data.task import Task
-
-Builder = Callable[[int, int, int], nn.Module]
 
 
 def small_cnn(channels: int, size: int, classes: int) -> nn.Module:

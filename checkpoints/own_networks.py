@@ -19,10 +19,8 @@ from typing import Any
 from torch import nn
 
 from checkpoints.installed import is_installed
+from checkpoints.trial import Builder
 from data.errors import UserError, shortened, unknown_name
-
-Builder = Callable[[int, int, int], nn.Module]
-"""From channels, size and classes of square images to a freshly initialised network."""
 
 OF_THE_KIT = ("checkpoints", "data")
 """Packages of the kit that a network's file may import, from `checkpoints.networks` for example."""

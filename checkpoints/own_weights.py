@@ -86,13 +86,9 @@ def _content_of(path: Path) -> Any:
     try:
         return load_tensors(data, _values_beside_weights())
     except WeightsError as error:
-        if "pickled object" in str(error) or "TorchScript" in str(error):
-            call = "torch.jit.load" if "TorchScript" in str(error) else "torch.load"
-            trusting = "" if call == "torch.jit.load" else ", weights_only=False"
-            way = (
-                f"if you trust it, torch.save({call}({path.name!r}{trusting}).state_dict(), 'weights.pth') converts it"
-            )
-            raise WeightsError(f"{error}; {way}") from error
+        if error.reader:
+            converts = f"torch.save({error.reader.format(repr(path.name))}.state_dict(), 'weights.pth') converts it"
+            raise WeightsError(f"{error}; if you trust it, {converts}") from error
         if _is_safetensors(data):
             return _of_safetensors(data)
         raise

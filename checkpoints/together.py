@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from checkpoints.dropout import WithoutDropout
 from checkpoints.grouped import GroupedNetwork, State
-from checkpoints.networks import Builder, build_network, builder_of
+from checkpoints.networks import build_network, builder_of
 from checkpoints.stacked import StackedNetwork, pays
+from checkpoints.trial import Builder
 
 if TYPE_CHECKING:
     from data import Task

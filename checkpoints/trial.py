@@ -12,6 +12,7 @@ from torch.nn.parameter import UninitializedParameter
 from data.errors import UserError, shortened
 
 Builder = Callable[[int, int, int], nn.Module]
+"""From channels, size and classes of square images to a freshly initialised network."""
 
 IMAGES = 2
 

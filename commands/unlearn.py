@@ -27,7 +27,7 @@ def command(
     start_server()
     from data import TaskSpec
     from data.files import shown
-    from evaluation.handover.conduct import Order, hand_over
+    from evaluation.handover.conduct import Order, hand_over, record_path
     from evaluation.spec import GradingSpec
     from evaluation.views.handover import show_handover
 
@@ -41,4 +41,4 @@ def command(
         print(record.to_json(), end="")
         return
     show_handover(record)
-    print(f"{shown(path)}, {shown(path.with_suffix('.json'))}")
+    print(f"{shown(path)}, {shown(record_path(path))}")

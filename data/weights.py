@@ -25,7 +25,14 @@ _OF_TENSORS = ("collections", "torch", "torch._utils", "torch._tensor", "torch.n
 
 
 class WeightsError(ValueError):
-    """The file holds no such tensors; the message says what it is instead, as what follows "the file ..."."""
+    """The file holds no such tensors; the message says what it is instead, as what follows "the file ...".
+
+    `reader` is the call that reads it for who trusts it, with "{}" for the file, where that gives a network; else "".
+    """
+
+    def __init__(self, message: str, reader: str = "") -> None:
+        super().__init__(message)
+        self.reader = reader
 
 
 def load_tensors(data: bytes, beside: Sequence[Any] = ()) -> Any:
@@ -41,7 +48,7 @@ def load_tensors(data: bytes, beside: Sequence[Any] = ()) -> Any:
         with torch.serialization.safe_globals(list(beside)):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # of a file that somebody else wrote: whatever pickle, zipfile or PyTorch stumble over
-        raise WeightsError(_what_it_is(data)) from error
+        raise _what_it_is(data) from error
 
 
 def _check_container(data: bytes) -> None:
@@ -54,33 +61,37 @@ def _check_container(data: bytes) -> None:
     if any(part.filename.endswith(".npy") for part in parts):
         raise WeightsError("is a file of numpy.savez: save tensors, with torch.save")
     if any(part.filename.endswith("/constants.pkl") for part in parts):
-        raise WeightsError("is a TorchScript module: save its state_dict() with torch.save")
+        raise WeightsError("is a TorchScript module: save its state_dict() with torch.save", "torch.jit.load({})")
     if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(p.file_size for p in parts) > len(data):
         raise WeightsError("has compressed parts, which torch.save does not make")
 
 
-def _what_it_is(data: bytes) -> str:
-    """Of a file that PyTorch does not read as tensors alone."""
+def _what_it_is(data: bytes) -> WeightsError:
+    """The error for a file that PyTorch does not read as tensors alone."""
+    damaged = WeightsError("can't be read as weights alone, without running code; it may be damaged")
     names: list[str] = []
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             parts = archive.namelist()
             pickled = next((part for part in parts if part.endswith("data.pkl")), None)
             if pickled is None:
-                return "is a zip, but not one of torch.save"
+                return WeightsError("is a zip, but not one of torch.save")
             for operation, argument, _ in pickletools.genops(archive.read(pickled)):
                 if operation.name == "GLOBAL":
                     names.append(str(argument).replace(" ", "."))
     except Exception:  # a damaged pickle or zip: what is known by then has to do
-        return "can't be read as weights alone, without running code; it may be damaged"
+        return damaged
     foreign = [name for name in names if name.rpartition(".")[0] not in _OF_TENSORS]
     if not foreign:
-        return "can't be read as weights alone, without running code; it may be damaged"
+        return damaged
     if any(name.startswith("numpy.") for name in foreign):
-        return "holds NumPy arrays, which can't be read without running code: save tensors (torch.from_numpy(array))"
-    return (
+        return WeightsError(
+            "holds NumPy arrays, which can't be read without running code: save tensors (torch.from_numpy(array))"
+        )
+    return WeightsError(
         f"holds a pickled object ({printable(foreign[0], 60)}), which can't be read without running code: save "
-        "net.state_dict(), not the network or anything around it"
+        "net.state_dict(), not the network or anything around it",
+        reader="torch.load({}, weights_only=False)",
     )
 
 

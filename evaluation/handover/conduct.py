@@ -21,11 +21,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from checkpoints.bank import ensure
 from checkpoints.devices import describe_device, versions
 from checkpoints.grouped import State
 from checkpoints.own_weights import read_weights
-from checkpoints.pool import Pool
 from checkpoints.workers import Workers
 from data import Task, UserError, load
 from data.files import sha256_of, shown, write_atomically, write_tensors
@@ -40,7 +38,7 @@ from evaluation.isolation.handle import CallFailedError
 from evaluation.isolation.structure import fresh_network
 from evaluation.metrics.metric import Floats
 from evaluation.report import results_folder
-from evaluation.runs.foresight import tell_seconds
+from evaluation.runs.foresight import ensure_original
 from evaluation.runs.notes import CERTIFICATE, SEEN
 from evaluation.runs.one import Finished, log_file, told_in, unlearn
 from evaluation.runs.prepared import prepare_for
@@ -116,11 +114,12 @@ def hand_over(order: Order, workers: Workers, console: Console) -> tuple[Handove
         versions=versions(),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-    write_atomically(_record_path(out), lambda beside: beside.write_text(record.to_json(), encoding="utf-8"))
+    write_atomically(record_path(out), lambda beside: beside.write_text(record.to_json(), encoding="utf-8"))
     return record, out
 
 
-def _record_path(out: Path) -> Path:
+def record_path(out: Path) -> Path:
+    """Where the record of a file of weights is."""
     return out.with_suffix(".json")
 
 
@@ -135,7 +134,7 @@ def _check_place(out: Path, weights: Path | None) -> None:
     if weights is not None and weights.exists() and out.samefile(weights):
         raise UserError(f"--out {out} is the file of --weights: name another, so that the original is kept.")
     try:
-        known = json.loads(_record_path(out).read_text(encoding="utf-8"))["weights_out"]["sha256"]
+        known = json.loads(record_path(out).read_text(encoding="utf-8"))["weights_out"]["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         known = None
     if known != sha256_of(out):
@@ -147,13 +146,8 @@ def _start(order: Order, task: Task, workers: Workers, console: Console) -> tupl
     if order.weights is not None:
         weights = read_weights(order.weights, task, console.tell)
         return weights, WeightsFile(order.weights.name, sha256_of(order.weights))
-
-    def foresee(training: float, retraining: float) -> None:
-        tell_seconds(training, 0, 0, console)
-
-    with console.progress("original", "models") as on_progress:
-        ensure(task, 1, 0, workers, console.tell, on_progress, foresee)
-    return Pool(task, "original").state(0), WeightsFile(ORIGINAL, None)
+    bank = ensure_original(task, workers, console)
+    return bank.originals.state(0), WeightsFile(ORIGINAL, None)
 
 
 def _fulfil(

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkpoints.grouped import State
-from checkpoints.networks import build_network
 from checkpoints.outputs import record_outputs
 from checkpoints.own_weights import read_weights
 from checkpoints.workers import be_deterministic
@@ -14,6 +13,7 @@ from data import Task, TaskSpec, UserError, load
 from evaluation.audits.membership import attack_outputs
 from evaluation.console import Console
 from evaluation.handover.record import Look
+from evaluation.isolation.call import original_network
 from evaluation.metrics.accuracies import accuracies
 
 CHANCE = 1.5
@@ -22,11 +22,8 @@ CHANCE = 1.5
 
 def look_at(task: Task, weights: State) -> Look:
     """What the network of `task` with these weights does with its images."""
-    network = build_network(task)
-    network.load_state_dict(weights)
-    device = task.train.images.device
-    be_deterministic(str(device))
-    outputs = record_outputs(network.to(device).eval(), task)
+    be_deterministic(str(task.train.images.device))
+    outputs = record_outputs(original_network(task, weights), task)
     try:
         membership = attack_outputs(outputs, task)
     except UserError:  # too few images

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from checkpoints.bank import Foresee
+from checkpoints.bank import Bank, Foresee, ensure
 from checkpoints.workers import Workers
+from data import Task
 from evaluation.console import LONG, Console, in_words
 from evaluation.runs.many import budget_seconds, finished_runs
 from evaluation.runs.resolve import Grading
@@ -36,6 +37,16 @@ def foreseer(
             tell_seconds(training * banks, number, seconds, console)
 
     return foresee
+
+
+def ensure_original(task: Task, workers: Workers, console: Console) -> Bank:
+    """The bank with its first original, which is trained if it is not there, and nothing else."""
+
+    def foresee(training: float, retraining: float) -> None:
+        tell_seconds(training, 0, 0, console)  # the run that follows has no limit, and can be interrupted
+
+    with console.progress("original", "models") as on_progress:
+        return ensure(task, 1, 0, workers, console.tell, on_progress, foresee)
 
 
 def longest_run(grading: Grading, retraining: float) -> float:

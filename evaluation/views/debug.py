@@ -7,14 +7,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from checkpoints.bank import Bank, ensure
+from checkpoints.bank import Bank
 from checkpoints.outputs import Outputs
 from checkpoints.workers import Workers
 from data import Task, UserError
 from evaluation.console import Console
 from evaluation.grading import load_with_one_request, remarks_on, tell_remarks
 from evaluation.runs.debug import DebugRun, run_here
-from evaluation.runs.foresight import tell_seconds
+from evaluation.runs.foresight import ensure_original
 from evaluation.runs.many import budget_seconds
 from evaluation.runs.resolve import Grading, resolve
 from evaluation.spec import GradingSpec
@@ -29,13 +29,7 @@ def ready_to_debug(spec: GradingSpec, workers: Workers, console: Console) -> tup
     task = load_with_one_request(spec.task, workers.device)
     grading = resolve(spec, task, workers.device)
     tell_remarks([grading], console)
-
-    def foresee(training: float, retraining: float) -> None:
-        tell_seconds(training, 0, 0, console)  # the run has no limit, and can be interrupted
-
-    with console.progress("original", "models") as on_progress:
-        bank = ensure(task, 1, 0, workers, console.tell, on_progress, foresee)
-    return grading, bank
+    return grading, ensure_original(task, workers, console)
 
 
 def debug(grading: Grading, bank: Bank, runs: int = 1) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from checkpoints.bank import ensure
-from checkpoints.networks import build_network
+from checkpoints.grouped import State
 from checkpoints.outputs import Outputs, record_outputs
 from checkpoints.own_weights import read_weights
 from checkpoints.pool import Pool
@@ -23,6 +23,7 @@ from data.files import write_atomically
 from data.texts import unmathematical
 from evaluation.console import Console
 from evaluation.grading import load_with_one_request, tell_remarks
+from evaluation.isolation.call import original_network
 from evaluation.isolation.handle import CallFailedError
 from evaluation.metrics.accuracies import accuracy_by_class
 from evaluation.report import results_folder
@@ -84,7 +85,7 @@ def embed(
     task = load_with_one_request(spec.task, workers.device)
     grading = resolve(spec, task, workers.device) if spec.method else None
     tell_remarks([grading] if grading else [], console)
-    own = {} if weights is None else {weights.name: own_network(task, weights, console)}
+    own = {} if weights is None else {weights.name: network_here(task, read_weights(weights, task, console.tell))}
 
     def foresee(training: float, retraining: float) -> None:
         tell_seconds(training, 1, longest_run(grading, retraining) if grading else 0, console)
@@ -108,20 +109,15 @@ def embed(
     return path
 
 
-def own_network(task: Task, path: Path, console: Console) -> nn.Module:
-    """A network of the task with the weights in a file, in eval mode. Raises `UserError` as `read_weights` does."""
-    be_deterministic(str(task.train.images.device))
-    network = build_network(task)
-    network.load_state_dict(read_weights(path, task, console.tell))
-    return network.to(task.train.images.device).eval()
-
-
 def from_bank(task: Task, kind: str, model: int) -> nn.Module:
     """A model of the bank, in eval mode, to be used in this process; `kind` is "original" or "retrained"."""
+    return network_here(task, Pool(task, kind).state(model))
+
+
+def network_here(task: Task, weights: State) -> nn.Module:
+    """A network with these weights, in eval mode, to be used in this process."""
     be_deterministic(str(task.train.images.device))  # a run here is so, too: networks are compared
-    network = build_network(task)
-    network.load_state_dict(Pool(task, kind).state(model))
-    return network.to(task.train.images.device).eval()
+    return original_network(task, weights)
 
 
 def unlearned_network(grading: Grading, original: int, run: int) -> nn.Module:

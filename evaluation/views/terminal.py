@@ -9,7 +9,8 @@ from rich.console import Console as Screen
 from rich.table import Table
 from rich.text import Text
 
-from checkpoints.networks import NETWORKS, OTHER_NETWORKS, Builder
+from checkpoints.networks import NETWORKS, OTHER_NETWORKS
+from checkpoints.trial import Builder
 from data import UserError, all_tasks
 from data.texts import printable
 from evaluation.audits import AUDITS

@@ -15,10 +15,10 @@ from torch import nn
 
 from checkpoints.grouped import GroupedNetwork
 from checkpoints.networks import NETWORKS, build_network
-from checkpoints.together import Together
 from checkpoints.training import GroupTrainer, group_logits, learning_rate, train_one
 from data import Recipe, Split, Task, TaskSpec, UserError, load
 from data.task import Request
+from tests.checkpoints.alike import accuracy_and_confidence
 
 
 @pytest.fixture
@@ -156,19 +156,14 @@ def test_group_has_the_distribution_of_the_plain_loop() -> None:
     task = replace(task, recipe=replace(task.recipe, epochs=12))
     shorter = replace(task, recipe=replace(task.recipe, epochs=3))
 
-    def statistics(networks: Together) -> np.ndarray:
-        logits = group_logits(networks, task.test.images).log_softmax(2)  # (models, test, classes)
-        true = logits.gather(2, task.test.labels.expand(networks.models, -1)[..., None]).mean(dim=(1, 2))
-        accuracy = (logits.argmax(2) == task.test.labels).float().mean(1)
-        return torch.stack([accuracy, true]).numpy()  # (statistics, models)
-
     def batched(task: Task) -> np.ndarray:
         trainer = GroupTrainer(task, task.retain_indices, seeds=range(20))
         while not trainer.finished:
             trainer.train_epoch()
-        return statistics(trainer.network)
+        return accuracy_and_confidence(task, trainer.network)
 
-    plain = statistics(GroupedNetwork([train_one(task, task.retain_indices, 1000 + seed) for seed in range(20)]))
+    singles = [train_one(task, task.retain_indices, 1000 + seed) for seed in range(20)]
+    plain = accuracy_and_confidence(task, GroupedNetwork(singles))
     same, other = batched(task), batched(shorter)
     for statistic in range(2):
         assert stats.ks_2samp(plain[statistic], same[statistic]).pvalue > 1e-3

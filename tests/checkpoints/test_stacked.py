@@ -19,9 +19,10 @@ from checkpoints.grouped import GroupedNetwork
 from checkpoints.networks import NETWORKS, build_network
 from checkpoints.pruning import PrunedTrainer
 from checkpoints.stacked import MOST_WORK, StackedNetwork, pays
-from checkpoints.together import SeparateNetworks, Together, way_of
-from checkpoints.training import GroupTrainer, group_logits, train_one
+from checkpoints.together import SeparateNetworks, way_of
+from checkpoints.training import GroupTrainer, train_one
 from data import Task, TaskSpec, load
+from tests.checkpoints.alike import accuracy_and_confidence
 from tests.checkpoints.test_grouped import float64, make_task  # noqa: F401
 
 
@@ -243,21 +244,16 @@ def test_three_ways_have_one_distribution(name: str, task_with: Callable[..., Ta
     task = replace(task, recipe=replace(task.recipe, epochs=12, learning_rate=0.05))
     shorter = replace(task, recipe=replace(task.recipe, epochs=3))
 
-    def statistics(networks: Together) -> np.ndarray:
-        logits = group_logits(networks, task.test.images).log_softmax(2)  # (models, test, classes)
-        true = logits.gather(2, task.test.labels.expand(networks.models, -1)[..., None]).mean(dim=(1, 2))
-        accuracy = (logits.argmax(2) == task.test.labels).float().mean(1)
-        return torch.stack([accuracy, true]).numpy()  # (statistics, models)
-
     def trained(task: Task, way: type[StackedNetwork] | type[SeparateNetworks], first: int) -> np.ndarray:
         trainer = GroupTrainer(task, task.retain_indices, seeds=range(first, first + 24))
         trainer.network = way([build_network(task, seed) for seed in trainer.seeds])
         trainer.optimizer = type(trainer.optimizer)(trainer.network.parameters(), **trainer.optimizer.defaults)
         while not trainer.finished:
             trainer.train_epoch()
-        return statistics(trainer.network)
+        return accuracy_and_confidence(task, trainer.network)
 
-    plain = statistics(SeparateNetworks([train_one(task, task.retain_indices, 1000 + seed) for seed in range(24)]))
+    singles = [train_one(task, task.retain_indices, 1000 + seed) for seed in range(24)]
+    plain = accuracy_and_confidence(task, SeparateNetworks(singles))
     same = [trained(task, StackedNetwork, 0), trained(task, SeparateNetworks, 100)]
     other = trained(shorter, StackedNetwork, 200)
     for statistic in range(2):

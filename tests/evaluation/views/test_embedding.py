@@ -24,6 +24,7 @@ from evaluation.grading import grade_methods
 from evaluation.metrics import METRICS
 from evaluation.metrics.accuracies import accuracy_by_class
 from evaluation.report import Report
+from evaluation.runs import foresight
 from evaluation.runs.resolve import resolve
 from evaluation.runs.unlearned import Unlearned
 from evaluation.spec import GradingSpec
@@ -283,7 +284,7 @@ def test_hours_are_asked_for(what: str, workers: Workers, monkeypatch: pytest.Mo
     def ensure(*arguments: Any) -> None:
         arguments[-1](7200.0, 3600.0)
 
-    module, call = {"embed": (embedding, embed), "debug": (debugging, debugging.ready_to_debug)}[what]
+    module, call = {"embed": (embedding, embed), "debug": (foresight, debugging.ready_to_debug)}[what]
     monkeypatch.setattr(module, "ensure", ensure)
     with pytest.raises(UserError, match=r"about 2.0 hours to train models.*With --yes it begins without a question"):
         call(SPEC, workers, Console(asks=True))  # type: ignore[operator]
