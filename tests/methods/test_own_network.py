@@ -37,8 +37,11 @@ def own(tmp_path: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_example_works(kit: Kit, own: list[str], results: Path, tmp_path: Path) -> None:
+def test_the_example_works(
+    kit: Kit, own: list[str], results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Six methods run on it; the bank says how it was trained; the grading is repeated from anywhere, until an edit."""
+    monkeypatch.setenv("UNLEARNING_BANK", str(tmp_path / "bank"))  # in that of all tests its models may be there
     answer = kit.run(*own)
     assert answer.code == 0, answer.stderr
     assert "tokens.py:Tokens: its models are trained many at once by vmap, because as one grouped" in answer.stderr
